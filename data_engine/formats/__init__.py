@@ -1,0 +1,252 @@
+"""The formats that episodes arrive in: one file each, behind the same two functions, ``probe`` and ``read``.
+
+This is the only place that imports container libraries (h5py, zarr, ...), and each file imports its own inside its
+functions, so that a machine without one of them still reads the others.
+
+``probe`` looks at a source without reading its steps: what it declares, which episodes it has and in which files.
+``read`` streams named episodes one at a time; memory does not grow with the dataset. What cannot be read as what it
+claims to be comes out as ``Unreadable`` with a reason, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from fsspec import AbstractFileSystem
+
+from data_engine import registry
+from data_engine.errors import RequestError
+from data_engine.fs import filesystem, is_local, join, resolve
+from data_engine.model import Feature
+from data_engine.registry import Plugin
+
+__all__ = [
+    "EncodedVideo", "EpisodeRef", "Format", "Probe", "RawFrames", "Source", "SourceEpisode", "Unreadable", "detect",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place to read from: a local path or a URI, and the file system that serves it."""
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", resolve(self.uri))
+
+    @cached_property
+    def _located(self) -> tuple[AbstractFileSystem, str]:
+        return filesystem(self.uri)
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        """The fsspec file system."""
+        return self._located[0]
+
+    @property
+    def root(self) -> str:
+        """The source's path inside ``fs``."""
+        return self._located[1]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether plain file paths work."""
+        return is_local(self.uri)
+
+    @cached_property
+    def is_file(self) -> bool:
+        """Whether the source is one file and not a folder."""
+        return bool(self.fs.isfile(self.root))
+
+    def exists(self, *parts: str) -> bool:
+        """Whether the source, or a path below it, is there."""
+        return bool(self.fs.exists(self.path(*parts)))
+
+    def path(self, *parts: str) -> str:
+        """The path inside ``fs`` of ``parts`` below the source. Raises ``RequestError`` where it would leave it.
+
+        Locally a symbolic link that leads out of the source is refused too: a declared path never reads another
+        file of the machine.
+        """
+        path = join(self.root, *parts)
+        if parts and self.is_local:
+            real, root = os.path.realpath(path), os.path.realpath(self.root)
+            if real != root and not real.startswith(root.rstrip("/") + "/"):
+                raise RequestError(f"path {'/'.join(parts)!r} leaves {self.uri!r}", code="bad_path")
+        return path
+
+    def open(self, *parts: str) -> Any:
+        """A binary file object at ``parts`` below the source (the source itself without any)."""
+        return self.fs.open(self.path(*parts), "rb")
+
+    def stamp(self, *parts: str) -> tuple[int, str]:
+        """(size in bytes, change stamp) of one file: modification time locally, ETag on an object store."""
+        info = self.fs.info(self.path(*parts))
+        mark = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+        return int(info.get("size") or 0), str(mark)
+
+    def relative(self, path: str) -> str:
+        """``path`` (inside ``fs``) relative to the source; the file's own name where the source is that file."""
+        return posixpath.relpath(path, self.root) if path != self.root else posixpath.basename(path)
+
+
+@dataclass(frozen=True)
+class RawFrames:
+    """A camera whose source held raw frames: they are encoded once, at ingest.
+
+    ``frames`` makes a fresh iterator of uint8 arrays (h, w, 3), one a step, so that nothing holds a whole episode.
+    """
+
+    frames: Callable[[], Iterator[np.ndarray]]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A camera whose source held an encoded file, which is kept byte for byte.
+
+    ``path`` is relative to the source; the episode's frames lie between ``start_s`` and ``end_s`` in it (``end_s`` None:
+    to the file's end). ``declared`` is what the source says of it (codec, width, height, fps), to be held against the
+    file; a key that the source does not state is absent.
+    """
+
+    path: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    declared: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EpisodeRef:
+    """One episode as a probe sees it: its key in the source, its length where declared, and the files it lies in.
+
+    ``key`` is stable under re-ingest and unique in the source. ``files`` are relative to the source.
+    """
+
+    key: str
+    n_steps: int | None = None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a source declares, read without its steps.
+
+    ``notes`` are lies and oddities of the dataset as a whole (declared 105 episodes, 19 present); ``context`` is whatever
+    ``read`` needs again (plain picklable values).
+    """
+
+    format: str
+    fps: float
+    features: tuple[Feature, ...]
+    episodes: tuple[EpisodeRef, ...]
+    embodiment: str = "unknown"
+    control_mode: str | None = None
+    licence: str | None = None
+    provenance: str | None = None
+    notes: tuple[str, ...] = ()
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceEpisode:
+    """One episode as read.
+
+    ``steps`` has canonical column names and the source's own types: scalars as columns, everything wider as a list or
+    fixed-size list of the flattened step in C order (shapes are in the features), ``timestamp`` in float64 seconds from 0.
+    Missing values are null. Cameras are keyed by name without the ``observation.images.`` prefix. ``attributes`` are the
+    source's other per-episode values, plain JSON. ``notes`` are lies that did not keep it from being read.
+    """
+
+    key: str
+    steps: pa.Table
+    cameras: Mapping[str, RawFrames | EncodedVideo] = field(default_factory=dict)
+    task: str | None = None
+    language: tuple[str, ...] = ()
+    success: bool | None = None
+    operator: str | None = None
+    scene: str | None = None
+    objects: tuple[str, ...] = ()
+    provenance: str | None = None
+    labels: tuple[str, ...] = ()
+    parent: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An episode that cannot be read as what it claims to be: quarantined with ``code`` and ``reason``."""
+
+    key: str
+    code: str
+    reason: str
+
+
+class Format(Plugin):
+    """A container format. Its fields are the options a recipe may give for the source.
+
+    The common options below state what a source does not say of itself; each wins over what the source says.
+    """
+
+    name: ClassVar[str]
+
+    embodiment: str | None = None
+    control_mode: str | None = None
+    fps: float | None = None
+    task: str | None = None
+    operator: str | None = None
+    licence: str | None = None
+    provenance: Literal["real", "sim", "synthetic", "human_video"] | None = None
+
+    @abstractmethod
+    def probe(self, source: Source) -> Probe | None:
+        """What ``source`` declares, or None (quickly) where it is not of this format.
+
+        Raises ``SourceError`` where it clearly is but is broken as a whole (no episode_ends, truncated file).
+        """
+
+    @abstractmethod
+    def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
+        """The episodes of ``keys`` in that order, one at a time. Never raises for one bad episode."""
+
+
+def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None = None) -> tuple[Format, Probe]:
+    """The format of ``source`` and its probe. ``auto`` asks every registered format.
+
+    Raises ``RequestError`` for a missing path and for a source that no format, or more than one, recognises.
+    """
+    if not source.exists():
+        raise RequestError(f"no such source: {source.uri}", code="no_source", fix="check the path or URI")
+    if name != "auto":
+        chosen = registry.make("formats", name, options)
+        probe = chosen.probe(source)
+        if probe is None:
+            raise RequestError(f"{source.uri} is not of format {name!r}", code="wrong_format", fix="use --format auto")
+        return chosen, probe
+    found: list[tuple[Format, Probe]] = []
+    for candidate in registry.names("formats"):
+        if not registry.load("formats", candidate).model_fields.keys() >= (options or {}).keys():
+            continue
+        chosen = registry.make("formats", candidate, options)
+        probe = chosen.probe(source)
+        if probe is not None:
+            found.append((chosen, probe))
+    known = ", ".join(registry.names("formats"))
+    if not found:
+        raise RequestError(
+            f"no format recognises {source.uri}", code="unknown_format", fix=f"name it with --format; known: {known}"
+        )
+    if len(found) > 1:
+        claims = ", ".join(chosen.name for chosen, _ in found)
+        raise RequestError(f"{source.uri} reads as {claims}", code="ambiguous_format", fix="name one with --format")
+    return found[0]

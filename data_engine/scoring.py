@@ -1,0 +1,205 @@
+"""What a scorer is: the protocol that every measure stands on, and the batch of episodes it is handed.
+
+A score is evidence: what was measured, on which unit and step range, by which version and fit. A scorer sees state,
+action, time, task and images, nothing else: row order, ids, names, masks, rewards and success never reach it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from data_engine.canonical import digest
+from data_engine.model import ACTION, STATE, Dataset
+from data_engine.registry import Plugin
+
+__all__ = ["Encoder", "EpisodeBatch", "Fit", "Metric", "Needs", "Resources", "ScoreRow", "Scorer", "Span", "Spec"]
+
+Better = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a scorer reports, its unit and its better direction."""
+
+    name: str
+    unit: str
+    better: Better
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a scorer must be given: step columns, embedding spaces, decoded frames."""
+
+    columns: tuple[str, ...] = (STATE, ACTION)
+    spaces: tuple[str, ...] = ()
+    frames: bool = False
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker of a scorer needs. ``cpus`` is also its thread count, so that sums round alike everywhere."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+    memory_mb: int = 1024
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A scorer's statement of itself. ``metrics[0]`` is the headline that its bare name stands for in expressions."""
+
+    name: str
+    version: str
+    level: Literal["episode", "step", "dataset"]
+    metrics: tuple[Metric, ...]
+    needs: Needs = Needs()
+    resources: Resources = Resources()
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """Some episodes of ONE dataset and their steps, back to back.
+
+    ``episodes``: rows of the episodes table (E of them). ``steps``: their step rows (N), columns as stored.
+    ``offsets``: int64 [E + 1]; episode i's steps are rows ``offsets[i]:offsets[i + 1]``. ``dataset``: features and fps.
+    ``spaces``: vectors by space name, [E, d]. ``frames(episode, camera, times)``: uint8 [len(times), h, w, 3], decoded
+    on demand; None where there are none.
+    """
+
+    dataset: Dataset
+    episodes: pa.Table
+    steps: pa.Table
+    offsets: np.ndarray
+    spaces: Mapping[str, np.ndarray] = field(default_factory=dict)
+    frames: Callable[[int, str, Sequence[float]], np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[slice]:
+        """The row range of each episode, in order."""
+        return (slice(int(a), int(b)) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True))
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def array(self, column: str) -> np.ndarray | None:
+        """A numeric step column as float64 [N, width] (width 1 for a scalar), null as NaN; None where it is absent."""
+        if column not in self.steps.column_names:
+            return None
+        if column not in self._arrays:
+            self._arrays[column] = _matrix(self.steps.column(column))
+        return self._arrays[column]
+
+    @property
+    def tasks(self) -> list[str | None]:
+        """The task of each episode."""
+        return self.episodes.column("task").to_pylist()
+
+    @property
+    def content_hashes(self) -> list[str]:
+        """The content hash of each episode: what randomness is keyed by."""
+        return self.episodes.column("content_hash").to_pylist()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a scorer or encoder learned from a reference set: arrays and plain values, never code.
+
+    ``reference`` holds the content hashes it saw, sorted. The identity follows from what went in (scorer, version,
+    configuration, seed, reference, base), not from the bytes that came out.
+    """
+
+    producer: str
+    version: str
+    config: Mapping[str, Any]
+    seed: int
+    reference: tuple[str, ...]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
+
+    @property
+    def id(self) -> str:
+        """16 hex digits, prefixed ``fit_``."""
+        parts = [self.producer, self.version, self.config, self.seed, self.reference_hash, self.base or ""]
+        return "fit_" + digest(parts, length=16)
+
+    @cached_property
+    def reference_hash(self) -> str:
+        """Hash of the reference set: what a score is relative to."""
+        return digest(sorted(self.reference), length=16)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps [start, stop) of an episode and what was found there, as a reason code."""
+
+    start: int
+    stop: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One metric of one episode. ``value`` is None, never NaN, where ``status`` is not ok, and ``reason`` says why."""
+
+    metric: str
+    value: float | None
+    status: Literal["ok", "undefined", "error"] = "ok"
+    reason: str | None = None
+    step_values: np.ndarray | None = None
+    spans: tuple[Span, ...] = ()
+
+
+class Scorer(Plugin):
+    """A measure. Its fields are its parameters; ``spec`` is what it says of itself."""
+
+    spec: ClassVar[Spec]
+
+    @abstractmethod
+    def fit(self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu") -> Fit:
+        """Learn from a reference set, streamed. The result does not depend on the order of batches or episodes."""
+
+    @abstractmethod
+    def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
+        """Every metric of every episode of ``batch``, in its order. One bad episode never changes another's rows."""
+
+
+class Encoder(Plugin):
+    """Makes the vectors of an embedding space. Vectors of unlike (embodiment, control mode) never share a space."""
+
+    spec: ClassVar[Spec]
+
+    @abstractmethod
+    def fit(self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu") -> Fit:
+        """Learn normalisation (or load weights) from a reference set, streamed."""
+
+    @abstractmethod
+    def encode(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[np.ndarray | None]:
+        """float32 [d] of each episode, or None where it has no finite steps to encode."""
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    kind = column.type
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        rows = len(array)
+        if array.null_count:
+            lists = [np.nan if value is None else value for value in array.to_pylist()]
+            width = max((len(value) for value in lists if isinstance(value, list)), default=1)
+            filled = [value if isinstance(value, list) else [np.nan] * width for value in lists]
+            return np.asarray([[np.nan if x is None else x for x in row] for row in filled], dtype=np.float64)
+        flat = array.flatten()
+        width = len(flat) // rows if rows else 1
+        values = flat.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return values.reshape(rows, width)
+    return array.cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, 1)

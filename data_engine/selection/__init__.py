@@ -1,0 +1,85 @@
+"""How a subset is chosen: one selector a file. Arrays in, an order with weights and reasons out.
+
+A selector never sees the lake. The flow hands it candidates (and targets, which are never candidates) of ONE
+(embodiment, control mode), with their vectors in the embedding space where the selector needs one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from data_engine.errors import RequestError
+from data_engine.registry import Plugin
+
+__all__ = ["Budget", "Candidates", "Chosen", "Selector", "resolve_budget"]
+
+Budget = int | float | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Units to choose from, or targets to choose towards.
+
+    ``ids`` [n]: episode ids, or ``id:start:stop`` for step ranges. ``content_hashes`` [n]: what randomness is keyed by,
+    so that neither names nor row order change a choice. ``vectors`` float32 [n, d] or None. ``n_steps`` int64 [n].
+    """
+
+    ids: Sequence[str]
+    content_hashes: Sequence[str]
+    n_steps: np.ndarray
+    vectors: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A choice: ``order`` int64 [k], indices into the candidates, best first; ``weights`` float64 [k], positive, mean 1.
+
+    ``reasons`` has one line for every candidate, chosen or not. ``report`` is what the method measured on the way (plain
+    JSON: the curve of the automatic budget, ranks kept, the baselines' figures).
+    """
+
+    order: np.ndarray
+    weights: np.ndarray
+    reasons: Sequence[str]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Selector(Plugin):
+    """A way to choose. Its fields are its parameters."""
+
+    name: ClassVar[str]
+    needs_vectors: ClassVar[bool] = False
+    needs_targets: ClassVar[bool] = False
+    has_auto_budget: ClassVar[bool] = False
+
+    @abstractmethod
+    def select(
+        self, candidates: Candidates, targets: Candidates | None, *, budget: Budget | None, seed: int
+    ) -> Chosen:
+        """Choose from ``candidates``. ``budget``: a count, a fraction in (0, 1), ``auto``, or None for all that qualify."""
+
+
+def resolve_budget(budget: Budget | None, n: int) -> int:
+    """A count out of ``n``: None is all, an int is capped at n, a float in (0, 1] a share (at least one, rounded).
+
+    Raises ``RequestError`` for what is neither, ``auto`` included (a selector that knows it resolves it itself).
+    """
+    if budget is None:
+        return n
+    if isinstance(budget, bool) or budget == "auto" or not isinstance(budget, int | float):
+        raise RequestError(f"budget {budget!r} is not a count or a share", code="bad_budget", fix="give 50 or 0.5")
+    if isinstance(budget, int):
+        if budget < 1:
+            raise RequestError(f"budget {budget} chooses nothing", code="bad_budget", fix="give at least 1")
+        return min(budget, n)
+    if not 0 < budget <= 1:
+        raise RequestError(f"budget {budget} is not a share in (0, 1]", code="bad_budget", fix="give 0.5, or 50 for a count")
+    return min(max(round(budget * n), 1), n)

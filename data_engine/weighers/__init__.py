@@ -1,0 +1,1 @@
+"""How the episodes of a selection are weighed: one weigher a file."""
