@@ -1,7 +1,10 @@
-"""Shared fixtures: real recordings, skipped with a reason where a clone has none."""
+"""Shared fixtures: real recordings, skipped with a reason where a clone has none, and a real S3 server over HTTP."""
 
 from __future__ import annotations
 
+import urllib.request
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,3 +18,41 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of real recordings, ../shared/data, is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The URL of an S3 server (moto) that runs for the session."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+_BUCKETS = count()
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """``s3://<a fresh bucket>`` over HTTP, with credentials, endpoint and a download cache in the environment."""
+    bucket = f"bucket{next(_BUCKETS)}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT"))
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "DATA_ENGINE_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{bucket}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def lake_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a test puts its lake: once a local folder, once a prefix on the S3 server."""
+    return str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3") + "/lake"
