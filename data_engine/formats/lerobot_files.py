@@ -1,0 +1,143 @@
+"""Which files a LeRobot source really has, held against what its info.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from data_engine.errors import SourceError
+from data_engine.formats import (
+    EncodedVideo,
+    EpisodeRef,
+    Format,
+    Probe,
+    Source,
+    SourceEpisode,
+    Unreadable,
+)
+from data_engine.formats.lerobot import Info, fill
+from data_engine.formats.lerobot_steps import Listed, file_types, open_parquet
+from data_engine.model import Feature
+
+__all__ = ["VideoFiles", "declare", "files_under", "in_order"]
+
+
+def files_under(source: Source, folder: str) -> list[str]:
+    """Every file below ``folder``, relative to the source, sorted; none where the folder is absent."""
+    if not folder or not source.exists(folder):
+        return []
+    return sorted(source.relative(path) for path in source.fs.find(source.path(folder)))
+
+
+@dataclass(frozen=True)
+class VideoFiles:
+    """The video files that are there, found by template first and by camera and name where the template lies."""
+
+    source: Source
+    info: Info
+
+    @cached_property
+    def present(self) -> frozenset[str]:
+        """Every file under ``videos/`` and under the template's own top folder, relative to the source."""
+        if not self.info.cameras:
+            return frozenset()
+        tops = {"videos", str(self.info.video_path).split("/", 1)[0]}
+        return frozenset(path for top in tops if "{" not in top for path in files_under(self.source, top))
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], list[str]]:
+        """(folder on the way, file name) -> paths."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for path in sorted(self.present):
+            *folders, name = path.split("/")
+            for folder in set(folders):
+                found.setdefault((folder, name), []).append(path)
+        return found
+
+    def locate(self, camera: Feature, **fields: int) -> tuple[str | None, str]:
+        """(path, "") of one video; (path, note) where it lies elsewhere than declared; (None, reason) where it is absent.
+
+        ``fields`` are the template's chunk and file, or chunk and episode. Raises ``SourceError`` for a bad template.
+        """
+        declared = fill(str(self.info.video_path), video_key=str(camera.source), **fields)
+        if declared in self.present:
+            return declared, ""
+        elsewhere = self._by_name.get((str(camera.source), declared.rsplit("/", 1)[-1]), [])
+        if len(elsewhere) == 1:
+            return elsewhere[0], f"the video declared at {declared} is at {elsewhere[0]}"
+        return None, f"video {declared} is not there"
+
+    def span(self, camera: Feature, path: str, start_s: float = 0.0, end_s: float | None = None) -> EncodedVideo:
+        """The encoded span of one camera of one episode, with what info.json says of its codec, size and fps."""
+        spec = self.info.declared[camera.name]
+        said = spec.get("info") or spec.get("video_info") or {}
+        height, width = (*camera.shape, None, None)[:2]
+        values = {
+            "codec": said.get("video.codec"),
+            "width": said.get("video.width", width),
+            "height": said.get("video.height", height),
+            "fps": said.get("video.fps"),
+        }
+        return EncodedVideo(path, start_s, end_s, {name: value for name, value in values.items() if value is not None})
+
+
+def declare(
+    options: Format,
+    source: Source,
+    info: Info,
+    refs: Sequence[EpisodeRef],
+    data_files: Sequence[str | None],
+    filmed: Mapping[str, bool],
+    notes: Iterable[str] = (),
+) -> Probe:
+    """The probe of a LeRobot source.
+
+    ``data_files``: of each of ``refs``, None where the file is absent. ``filmed``: whether any video of a camera is
+    there; a camera without any is left out with a note (a set without its videos still has states and actions).
+    """
+    lies = [*info.notes, *notes]
+    absent = [camera for camera in info.cameras if not filmed.get(camera.name)]
+    lies += [f"{camera.source}: none of its videos is there; read without this camera" for camera in absent]
+    features: Sequence[Feature] = [feature for feature in info.features if feature not in absent]
+    there = next((path for path in data_files if path is not None), None)
+    if there is None:
+        raise SourceError(f"{source.uri} has none of the data files that it declares", code="missing_file")
+    features, wrong = file_types(open_parquet(source, there).schema_arrow, features)
+    present = sum(path is not None for path in data_files)
+    if info.total_episodes is not None and info.total_episodes != present:
+        lies.append(f"declares {info.total_episodes} episodes, {present} present")
+    elif present < len(refs):
+        lies.append(f"lists {len(refs)} episodes, {present} present")
+    steps = sum(ref.n_steps or 0 for ref in refs)
+    if info.total_frames is not None and info.total_frames != steps:
+        lies.append(f"declares {info.total_frames} steps, its episodes {steps}")
+    return Probe(
+        format=options.name,
+        fps=info.fps,
+        features=tuple(features),
+        episodes=tuple(refs),
+        embodiment=options.embodiment or info.embodiment,
+        control_mode=options.control_mode,
+        licence=options.licence or info.licence,
+        provenance=options.provenance,
+        notes=(*lies, *wrong),
+    )
+
+
+def in_order(
+    keys: Iterable[str],
+    find: Callable[[str], Listed | Unreadable],
+    read: Callable[[Sequence[Listed]], Iterator[SourceEpisode | Unreadable]],
+) -> Iterator[SourceEpisode | Unreadable]:
+    """What ``read`` makes of the findable ``keys``, and the unfindable, in the order of ``keys``."""
+    run: list[Listed] = []
+    for key in keys:
+        found = find(key)
+        if isinstance(found, Listed):
+            run.append(found)
+            continue
+        yield from read(run)
+        yield found
+        run = []
+    yield from read(run)
