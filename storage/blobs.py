@@ -1,0 +1,200 @@
+"""Documents and blobs under one root: whole files, written at once or not at all, named by their content.
+
+The same code serves a local folder and an object store. Every path is relative to the root and cannot leave it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+from data_engine.canonical import digest
+from data_engine.errors import SourceError
+from data_engine.fs import Options, filesystem, is_local, join, options, resolve, write_atomic
+
+__all__ = ["Blobs", "DataFile", "cache_folder", "file_sha256"]
+
+CHUNK = 1 << 20
+TEMPORARY = ".tmp-"
+VIDEOS = "videos"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of the lake: ``path`` relative to the root, size, sha256 of its bytes, rows (0 where it is no table)."""
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for a ledger entry; ``DataFile(**d)`` is the way back."""
+        return asdict(self)
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 in hex of a local file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Blobs:
+    """Whole files under ``uri``. ``fs`` and ``root``: the fsspec file system and the root's path in it."""
+
+    uri: str
+    fs: AbstractFileSystem
+    root: str
+
+    def __init__(self, uri: str) -> None:
+        self.uri = resolve(uri)
+        self.fs, self.root = filesystem(self.uri)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a local folder."""
+        return is_local(self.uri)
+
+    @property
+    def options(self) -> Options:
+        """Each storage client's options, from the environment as it is now."""
+        return options(self.uri)
+
+    def uri_of(self, path: str) -> str:
+        """The full URI (or local path) of ``path``. Raises ``RequestError`` where it would leave the root."""
+        return join(self.uri, path)
+
+    def _at(self, path: str) -> str:
+        return join(self.root, path) if path else self.root
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole of ``path``. Raises ``SourceError`` where it is not there."""
+        try:
+            return self.fs.cat_file(self._at(path))
+        except FileNotFoundError as error:
+            raise SourceError(f"{path} is missing from the lake {self.uri}", code="missing_file") from error
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write ``path`` whole, replacing what was there."""
+        write_atomic(self.fs, self._at(path), data)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file, or anything below the folder, ``path``."""
+        return bool(self.fs.exists(self._at(path)))
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        """Every file at or below the folder ``prefix``, sorted; files still being written are left out."""
+        return sorted(path for path in self._stat(prefix) if not PurePosixPath(path).name.startswith(TEMPORARY))
+
+    def _stat(self, prefix: str) -> dict[str, dict[str, Any]]:
+        found = self.fs.find(self._at(prefix), detail=True)
+        return {path[len(self.root) :].lstrip("/"): info for path, info in found.items()}
+
+    def size(self, path: str) -> int | None:
+        """Bytes of ``path``; None where it is not there."""
+        try:
+            return int(self.fs.info(self._at(path))["size"])
+        except FileNotFoundError:
+            return None
+
+    def sizes(self, paths: Iterable[str]) -> Sequence[int | None]:
+        """:meth:`size` of each path, asked for side by side."""
+        paths = tuple(paths)
+        with ThreadPoolExecutor(min(16, len(paths) or 1)) as pool:
+            return tuple(pool.map(self.size, paths))
+
+    def sha256(self, path: str) -> str:
+        """sha256 in hex of the bytes that ``path`` has now, read in pieces. ``SourceError`` where it is missing."""
+        try:
+            with self.fs.open(self._at(path), "rb", block_size=8 * CHUNK) as file:
+                sha = hashlib.sha256()
+                while piece := file.read(CHUNK):
+                    sha.update(piece)
+                return sha.hexdigest()
+        except FileNotFoundError as error:
+            raise SourceError(f"{path} is missing from the lake {self.uri}", code="missing_file") from error
+
+    def remove(self, path: str) -> None:
+        """Delete one file; no error where it is gone already."""
+        try:
+            self.fs.rm_file(self._at(path))
+        except FileNotFoundError:
+            return
+
+    def put_file(self, local_path: str | Path, path: str) -> None:
+        """Copy a local file to ``path`` whole; nothing is copied where it is there already with the same size."""
+        if self.size(path) == os.path.getsize(local_path):
+            return
+        with self.staged(str(PurePosixPath(path).parent)) as copy:
+            shutil.copyfile(local_path, copy)
+            self.publish(copy, path)
+
+    def put_video(self, local_path: str | Path) -> str:
+        """Keep a video's bytes as they are and return their path, ``videos/<sha256 of the bytes>.<its suffix>``."""
+        path = f"{VIDEOS}/{file_sha256(local_path)}{Path(local_path).suffix.lower() or '.mp4'}"
+        self.put_file(local_path, path)
+        return path
+
+    @contextmanager
+    def staged(self, folder: str) -> Iterator[Path]:
+        """An empty local file to fill and then :meth:`publish` into ``folder``; gone afterwards if it was not."""
+        if self.is_local:
+            os.makedirs(self._at(folder), exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._at(folder) if self.is_local else None, prefix=TEMPORARY)
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            if os.path.exists(name):
+                os.unlink(name)
+
+    def publish(self, staged: Path, path: str) -> None:
+        """Make a :meth:`staged` file appear whole as ``path``."""
+        if not self.is_local:
+            self.fs.put_file(str(staged), self._at(path))
+            return
+        with open(staged, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(staged, 0o644)
+        os.replace(staged, self._at(path))
+
+    def blob(self, path: str) -> DataFile:
+        """Size and hash of a blob that is named by its content. Raises ``SourceError`` where it is missing."""
+        size = self.size(path)
+        if size is None:
+            raise SourceError(f"blob {path} is missing from the lake {self.uri}", code="missing_file")
+        return DataFile(path, size, PurePosixPath(path).stem)
+
+    def local(self, path: str) -> Path:
+        """A local file with the bytes of ``path``: itself, or a download kept in the cache folder.
+
+        The cache is ``$DATA_ENGINE_CACHE``, else ``data-engine`` in the user's cache folder; what it holds is taken for
+        the same by its size, so ask only for files that never change. Raises ``SourceError`` where ``path`` is missing.
+        """
+        size = self.size(path)
+        if size is None:
+            raise SourceError(f"{path} is missing from the lake {self.uri}", code="missing_file")
+        if self.is_local:
+            return Path(self._at(path))
+        cache = Blobs(str(cache_folder() / digest(self.uri, length=16)))
+        if cache.size(path) != size:
+            with cache.staged(str(PurePosixPath(path).parent)) as copy:
+                self.fs.get_file(self._at(path), str(copy))
+                cache.publish(copy, path)
+        return Path(cache._at(path))
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    given = os.environ.get("DATA_ENGINE_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "data-engine"

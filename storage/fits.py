@@ -1,0 +1,73 @@
+"""Fits in the lake: ``fits/<producer>/<fit id>/fit.json`` and, named by content, its arrays as safetensors.
+
+The JSON is written last and names the arrays' hash, so that a fit is there whole or not at all, and two workers that
+fitted the same thing at once cannot mix their arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from data_engine.canonical import canonical_json
+from data_engine.errors import RequestError, SourceError
+from data_engine.scoring import Fit
+from storage.blobs import Blobs
+
+__all__ = ["FITS", "get_fit", "list_fits", "put_fit"]
+
+FITS = "fits"
+
+
+def put_fit(lake: Blobs, fit: Fit) -> str:
+    """Store ``fit`` and return its id. The first one stored under an id stays."""
+    folder = f"{FITS}/{fit.producer}/{fit.id}"
+    if lake.size(f"{folder}/fit.json") is not None:
+        return fit.id
+    arrays = save({name: np.ascontiguousarray(fit.arrays[name]) for name in sorted(fit.arrays)})
+    sha256 = hashlib.sha256(arrays).hexdigest()
+    document = {
+        "producer": fit.producer,
+        "version": fit.version,
+        "config": dict(fit.config),
+        "seed": fit.seed,
+        "reference": sorted(fit.reference),
+        "meta": dict(fit.meta),
+        "base": fit.base,
+        "arrays": sha256,
+    }
+    lake.write_bytes(f"{folder}/{sha256}.safetensors", arrays)
+    lake.write_bytes(f"{folder}/fit.json", canonical_json(document).encode())
+    return fit.id
+
+
+def get_fit(lake: Blobs, producer: str, fit_id: str) -> Fit:
+    """The stored fit. Raises ``RequestError`` where there is none, ``SourceError`` where its content has changed."""
+    folder = f"{FITS}/{producer}/{fit_id}"
+    if lake.size(f"{folder}/fit.json") is None:
+        known = [name for kind, name in list_fits(lake) if kind == producer]
+        raise RequestError(
+            f"no fit {fit_id!r} of {producer!r}", code="no_fit", fix=f"there are: {', '.join(known) or 'none'}"
+        )
+    try:
+        document = json.loads(lake.read_bytes(f"{folder}/fit.json"))
+        sha256 = document.pop("arrays")
+        document["reference"] = tuple(document["reference"])
+        arrays = lake.read_bytes(f"{folder}/{sha256}.safetensors")
+        fit = Fit(**document, arrays=load(arrays))
+    except SourceError:
+        raise
+    except Exception as error:  # json, safetensors and the dataclass each raise their own on damaged bytes
+        raise SourceError(f"fit {fit_id} of {producer} is damaged: {error}", code="damaged") from error
+    if hashlib.sha256(arrays).hexdigest() != sha256 or fit.id != fit_id:
+        raise SourceError(f"fit {fit_id} of {producer} is damaged: its content has another hash", code="damaged")
+    return fit
+
+
+def list_fits(lake: Blobs) -> list[tuple[str, str]]:
+    """(producer, fit id) of every stored fit, sorted."""
+    paths = (path.split("/") for path in lake.list(FITS))
+    return sorted((parts[1], parts[2]) for parts in paths if parts[-1] == "fit.json")

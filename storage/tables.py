@@ -1,0 +1,216 @@
+"""The lake's tables: Parquet files named by shard and content, made visible by exactly-once Delta commits.
+
+A file's name is ``<key>-<sha256 of its bytes>.parquet``: a second write of other bytes under one key can never harm a
+committed file, and ``check`` needs no other record of what the bytes were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_engine.canonical import digest
+from data_engine.errors import EngineError, RequestError
+from data_engine.model import TABLES
+from storage import commits
+from storage.blobs import Blobs, DataFile, file_sha256
+
+__all__ = ["Tables", "file_of"]
+
+FOLDER = "tables"
+GROUP_BYTES = 16 << 20
+GROUP_ROWS = 1 << 17
+NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+Rows = pa.Table | Iterable[pa.Table | pa.RecordBatch]
+
+
+class Tables(Blobs):
+    """Delta tables under ``tables/``: those of ``model.TABLES``, made at their first commit, and any other."""
+
+    def folder(self, name: str) -> str:
+        """The table's folder. Raises ``RequestError`` for a name that is none."""
+        if not NAME.fullmatch(name):
+            raise RequestError(f"{name!r} cannot name a table", code="bad_name", fix="use letters, digits, . _ and -")
+        return f"{FOLDER}/{name}"
+
+    def tables(self, prefix: str = "") -> list[str]:
+        """Names of the tables there are, sorted, of those that start with ``prefix``."""
+        found = set()
+        for kind in self._folders(FOLDER):
+            inner = self._folders(f"{FOLDER}/{kind}")
+            found |= {kind} if "_delta_log" in inner else {f"{kind}/{name}" for name in inner}
+        return sorted(name for name in found if name.startswith(prefix) and self.exists_table(name))
+
+    def _folders(self, path: str) -> list[str]:
+        if not self.exists(path):
+            return []
+        entries = self.fs.ls(self._at(path), detail=True)
+        return [PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory"]
+
+    def _open(self, name: str, version: int | None = None) -> commits.DeltaTable | None:
+        return commits.open_table(self.uri_of(self.folder(name)), self.options.delta, version)
+
+    def exists_table(self, name: str) -> bool:
+        """Whether the table is there."""
+        return self._open(name) is not None
+
+    def create_table(self, name: str, schema: pa.Schema) -> None:
+        """Create the table where it is absent. Racing creators are fine; another schema raises ``RequestError``."""
+        commits.create(self.uri_of(self.folder(name)), self.options.delta, schema)
+
+    def schema(self, name: str) -> pa.Schema:
+        """The table's Arrow schema. Raises ``RequestError`` for an absent table that no contract describes."""
+        table = self._open(name)
+        return commits.schema_of(table) if table is not None else self._declared(name)
+
+    def _declared(self, name: str) -> pa.Schema:
+        if name not in TABLES:
+            raise RequestError(f"no table {name!r} in {self.uri}", code="no_table")
+        return TABLES[name]
+
+    def version(self, name: str) -> int | None:
+        """The table's newest version; None where it is absent."""
+        table = self._open(name)
+        return None if table is None else table.version()
+
+    def files(self, name: str, version: int | None = None) -> list[DataFile]:
+        """The files that make up the table (not: that lie in its folder), sorted by path; empty where it is absent."""
+        table = self._open(name, version)
+        return [] if table is None else self._files(name, table)
+
+    def _files(self, name: str, table: commits.DeltaTable) -> list[DataFile]:
+        actions = pa.table(table.get_add_actions(flatten=True))
+        folder = self.folder(name)
+        rows = zip(*(actions[column].to_pylist() for column in ("path", "size_bytes", "num_records")), strict=True)
+        return sorted((file_of(f"{folder}/{path}", size, count) for path, size, count in rows), key=lambda f: f.path)
+
+    def scan(self, name: str, *, version: int | None = None) -> pl.LazyFrame:
+        """The table's rows, in no promised order; an empty frame of the right columns where it is absent.
+
+        Raises ``RequestError`` for a table that is absent and that no contract describes, and for an unknown version.
+        """
+        table = self._open(name, version)
+        schema = self._declared(name) if table is None else commits.schema_of(table)
+        files = [] if table is None else self._files(name, table)
+        if not files:
+            return pl.DataFrame(schema.empty_table()).lazy()
+        return pl.scan_parquet(
+            [self.uri_of(file.path) for file in files],
+            schema=pl.DataFrame(schema.empty_table()).schema,
+            storage_options=self.options.polars or None,
+            hive_partitioning=False,
+            glob=False,
+        )
+
+    def write_file(self, name: str, key: str, rows: Rows, schema: pa.Schema | None = None) -> DataFile:
+        """Write ``rows`` as one Parquet file of the table, not yet part of it: :meth:`commit` adds it.
+
+        ``rows`` may be a stream of tables or batches; each becomes row groups of its own, of bounded size, so that one
+        episode a batch gives one row group an episode. ``key`` names the shard. ``schema`` defaults to the table's.
+        Equal rows give equal bytes. Raises ``RequestError`` for a missing, surplus or lossy column.
+        """
+        if not KEY.fullmatch(key):
+            raise RequestError(f"{key!r} cannot name a file", code="bad_name", fix="use letters, digits, . _ and -")
+        schema = self.schema(name) if schema is None else schema
+        count, folder = 0, self.folder(name)
+        with self.staged(folder) as staged:
+            with pq.ParquetWriter(staged, schema, compression="zstd", version="2.6") as writer:
+                for part in [rows] if isinstance(rows, pa.Table) else rows:
+                    table = _conform(part, schema, name)
+                    if table.num_rows:
+                        writer.write_table(table, row_group_size=_group_rows(table))
+                        count += table.num_rows
+            file = file_of(f"{folder}/{key}-{file_sha256(staged)}.parquet", staged.stat().st_size, count)
+            if self.size(file.path) != file.bytes:
+                self.publish(staged, file.path)
+        return file
+
+    def commit(
+        self, name: str, files: Sequence[DataFile], *, transaction: str, run_id: str = "", config_hash: str = ""
+    ) -> int:
+        """Add ``files`` to the table in one transaction, exactly once by the id ``transaction``; its new version.
+
+        A repeated transaction changes nothing. Raises ``EngineError`` where a file is not there with its size.
+        """
+        return self._commit(name, files, transaction, run_id, config_hash, None)
+
+    def committed(self, name: str, transaction: str) -> bool:
+        """Whether the table has seen the transaction."""
+        table = self._open(name)
+        return table is not None and table.transaction_version(transaction) is not None
+
+    def append(self, name: str, rows: pa.Table, *, transaction: str, run_id: str = "", config_hash: str = "") -> int:
+        """Write and commit a small table of rows, exactly once by ``transaction``; the table's version.
+
+        The table is made where it is absent. A repeated transaction writes nothing, whatever its rows.
+        """
+        table = self._open(name)
+        if table is None:
+            self.create_table(name, TABLES.get(name, rows.schema))
+            table = self._open(name)
+        if table is None:
+            raise EngineError(f"no table at {self.uri_of(self.folder(name))}", code="no_table")
+        if table.transaction_version(transaction) is not None:
+            return table.version()
+        key = digest(transaction, length=16)
+        files = [self.write_file(name, key, rows, commits.schema_of(table))] if rows.num_rows else []
+        return self._commit(name, files, transaction, run_id, config_hash, table)
+
+    def append_rows(
+        self, name: str, rows: Sequence[Mapping[str, Any]], *, transaction: str, run_id: str = "", config_hash: str = ""
+    ) -> int:
+        """:meth:`append` for plain rows: columns that a row lacks are null, unknown ones raise ``RequestError``."""
+        schema = self.schema(name)
+        unknown = sorted({key for row in rows for key in row} - set(schema.names))
+        if unknown:
+            raise RequestError(f"table {name!r} has no column {unknown[0]!r}", code="schema_conflict")
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+        return self.append(name, table, transaction=transaction, run_id=run_id, config_hash=config_hash)
+
+    def _commit(
+        self, name: str, files: Sequence[DataFile], transaction: str, run_id: str, config_hash: str,
+        table: commits.DeltaTable | None,
+    ) -> int:  # fmt: skip
+        folder = self.folder(name)
+        for file, size in zip(files, self.sizes(file.path for file in files), strict=True):
+            if size != file.bytes or PurePosixPath(file.path).parent != PurePosixPath(folder):
+                there = "missing" if size is None else f"{size} bytes"
+                raise EngineError(f"cannot commit {file.path} to {name}: {there}, not {file.bytes}", code="bad_file")
+        if table is None and name in TABLES:
+            self.create_table(name, TABLES[name])
+        return commits.commit(
+            self.uri_of(folder),
+            self.options.delta,
+            [(PurePosixPath(file.path).name, file.bytes, file.rows) for file in files],
+            transaction=transaction,
+            metadata={"run_id": run_id, "config_hash": config_hash, "transaction": transaction},
+            table=table,
+        )
+
+
+def file_of(path: str, size: int, rows: int) -> DataFile:
+    """A table's file from its path, which ends in the sha256 of its bytes."""
+    return DataFile(path, size, PurePosixPath(path).stem.rpartition("-")[2], rows)
+
+
+def _conform(part: pa.Table | pa.RecordBatch, schema: pa.Schema, name: str) -> pa.Table:
+    table = pa.Table.from_batches([part]) if isinstance(part, pa.RecordBatch) else part
+    if set(table.column_names) != set(schema.names):
+        odd = sorted(set(table.column_names) ^ set(schema.names))
+        raise RequestError(f"rows for {name} and its schema differ in: {', '.join(odd)}", code="schema_conflict")
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise RequestError(f"rows for {name} do not fit its schema: {error}", code="schema_conflict") from error
+
+
+def _group_rows(table: pa.Table) -> int:
+    return max(1, min(GROUP_ROWS, GROUP_BYTES * table.num_rows // max(table.nbytes, 1)))
