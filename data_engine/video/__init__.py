@@ -1,0 +1,16 @@
+"""Encoded video: what a file really holds, any frame of it fast, and writing it without needless re-encoding.
+
+One idea a file: :mod:`.track` indexes a file's coded packets, :mod:`.reader` decodes any frame from that index,
+:mod:`.encode` turns raw frames into video once, :mod:`.copy` moves coded packets between files untouched. PyAV is
+imported when a file is opened or written, so that importing this package needs numpy alone.
+"""
+
+from data_engine.video.copy import can_copy, copy_spans, stream_key, transcode_span
+from data_engine.video.encode import Encoded, EncodeSettings, encode
+from data_engine.video.reader import FrameReader
+from data_engine.video.track import VideoInfo
+
+__all__ = [
+    "EncodeSettings", "Encoded", "FrameReader", "VideoInfo", "can_copy", "copy_spans", "encode", "stream_key",
+    "transcode_span",
+]  # fmt: skip

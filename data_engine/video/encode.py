@@ -1,0 +1,166 @@
+"""Raw frames to video, once: the same frames and settings give the same bytes, run after run.
+
+SVT-AV1's packets do not depend on its threads; x264's do, so it gets one. The container is written without dates and
+library versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_engine.errors import DefectError, RequestError, SourceError
+from data_engine.video.track import Track, VideoInfo
+
+__all__ = ["EncodeSettings", "Encoded", "encode", "fit_settings"]
+
+_SVT_LEAST_SIDE = 64  # pixels; as with odd sides, what smaller it takes depends on its version
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How frames are encoded. ``codec`` is ``libsvtav1`` or ``libx264``.
+
+    ``crf``: constant quality, lower is better. ``gop``: a keyframe every so many frames; at 2 any frame costs at most two
+    decodes. ``preset``: SVT-AV1's speed, 0 to 13, higher is faster (x264 keeps its own). ``pix_fmt``: chroma layout.
+    """
+
+    codec: str = "libsvtav1"
+    crf: int = 30
+    gop: int = 2
+    preset: int = 8
+    pix_fmt: str = "yuv420p"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What was written: the file's own ``info``, ``frames`` in it, sha256 over the source frames, and ``settings`` used.
+
+    ``source_digest`` covers each frame's shape and bytes in order, so with ``settings`` it identifies the video.
+    ``settings`` differ from those asked for only where the encoder cannot take the frame size.
+    """
+
+    info: VideoInfo
+    source_digest: str
+    frames: int
+    settings: EncodeSettings
+
+
+def fit_settings(settings: EncodeSettings, height: int, width: int) -> EncodeSettings:
+    """``settings``, or for a size that not every SVT-AV1 takes (odd, or a side under 64), H.264 4:4:4 at crf 18.
+
+    4:4:4 has no chroma blocks to round up, so every pixel is kept at any size; x264 takes it down to 1x1.
+    """
+    odd = height % 2 or width % 2
+    if settings.codec == "libsvtav1" and (odd or min(height, width) < _SVT_LEAST_SIDE):
+        return dataclasses.replace(settings, codec="libx264", crf=18, pix_fmt="yuv444p")
+    return settings
+
+
+def encode(
+    frames: Iterable[np.ndarray],
+    path: str | os.PathLike[str],
+    fps: float,
+    settings: EncodeSettings = EncodeSettings(),  # noqa: B008 (frozen)
+) -> Encoded:
+    """Encode ``frames``, uint8 [height, width, 3] RGB of one size, frame i at i / ``fps`` seconds, into an MP4 at ``path``.
+
+    Frames are taken one at a time. Nothing is left at ``path`` on failure. Raises ``SourceError`` for no frames and for a
+    frame of another shape or dtype, ``RequestError`` for settings that the encoder refuses.
+    """
+    if not 0 < fps < 10_000:
+        raise RequestError(f"{fps} frames a second is no frame rate", code="bad_fps")
+    rate = Fraction(fps).limit_denominator(1001)
+    return encode_timed(((frame, i) for i, frame in enumerate(frames)), path, rate, 1 / rate, settings)
+
+
+def encode_timed(
+    frames: Iterable[tuple[np.ndarray, int]],
+    path: str | os.PathLike[str],
+    rate: Fraction,
+    time_base: Fraction,
+    settings: EncodeSettings,
+) -> Encoded:
+    """:func:`encode` with each frame's own presentation time, in ascending ticks of ``time_base`` seconds."""
+    import av
+
+    path = Path(path)
+    source = iter(frames)
+    first = next(source, None)
+    if first is None:
+        raise SourceError(f"no frames to encode into {path.name}", code="no_frames")
+    shape = first[0].shape
+    sha, count = hashlib.sha256(), 0
+    try:
+        _check(first[0], shape, 0)
+        settings = fit_settings(settings, *shape[:2])
+        with av.open(f"file:{path}", "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            stream = _stream(container, rate, time_base, shape, settings)
+            for array, ticks in _chain(first, source):
+                _check(array, shape, count)
+                data = np.ascontiguousarray(array)
+                sha.update(repr(shape).encode())
+                sha.update(data)
+                frame = av.VideoFrame.from_ndarray(data, format="rgb24")
+                frame.pts, frame.time_base = ticks, time_base
+                container.mux(stream.encode(frame))
+                count += 1
+            container.mux(stream.encode(None))
+        track = Track(path)
+        track.close()
+        if track.info.frames != count:
+            raise DefectError(f"{path.name} holds {track.info.frames} of {count} encoded frames", code="lost_frames")
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, av.FFmpegError):
+            fix = "odd sides need pix_fmt yuv444p with libx264" if shape[0] % 2 or shape[1] % 2 else None
+            size = f"{shape[1]}x{shape[0]}"
+            raise RequestError(
+                f"{settings.codec} refuses {size} frames: {error}", code="bad_encoding", fix=fix
+            ) from error
+        raise
+    return Encoded(info=track.info, source_digest=sha.hexdigest(), frames=count, settings=settings)
+
+
+def _stream(
+    container: Any, rate: Fraction, time_base: Fraction, shape: tuple[int, ...], settings: EncodeSettings
+) -> Any:
+    options = {"crf": str(settings.crf), "g": str(settings.gop)}
+    if settings.codec == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes a page to stderr for every file otherwise
+        options["preset"] = str(settings.preset)
+    elif settings.codec == "libx264":
+        options |= {"bf": "0", "threads": "1"}
+    else:
+        raise RequestError(f"unknown encoder {settings.codec!r}", code="bad_encoding", fix="libsvtav1 or libx264")
+    stream = container.add_stream(settings.codec, rate=rate, options=options)
+    stream.height, stream.width = shape[:2]
+    stream.pix_fmt = settings.pix_fmt
+    stream.codec_context.time_base = time_base
+    return stream
+
+
+def _check(frame: np.ndarray, shape: tuple[int, ...], i: int) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise SourceError(
+            f"frame {i} is {frame.dtype} {list(frame.shape)}, not uint8 [height, width, 3]", code="bad_frame"
+        )
+    if frame.shape != shape:
+        raise SourceError(f"frame {i} is {list(frame.shape)} after frames of {list(shape)}", code="bad_frame")
+
+
+def _chain(first: tuple[np.ndarray, int], rest: Iterator[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
+    yield first
+    yield from rest

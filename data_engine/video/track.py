@@ -1,0 +1,187 @@
+"""The coded packets of one video file: where each lies, when it is shown, and what the file really is.
+
+A file is demuxed once. After that a packet is a slice of the mapped file, so neither reading a frame nor hashing nor
+copying goes through a container's seek again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from data_engine.errors import SourceError
+
+__all__ = ["Track", "VideoInfo", "open_container"]
+
+_MP4_BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
+_HEADER_ROOM = 256  # bytes between the position a demuxer states and the packet's first byte (a block header)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file's own packets say, never what it or its dataset declares.
+
+    ``frames`` are the ones shown; ``fps`` is the rate of the regular intervals between them (of variable-rate video:
+    around the median interval); ``duration_s`` spans from the first frame's start to the last one's end.
+    """
+
+    codec: str
+    width: int
+    height: int
+    fps: float
+    frames: int
+    duration_s: float
+    pix_fmt: str
+
+
+def open_container(path: str) -> Any:
+    """``path`` opened by PyAV as the container that its first bytes show, and as nothing else.
+
+    Left to guess, FFmpeg would follow a playlist or a concat script that calls itself .mp4 to other files and hosts.
+    Raises ``SourceError`` for a missing file and for one that is no MP4/MOV, Matroska/WebM or AVI.
+    """
+    import av
+
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}", code="no_video") from error
+    if head[4:8] in _MP4_BOXES:
+        container = "mov"
+    elif head[:4] == b"\x1a\x45\xdf\xa3":
+        container = "matroska"
+    elif head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        container = "avi"
+    else:
+        raise SourceError(f"{path} is not an MP4, Matroska or AVI file", code="not_video")
+    try:
+        return av.open(f"file:{path}", format=container, options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise SourceError(f"{path} cannot be opened as {container}: {_reason(error)}", code="bad_video") from error
+
+
+class Track:
+    """The index of a file's first video stream. Packets are numbered in decode order.
+
+    ``pts``, ``dts`` int64 [n]: presentation and decode time in ticks of ``time_base`` seconds. ``key`` bool [n].
+    ``size`` int64 [n]: bytes. ``shown`` int64 [frames]: the packet of each frame in the order of presentation.
+    ``times`` float64 [frames]: their presentation times in seconds. ``decoder`` is a single-threaded codec context.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        with open_container(self.path) as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                raise SourceError(f"{self.path} holds no decodable video stream", code="not_video")
+            self.decoder = stream.codec_context
+            self.time_base = Fraction(stream.time_base)
+            self.extradata = bytes(self.decoder.extradata or b"")
+            with open(self.path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._loose: dict[int, bytes] = {}  # packets that do not lie in the file as they are decoded
+            shown = self._index(container, stream)
+            rate = stream.average_rate or stream.guessed_rate
+        order = np.argsort(self.pts[shown], kind="stable")
+        self.shown = shown[order]
+        ticks = self.pts[self.shown]
+        if len(ticks) > 1 and not np.diff(ticks).all():
+            raise SourceError(f"{self.path} has two frames at one time", code="bad_video")
+        self.times = ticks * self.time_base.numerator / self.time_base.denominator
+        self.reordered = bool((np.diff(self.pts) < 0).any())
+        fps = self._rate(ticks, float(rate or 0))
+        self.info = VideoInfo(
+            codec=self.decoder.codec.canonical_name,
+            width=self.decoder.width,
+            height=self.decoder.height,
+            fps=fps,
+            frames=len(ticks),
+            duration_s=float(self.times[-1] - self.times[0]) + 1 / fps,
+            pix_fmt=self.decoder.pix_fmt,
+        )
+        self._prepare_decoder()
+
+    def _index(self, container: Any, stream: Any) -> np.ndarray:
+        """Read every packet once; returns the numbers of those whose frames are shown (an edit list hides some)."""
+        import av
+
+        rows: list[tuple[int, int, int, int, bool, bool]] = []
+        try:
+            for packet in container.demux(stream):
+                if not packet.size or packet.is_corrupt:  # the end marker, or cut off by the end of the file
+                    continue
+                if packet.has_sidedata("new_extradata"):
+                    raise SourceError(f"{self.path} changes its codec configuration midway", code="bad_video")
+                pts = packet.dts if packet.pts is None else packet.pts
+                if pts is None:
+                    raise SourceError(f"{self.path} has packets without a presentation time", code="bad_video")
+                data, stated = bytes(packet), packet.pos if packet.pos is not None else -1
+                at = self._map.find(data, stated, stated + len(data) + _HEADER_ROOM) if stated >= 0 else -1
+                if at < 0:
+                    self._loose[len(rows)] = data
+                dts = pts if packet.dts is None else packet.dts
+                rows.append((pts, dts, at, len(data), packet.is_keyframe, not packet.is_discard))
+        except av.FFmpegError as error:
+            raise SourceError(f"{self.path}: {_reason(error)}", code="bad_video") from error
+        if not rows or not any(row[5] for row in rows):
+            raise SourceError(f"{self.path} holds no frames", code="bad_video")
+        pts, dts, at, size, key, visible = zip(*rows, strict=True)
+        self.pts, self.dts = np.array(pts, np.int64), np.array(dts, np.int64)
+        self._at, self.size = np.array(at, np.int64), np.array(size, np.int64)
+        self.key = np.array(key, bool)
+        return np.flatnonzero(np.array(visible, bool))
+
+    def _rate(self, ticks: np.ndarray, declared: float) -> float:
+        """Frames a second; of a single frame, which has no interval, the container's word."""
+        if len(ticks) < 2:
+            return declared if declared > 0 else 1.0
+        gaps = np.diff(ticks)
+        middle = np.median(gaps)
+        regular = gaps[(gaps > 0.5 * middle) & (gaps < 1.5 * middle)]
+        return float(Fraction(len(regular), int(regular.sum())) / self.time_base)
+
+    def _prepare_decoder(self) -> None:
+        from av.codec.context import Flags
+
+        if not self.info.width or not self.info.height or self.info.pix_fmt is None:
+            raise SourceError(f"{self.path} has no decodable frames", code="bad_video")
+        self.decoder.thread_count = 1  # more would decode ahead of the one frame that is asked for
+        if not self.reordered:
+            self.decoder.flags |= int(Flags.low_delay)
+
+    def data(self, i: int) -> bytes:
+        """The coded bytes of packet ``i``."""
+        at = int(self._at[i])
+        return self._loose[i] if at < 0 else self._map[at : at + int(self.size[i])]
+
+    def packet(self, i: int) -> Any:
+        """Packet ``i`` as a fresh ``av.Packet`` with its times and its keyframe flag."""
+        import av
+
+        packet = av.Packet(int(self.size[i]))  # allocated by FFmpeg with the padding that decoders read into
+        packet.update(self.data(i))
+        packet.pts, packet.dts = int(self.pts[i]), int(self.dts[i])
+        packet.time_base = self.time_base
+        packet.is_keyframe = bool(self.key[i])
+        return packet
+
+    def span(self, start_s: float = 0.0, end_s: float | None = None) -> slice:
+        """The frames, by order of presentation, whose time lies in [start, end), half a frame's rounding forgiven."""
+        half = 0.5 / self.info.fps
+        first = int(np.searchsorted(self.times, start_s - half, "left"))
+        last = len(self.times) if end_s is None else int(np.searchsorted(self.times, end_s - half, "left"))
+        return slice(first, max(first, last))
+
+    def close(self) -> None:
+        """Give the mapped file back."""
+        self._map.close()
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
