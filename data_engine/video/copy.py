@@ -22,6 +22,7 @@ Span = tuple[str | os.PathLike[str], float, float | None]
 
 _TICK = Fraction(1, 90_000)  # seconds; whole for 24, 25, 29.97, 30, 50, 60 frames a second
 _CHUNK = 32  # frames decoded at once
+_DEFAULT = EncodeSettings()
 
 
 def stream_key(path: str | os.PathLike[str]) -> str:
@@ -57,7 +58,7 @@ def copy_spans(spans: Sequence[Span], out: str | os.PathLike[str]) -> list[tuple
     out, places = Path(out), []
     try:
         with av.open(f"file:{out}", "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            stream, cursor, last_dts = None, 0.0, -math.inf
+            stream, cursor, least_dts = None, 0.0, -(2**63)
             for track, start_s, end_s, packets in _packets(spans):
                 if stream is None:
                     with open_container(track.path) as source:
@@ -65,8 +66,8 @@ def copy_spans(spans: Sequence[Span], out: str | os.PathLike[str]) -> list[tuple
                     stream.time_base = track.time_base
                 tick = float(track.time_base)
                 pts, dts = track.pts[packets], track.dts[packets]
-                shift = max(math.ceil((cursor - start_s) / tick - 1e-6), -int(pts.min()))
-                shift = max(shift, last_dts + 1 - int(dts[0])) if last_dts > -math.inf else shift
+                after_last = math.ceil((cursor - start_s) / tick - 1e-6)
+                shift = max(after_last, -int(pts.min()), least_dts - int(dts[0]))
                 frame = max(1, round(1 / (track.info.fps * tick)))
                 for i in packets.tolist():
                     packet = track.packet(i)
@@ -77,7 +78,7 @@ def copy_spans(spans: Sequence[Span], out: str | os.PathLike[str]) -> list[tuple
                 end = (int(pts.max()) + shift + frame) * tick
                 to_s = end if end_s is None else from_s + (end_s - start_s)
                 places.append((from_s, to_s))
-                cursor, last_dts = max(end, to_s), int(dts[-1]) + shift
+                cursor, least_dts = max(end, to_s), int(dts[-1]) + shift + 1
     except BaseException as error:
         out.unlink(missing_ok=True)
         if isinstance(error, av.FFmpegError | ValueError):
@@ -91,11 +92,12 @@ def transcode_span(
     start_s: float,
     end_s: float | None,
     out: str | os.PathLike[str],
-    settings: EncodeSettings = EncodeSettings(),  # noqa: B008 (frozen)
+    settings: EncodeSettings = _DEFAULT,
 ) -> Encoded:
-    """Decode the frames shown in [start_s, end_s) and encode them into an MP4 at ``out``, at their times less ``start_s``.
+    """Decode the frames shown in [start_s, end_s) and encode them into an MP4 at ``out``.
 
-    For spans that cannot be copied. Raises ``SourceError`` for an unreadable file, a damaged frame and an empty span.
+    Each keeps its time, less ``start_s``. For spans that cannot be copied. Raises ``SourceError`` for an unreadable
+    file, a damaged frame and an empty span.
     """
     with FrameReader(path) as reader:
         first = int(np.searchsorted(reader.times, start_s - 0.5 / reader.info.fps, "left"))

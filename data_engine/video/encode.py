@@ -29,8 +29,8 @@ _SVT_LEAST_SIDE = 64  # pixels; as with odd sides, what smaller it takes depends
 class EncodeSettings:
     """How frames are encoded. ``codec`` is ``libsvtav1`` or ``libx264``.
 
-    ``crf``: constant quality, lower is better. ``gop``: a keyframe every so many frames; at 2 any frame costs at most two
-    decodes. ``preset``: SVT-AV1's speed, 0 to 13, higher is faster (x264 keeps its own). ``pix_fmt``: chroma layout.
+    ``crf``: constant quality, lower is better. ``gop``: a keyframe every so many frames; at 2 any frame costs at most
+    two decodes. ``preset``: SVT-AV1's speed, 0 to 13, higher is faster; x264 keeps its own. ``pix_fmt``: the chroma.
     """
 
     codec: str = "libsvtav1"
@@ -46,7 +46,7 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What was written: the file's own ``info``, ``frames`` in it, sha256 over the source frames, and ``settings`` used.
+    """What was written: the file's own ``info``, its ``frames``, sha256 over the source frames, the ``settings`` used.
 
     ``source_digest`` covers each frame's shape and bytes in order, so with ``settings`` it identifies the video.
     ``settings`` differ from those asked for only where the encoder cannot take the frame size.
@@ -73,12 +73,13 @@ def encode(
     frames: Iterable[np.ndarray],
     path: str | os.PathLike[str],
     fps: float,
-    settings: EncodeSettings = EncodeSettings(),  # noqa: B008 (frozen)
+    settings: EncodeSettings = EncodeSettings(),
 ) -> Encoded:
-    """Encode ``frames``, uint8 [height, width, 3] RGB of one size, frame i at i / ``fps`` seconds, into an MP4 at ``path``.
+    """Encode ``frames``, uint8 [height, width, 3] RGB of one size, into an MP4 at ``path``.
 
-    Frames are taken one at a time. Nothing is left at ``path`` on failure. Raises ``SourceError`` for no frames and for a
-    frame of another shape or dtype, ``RequestError`` for settings that the encoder refuses.
+    Frame i is shown at i / ``fps`` seconds. Frames are taken one at a time. Nothing is left at ``path`` on failure. Raises
+    ``SourceError`` for no frames and for a frame of another shape or dtype, ``RequestError`` for settings that the
+    encoder refuses.
     """
     if not 0 < fps < 10_000:
         raise RequestError(f"{fps} frames a second is no frame rate", code="bad_fps")
@@ -112,7 +113,7 @@ def encode_timed(
                 _check(array, shape, count)
                 data = np.ascontiguousarray(array)
                 sha.update(repr(shape).encode())
-                sha.update(data)
+                sha.update(data.data)
                 frame = av.VideoFrame.from_ndarray(data, format="rgb24")
                 frame.pts, frame.time_base = ticks, time_base
                 container.mux(stream.encode(frame))

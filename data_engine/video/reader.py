@@ -17,15 +17,16 @@ __all__ = ["FrameReader"]
 
 _LONG_RUN = 16  # packets: after a run this long, feeding a few more beats losing the decoder's state to a drain
 _MOST_DELAY = 32  # packets: twice the deepest reordering that H.264 and HEVC allow
+_NO_TICKS = -(2**63)  # before any presentation time
 _SLACK_S = 1e-4  # seconds that rounding of timestamps may add to half a frame
 
 
 class FrameReader:
     """Random access to the frames of one local video file, by presentation time.
 
-    Packets go from the mapped file straight into the decoder, from the keyframe that a frame needs and no earlier; every
-    run between keyframes is decoded once a call, so ask for many times at once. Frames are as coded (a rotation that
-    the container asks players for is not applied) and equal those of a sequential decode bit for bit.
+    Packets go from the mapped file straight into the decoder, from the keyframe that a frame needs and no earlier;
+    every run between keyframes is decoded once a call, so ask for many times at once. Frames are as coded (a rotation
+    that the container asks players for is not applied) and equal those of a sequential decode bit for bit.
 
     Readers are independent: use one a thread. A pickled reader opens its file again.
 
@@ -37,6 +38,7 @@ class FrameReader:
 
         self._track = Track(path)
         self._starts = _run_starts(self._track)
+        self._borders = (self.times[1:] + self.times[:-1]) / 2  # where the next frame becomes the nearest
         self._to_rgb = VideoReformatter()
         self._run: tuple[int, int, int] | None = (
             None  # first packet fed, next packet to feed, last time emitted (ticks)
@@ -61,8 +63,8 @@ class FrameReader:
     def at(self, times: Sequence[float] | np.ndarray, tolerance_s: float | None = None) -> np.ndarray:
         """uint8 [n, height, width, 3]: RGB frames nearest each of ``times`` (seconds), in any order, repeats allowed.
 
-        Raises ``SourceError`` naming the first time with no frame within ``tolerance_s`` (half a frame unless told), and
-        for a frame that does not decode.
+        Raises ``SourceError`` naming the first time with no frame within ``tolerance_s`` (half a frame unless told),
+        and for a frame that does not decode.
         """
         packets = self._track.shown[self._nearest(np.asarray(times, np.float64).reshape(-1), tolerance_s)]
         out = np.empty((len(packets), self.info.height, self.info.width, 3), np.uint8)
@@ -114,13 +116,11 @@ class FrameReader:
         """Index into ``times`` of the frame nearest each wanted time; the earlier of two equally near."""
         times = self.times
         tolerance = 0.5 / self.info.fps + _SLACK_S if tolerance_s is None else tolerance_s
-        after = np.searchsorted(times, wanted).clip(0, len(times) - 1)
-        before = (after - 1).clip(0)
-        nearest = np.where(np.abs(wanted - times[before]) <= np.abs(times[after] - wanted), before, after)
-        far = np.flatnonzero(~(np.abs(times[nearest] - wanted) <= tolerance))  # negated, so that NaN is far too
-        if len(far):
+        nearest = np.searchsorted(self._borders, wanted)
+        near = np.abs(times[nearest] - wanted) <= tolerance  # False for NaN
+        if not near.all():
             raise SourceError(
-                f"{self.path} has no frame within {tolerance:.4g} s of {wanted[far[0]]:.6g} s; "
+                f"{self.path} has no frame within {tolerance:.4g} s of {wanted[near.argmin()]:.6g} s; "
                 f"its {len(times)} frames span {times[0]:.6g} to {times[-1]:.6g} s",
                 code="no_frame",
             )
@@ -136,7 +136,7 @@ class FrameReader:
             first, feed, emitted = self._run
         else:
             decoder.flush_buffers()
-            first, feed, emitted = start, start, int(np.iinfo(np.int64).min)
+            first, feed, emitted = start, start, _NO_TICKS
         self._run, last = None, wanted[-1]
         try:
             while missing:
@@ -165,8 +165,9 @@ class FrameReader:
             raise self._broken(frame.pts, f"its size changes to {frame.width}x{frame.height}")
         rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1)
         plane = rgb.planes[0]
-        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
-        out[rows] = lines.reshape(height, width, 3)
+        lines = np.asarray(plane).reshape(-1, plane.line_size)[:height, : 3 * width]
+        for row in rows:
+            out[row] = lines.reshape(height, width, 3)
 
     def _broken(self, ticks: int, reason: str) -> SourceError:
         time = float(ticks * self._track.time_base)

@@ -131,11 +131,9 @@ class Track:
             raise SourceError(f"{self.path}: {_reason(error)}", code="bad_video") from error
         if not rows or not any(row[5] for row in rows):
             raise SourceError(f"{self.path} holds no frames", code="bad_video")
-        pts, dts, at, size, key, visible = zip(*rows, strict=True)
-        self.pts, self.dts = np.array(pts, np.int64), np.array(dts, np.int64)
-        self._at, self.size = np.array(at, np.int64), np.array(size, np.int64)
-        self.key = np.array(key, bool)
-        return np.flatnonzero(np.array(visible, bool))
+        self.pts, self.dts, self._at, self.size, key, visible = np.array(rows, np.int64).T.copy()
+        self.key = key.astype(bool)
+        return np.flatnonzero(visible)
 
     def _rate(self, ticks: np.ndarray, declared: float) -> float:
         """Frames a second; of a single frame, which has no interval, the container's word."""
