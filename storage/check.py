@@ -1,0 +1,223 @@
+"""Verification: every file that the lake stands on is there, is what was written, and holds what the rows say.
+
+Nothing is repaired and nothing raised: what is wrong comes back as a list, each with the path and what is wrong there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_engine.errors import EngineError
+from storage import indices
+from storage.blobs import VIDEOS, DataFile
+from storage.fingerprint import fingerprint
+from storage.fits import FITS, list_fits
+from storage.lake import Lake
+
+__all__ = ["check", "fingerprint"]
+
+Problem = dict[str, str]
+EPISODE_ID, STEP = "episode_id", "step"
+
+
+def check(lake: Lake, deep: bool = True) -> list[Problem]:
+    """Every problem as ``{"path", "what"}``, sorted by path; an empty list is a sound lake.
+
+    ``deep`` reads every byte and compares its hash, and every episode's own step rows and frames; without it sizes, row
+    counts and references are held against each other only.
+    """
+    look = _Look(lake, deep)
+    found: list[Problem] = []
+    for part in (look.tables, look.blobs, look.episodes, look.receipts, look.mixtures, look.fits, look.indices):
+        found += part()
+    return sorted(found, key=lambda problem: (problem["path"], problem["what"]))
+
+
+def _problem(path: str, what: object) -> Problem:
+    return {"path": path, "what": str(what)}
+
+
+class _Look:
+    """One look at a lake; each file is hashed once, however many things name it."""
+
+    def __init__(self, lake: Lake, deep: bool) -> None:
+        self.lake, self.deep = lake, deep
+        self.hashes: dict[str, str] = {}
+        self.files: dict[str, DataFile] = {}
+        self.bad: set[str] = set()
+
+    def file(self, file: DataFile) -> Iterator[Problem]:
+        size = self.lake.size(file.path)
+        what = None
+        if size is None:
+            what = "missing"
+        elif size != file.bytes:
+            what = f"{size} bytes, {file.bytes} were written"
+        elif self.deep and self.sha256(file.path) != file.sha256:
+            what = "damaged: its bytes are not the ones that were written"
+        if what:
+            self.bad.add(file.path)
+            yield _problem(file.path, what)
+
+    def sha256(self, path: str) -> str:
+        if path not in self.hashes:
+            self.hashes[path] = self.lake.sha256(path)
+        return self.hashes[path]
+
+    def tables(self) -> Iterator[Problem]:
+        for name in self.lake.tables():
+            try:
+                files = self.lake.files(name)
+            except Exception as error:  # whatever a damaged log makes deltalake raise
+                yield _problem(self.lake.folder(name), f"the table's log is damaged: {error}")
+                continue
+            self.files |= {file.path: file for file in files}
+            yield from self.log(name, {PurePosixPath(file.path).name for file in files})
+            for file in files:
+                bad = list(self.file(file))
+                yield from bad or self.footer(file)
+
+    def log(self, name: str, files: set[str]) -> Iterator[Problem]:
+        """The commits, replayed, must come to the files that the table says it has (from its newest checkpoint)."""
+        folder, added = f"{self.lake.folder(name)}/_delta_log", set[str]()
+        for path in self.lake.list(folder):
+            if not path.endswith(".json"):
+                continue
+            try:
+                actions = [json.loads(line) for line in self.lake.read_bytes(path).splitlines()]
+                added |= {action["add"]["path"] for action in actions if "add" in action}
+                added -= {action["remove"]["path"] for action in actions if "remove" in action}
+            except (ValueError, KeyError, TypeError) as error:
+                yield _problem(path, f"damaged: {error}")
+        for path in sorted(added ^ files):
+            yield _problem(folder, f"commits and checkpoint disagree on {path}")
+
+    def footer(self, file: DataFile) -> Iterator[Problem]:
+        try:
+            with self.lake.fs.open(self.lake._at(file.path), "rb") as handle:
+                rows = pq.ParquetFile(handle).metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            self.bad.add(file.path)
+            yield _problem(file.path, f"no Parquet file: {error}")
+            return
+        if rows != file.rows:
+            yield _problem(file.path, f"{rows} rows, {file.rows} were committed")
+
+    def blobs(self) -> Iterator[Problem]:
+        for path in self.lake.list(VIDEOS):
+            stem = PurePosixPath(path).stem
+            if len(stem) != 64:
+                yield _problem(path, "not named by the hash of its content")
+            elif self.deep and self.sha256(path) != stem:
+                self.bad.add(path)
+                yield _problem(path, "damaged: its bytes do not have the hash that it is named by")
+
+    def episodes(self) -> Iterator[Problem]:
+        rows = self.readable("episodes")
+        known = set(self.readable("datasets")["dataset"])
+        twice = rows.filter(pl.struct("episode_id", "revision").is_duplicated())
+        for row in twice.unique("episode_id").iter_rows(named=True):
+            yield _problem(row["episode_id"], "two rows of one revision")
+        sound = []
+        for row in rows.sort("steps_file", "row_start").iter_rows(named=True):
+            file = self.files.get(row["steps_file"])
+            if row["dataset"] not in known:
+                yield _problem(row["episode_id"], f"dataset {row['dataset']!r} has no row")
+            if row["n_steps"] != row["row_count"]:
+                yield _problem(row["episode_id"], f"{row['n_steps']} steps, {row['row_count']} rows")
+            if file is None or not file.path.startswith(f"{self.lake.folder('steps/' + row['dataset'])}/"):
+                yield _problem(row["episode_id"], f"its steps file {row['steps_file']} is not in the steps table")
+            elif not 0 <= row["row_start"] <= row["row_start"] + row["row_count"] <= file.rows:
+                yield _problem(row["episode_id"], f"its rows leave its steps file {file.path}")
+            elif file.path not in self.bad:
+                sound.append(row)
+            yield from self.videos(row)
+        if self.deep and sound:
+            yield from self.steps(pl.DataFrame(sound, schema=rows.schema))
+
+    def readable(self, name: str) -> pl.DataFrame:
+        """The rows of the table's sound files: the damaged ones are reported already."""
+        good = [file.path for file in self.lake.files(name) if file.path not in self.bad]
+        empty = self.lake.scan(name).head(0).collect()
+        return pl.concat([empty, *(pl.DataFrame(pq.read_table(io.BytesIO(self.lake.read_bytes(p)))) for p in good)])
+
+    def steps(self, rows: pl.DataFrame) -> Iterator[Problem]:
+        for row, table in self.lake.steps(rows, [EPISODE_ID, STEP]):
+            if set(table.column(EPISODE_ID).to_pylist()) - {row["episode_id"]}:
+                yield _problem(row["episode_id"], f"rows of {row['steps_file']} belong to another episode")
+            if not np.array_equal(table.column(STEP).to_numpy(), np.arange(row["n_steps"])):
+                yield _problem(row["episode_id"], "its steps are not numbered 0, 1, 2, ...")
+
+    def videos(self, row: dict) -> Iterator[Problem]:
+        for video in row["videos"] or []:
+            path, start, end = video["blob"], video["start_s"], video["end_s"]
+            if self.lake.size(path) is None:
+                yield _problem(path, f"missing; {row['episode_id']} shows it")
+            elif self.deep and path not in self.bad:
+                from data_engine.video import FrameReader
+
+                try:
+                    reader = FrameReader(self.lake.local(path))
+                    count = reader.count(start, end)
+                    reader.close()
+                except EngineError as error:
+                    yield _problem(path, error)
+                    continue
+                if count != video["frames"]:
+                    yield _problem(path, f"{count} frames, {video['frames']} are recorded for {row['episode_id']}")
+
+    def receipts(self) -> Iterator[Problem]:
+        """What went in came out; what published receipts say was stored is in the episodes table."""
+        episodes = self.readable("episodes")
+        stored: dict[str, int] = {}
+        for row in self.readable("receipts").iter_rows(named=True):
+            receipt = json.loads(row["receipt"])
+            came = receipt["stored"]["episodes"] + receipt["unchanged"] + len(receipt["quarantined"])
+            if came != receipt["in"]["episodes"]:
+                yield _problem("receipts", f"{row['dataset']}: {receipt['in']['episodes']} episodes in, {came} out")
+            if self.lake.committed("episodes", receipt["transaction"]):
+                stored[row["dataset"]] = stored.get(row["dataset"], 0) + receipt["stored"]["episodes"]
+        for dataset, count in stored.items():
+            there = len(episodes.filter(pl.col("dataset") == dataset))
+            if there != count:
+                yield _problem("receipts", f"{dataset}: receipts say {count} episodes were stored, {there} are there")
+
+    def mixtures(self) -> Iterator[Problem]:
+        for path in self.lake.list("mixtures"):
+            if PurePosixPath(path).name != "files.parquet":
+                continue
+            try:
+                rows = pq.read_table(io.BytesIO(self.lake.read_bytes(path))).to_pylist()
+            except pa.ArrowException as error:
+                yield _problem(path, f"damaged: {error}")
+                continue
+            for row in rows:
+                if row["path"] not in self.bad:
+                    yield from self.file(DataFile(row["path"], row["bytes"], row["sha256"]))
+
+    def fits(self) -> Iterator[Problem]:
+        yield from self.each(
+            [(f"{FITS}/{producer}/{fit}", lambda p=producer, f=fit: self.lake.get_fit(p, f))
+             for producer, fit in list_fits(self.lake)]
+        )  # fmt: skip
+
+    def indices(self) -> Iterator[Problem]:
+        yield from self.each(
+            [(f"{indices.INDICES}/{space}/{version}", lambda s=space, v=version: indices.verify(self.lake, s, v))
+             for space, version in indices.list_indices(self.lake)]
+        )  # fmt: skip
+
+    def each(self, looks: list[tuple[str, Callable[[], object]]]) -> Iterator[Problem]:
+        for path, look in looks:
+            try:
+                look()
+            except EngineError as error:
+                yield _problem(path, error)
