@@ -24,6 +24,8 @@ __all__ = ["EncodeSettings", "Encoded", "encode", "fit_settings"]
 
 _SVT_LEAST_SIDE = 64  # pixels; as with odd sides, what smaller it takes depends on its version
 
+_SVT_MOST_FPS = Fraction(240)  # a hint to the encoder only: times are the packets' own
+
 
 @dataclass(frozen=True)
 class EncodeSettings:
@@ -77,7 +79,7 @@ def encode(
 ) -> Encoded:
     """Encode ``frames``, uint8 [height, width, 3] RGB of one size, into an MP4 at ``path``.
 
-    Frame i is shown at i / ``fps`` seconds. Frames are taken one at a time. Nothing is left at ``path`` on failure. Raises
+    Frame i is shown at i / ``fps`` seconds. Frames are taken one at a time; nothing is left on failure. Raises
     ``SourceError`` for no frames and for a frame of another shape or dtype, ``RequestError`` for settings that the
     encoder refuses.
     """
@@ -146,9 +148,12 @@ def _stream(
         options |= {"bf": "0", "threads": "1"}
     else:
         raise RequestError(f"unknown encoder {settings.codec!r}", code="bad_encoding", fix="libsvtav1 or libx264")
-    stream = container.add_stream(settings.codec, rate=rate, options=options)
+    stream = container.add_stream(settings.codec, rate=min(rate, _SVT_MOST_FPS), options=options)
     stream.height, stream.width = shape[:2]
-    stream.pix_fmt = settings.pix_fmt
+    try:
+        stream.pix_fmt = settings.pix_fmt
+    except ValueError as error:
+        raise RequestError(f"unknown pix_fmt {settings.pix_fmt!r}", code="bad_encoding", fix="yuv420p") from error
     stream.codec_context.time_base = time_base
     return stream
 
