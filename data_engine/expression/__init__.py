@@ -1,0 +1,64 @@
+"""The language of ``--where``: a SQL boolean expression over columns and scores, as a polars expression.
+
+``success AND action_divergence < 0.3 AND task ILIKE '%drawer%'``: comparisons, AND, OR, NOT, IN, BETWEEN, LIKE, ILIKE,
+IS [NOT] NULL (TRUE, FALSE), + - * /, lower, upper, abs, length, coalesce, round(x, digits), contains(labels, 'expert')
+and percentile(score); text, numbers, TRUE, FALSE, and ISO dates in quotes against timestamps.
+
+A score is named by its scorer (its headline metric), ``name.metric``, ``name@version`` or ``name.metric@version``; a
+column of the same name comes first. Nulls follow SQL's three-valued logic and NaN counts as null, so that
+``NOT x > 0.5`` chooses no episode without a value either. Arithmetic is in float64, division by zero is null. LIKE
+minds case, ``%`` is any text, ``_`` any one character.
+
+The text reaches no engine: it is bounded, parsed and translated node by node, from a whitelist. polars and sqlglot are
+imported on use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_engine.expression.text import parse, refuse
+from data_engine.expression.translate import ScoreRef, Translator
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Compiled", "ScoreRef", "compile"]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """``expr`` is true, false or null for each row; null is not selected, and worth counting.
+
+    ``columns``: the columns that it reads, sorted. ``scores``: the scores that must be joined first, each under its
+    ``ScoreRef.column``, sorted.
+    """
+
+    text: str
+    expr: pl.Expr
+    columns: tuple[str, ...]
+    scores: tuple[ScoreRef, ...]
+
+
+def compile(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence[str]] | None = None) -> Compiled:
+    """Translate ``text``.
+
+    ``columns``: type by name, as polars or Arrow types or their names. ``scores``: metrics by scorer. Raises
+    ``RequestError`` for an unknown name (with the nearest), mismatched types, and what the language does not hold.
+    """
+    with ThreadPoolExecutor(
+        max_workers=1
+    ) as thread:  # a fresh stack: what parses must not depend on the caller's depth
+        return thread.submit(_compile, text, columns, scores or {}).result()
+
+
+def _compile(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence[str]]) -> Compiled:
+    translator = Translator(columns, scores)
+    result = translator.value(parse(text))
+    if result.kind != "true or false":
+        refuse(f"is a {result.kind}, not true or false", fix="compare it, as in n_steps > 100")
+    found = sorted(translator.found_scores, key=lambda ref: ref.column)
+    return Compiled(text, result.expr, tuple(sorted(translator.found_columns)), tuple(found))
