@@ -13,7 +13,8 @@ __all__ = ["Nearest", "cosines", "layers"]
 class Nearest(Selector):
     """Take the 1st, then the 2nd, ... nearest candidate of every target, by cosine of the vectors as they are.
 
-    Within a round the most similar comes first. Weights are alike. Equal recordings keep their places: deduplicate first.
+    Within a round the most similar comes first. Weights are alike. Equal recordings keep their places: deduplicate
+    first.
     """
 
     name = "nearest"
@@ -57,8 +58,8 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def layers(similarity: np.ndarray, above: float | None = None) -> np.ndarray:
     """int64 [n]: the round in which each candidate is first reached, 0 being the nearest of some target.
 
-    ``similarity`` [n, m]. The sort is stable, so ties go to the earlier row. A pair not ``above`` the bound never counts;
-    a candidate without any pair gets n.
+    ``similarity`` [n, m]. The sort is stable, so ties go to the earlier row. A pair not ``above`` the bound never
+    counts; a candidate without any pair gets n.
     """
     n, m = similarity.shape
     found = np.full(n, n, dtype=np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +51,8 @@ def canonical_order(units: Candidates) -> np.ndarray:
 def vector_pools(candidates: Candidates, targets: Candidates | None) -> tuple[Pool, Pool]:
     """The usable candidates and targets of a selector that works on vectors.
 
-    Left out with a reason: a missing, non-finite or zero vector, and a candidate that is the same recording as a target.
-    Raises ``RequestError`` where nothing usable remains on either side, or where their vectors differ in length.
+    Left out with a reason: a non-finite or zero vector, and a candidate that is the same recording as a target. Raises
+    ``RequestError`` where nothing usable remains on either side, or where their vectors differ in length.
     """
     if targets is None or not len(targets):
         raise RequestError(
@@ -69,7 +69,7 @@ def vector_pools(candidates: Candidates, targets: Candidates | None) -> tuple[Po
     return pool, wanted
 
 
-def reasons_for(n: int, left_out: Mapping[int, str], rows: np.ndarray, lines: Collection[str]) -> list[str]:
+def reasons_for(n: int, left_out: Mapping[int, str], rows: np.ndarray, lines: Sequence[str]) -> list[str]:
     """One line for each of ``n`` candidates: ``lines`` [u] for ``rows`` [u], ``left_out`` for the others."""
     said = {**left_out, **dict(zip(rows.tolist(), lines, strict=True))}
     return [said[i] for i in range(n)]
@@ -82,8 +82,8 @@ def _usable(units: Candidates, role: str, exclude: Collection[str] = ()) -> Pool
             f"the {role}s have no vectors", code="no_vectors", fix="run embed first, or choose another method"
         )
     vectors = np.asarray(units.vectors, dtype=np.float64)
-    finite = np.isfinite(vectors).all(axis=1)
-    nonzero = np.any(vectors != 0, axis=1)
+    finite = np.logical_and.reduce(np.isfinite(vectors), axis=1)
+    nonzero = np.logical_or.reduce(vectors != 0, axis=1)
     left_out: dict[int, str] = {}
     for i in order.tolist():
         if keys[i] in exclude:

@@ -18,8 +18,10 @@ EXACT_CELLS = 20_000_000
 
 @dataclass(frozen=True)
 class Solution:
-    """``distance``: the transport cost. ``potential`` float64 [n]: the dual of each source point, small where it is
-    cheap to serve the targets from, defined up to a shift. ``solver``: which ran. ``converged``: whether it ended in time.
+    """What transport costs, and what each source point costs.
+
+    ``distance``: the transport cost. ``potential`` float64 [n]: the dual of each source point, small where it is cheap
+    to serve the targets from, defined up to a shift. ``solver``: which ran. ``converged``: whether it ended in time.
     """
 
     distance: float

@@ -52,18 +52,21 @@ class _Space:
 class Transport(Selector):
     """Choose the candidates that optimal transport moves to the targets at least cost.
 
-    Fixed budget: the union of the 1st, 2nd, ... nearest candidates of every target until it is full; inside a round, and so
-    in the last one, the smallest source potential first. ``auto``: targets are split into K = min(``folds``, targets) folds;
-    for each fold the k nearest candidates (cosine above 0) of its targets are held against the other folds' targets by
-    transport distance, k grows until the distance has not fallen for ``patience`` rounds, the best k is kept, and the union
-    over the folds is chosen. That needs two targets at least.
+    Fixed budget: the union of the 1st, 2nd, ... nearest candidates of every target until it is full; inside a round,
+    and so in the last one, the smallest source potential first.
 
-    Weights are softmax(-potential / ``tau``) over the chosen, scaled to mean 1: a shift of the potential changes nothing.
+    ``auto``: targets are split into K = min(``folds``, targets) folds. For each fold the k nearest candidates (cosine
+    above 0) of its targets are held against the other folds' targets by transport distance; k grows until the distance
+    has not fallen for ``patience`` rounds; the best k is kept, and the union over the folds is chosen. That needs two
+    targets at least.
+
+    Weights are softmax(-potential / ``tau``) over the chosen, at mean 1: a shift of the potential changes nothing.
 
     ``variance``, ``rank_share``, ``ridge``: the reduced rank and its whitening. ``whiten=False``: centre only.
-    ``min_spread``: smallest standard deviation of the cosines that still tells candidates apart; below it the request is
-    refused, or with ``on_collapse="unwhitened"`` done without whitening. ``solver``, ``regularisation``: see ``solver``.
-    ``baselines``: measure a random and an unwhitened nearest-neighbour choice of the same size beside this one.
+    ``min_spread``: smallest standard deviation of the cosines that still tells candidates apart; below it the request
+    is refused, or with ``on_collapse="unwhitened"`` done without whitening. ``solver``, ``regularisation``: see
+    ``data_engine.selection.solver``. ``baselines``: measure a random and an unwhitened nearest-neighbour choice of the
+    same size beside this one.
     """
 
     name = "transport"
@@ -157,8 +160,8 @@ class Transport(Selector):
                 return whitened
             if self.on_collapse == "refuse":
                 raise RequestError(
-                    f"the whitened space tells the {n} candidates apart no more (rank {whitened.rank}, spread of cosines "
-                    f"{whitened.spread:.2g} below {self.min_spread:g})",
+                    f"the whitened space tells the {n} candidates apart no more: "
+                    f"rank {whitened.rank}, spread of cosines {whitened.spread:.2g} below {self.min_spread:g}",
                     code="collapsed_space",
                     fix="set whiten: false, or lower rank_share, or bring more candidates",
                 )
@@ -240,7 +243,8 @@ def _explain(order: np.ndarray, layer: np.ndarray, similarity: np.ndarray, poten
     chosen[order] = True
     best = similarity.max(axis=1)
     return [
-        f"{'chosen' if taken else 'left out'}: {round_ + 1}. nearest of a target, cosine {cosine:.4f}, potential {f:.4f}"
+        f"{'chosen' if taken else 'left out'}: {round_ + 1}. nearest of a target, "
+        f"cosine {cosine:.4f}, potential {f:.4f}"
         for taken, round_, cosine, f in zip(
             chosen.tolist(), layer.tolist(), best.tolist(), potential.tolist(), strict=True
         )

@@ -1,8 +1,8 @@
 """Whitening that keeps low-rank spaces: principal components first, then unit variance.
 
 Whitening gives every direction the same voice. Done on all directions of a low-rank space it turns rounding and noise
-into most of the signal, and with as many dimensions as points every pair of points becomes equally far. So the rank is cut
-to the components that carry ``variance``, and to a share of the number of points, before anything is rescaled.
+into most of the signal, and with as many dimensions as points every pair of points becomes equally far. So the rank is
+cut to the components that carry ``variance``, and to a share of the number of points, before anything is rescaled.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def fit_whitening(vectors: np.ndarray, *, variance: float, rank_share: float, ri
 
     With eigenpairs (l_i, v_i) of the covariance X^T X / n of the centred vectors, largest first, keep the fewest that
     carry ``variance`` of the trace, at most ``rank_share`` of n (but 2, where there are 2), and scale each by
-    1 / sqrt(l_i + ridge * trace / d). At full rank this equals X L^-T with L L^T the ridged covariance up to a rotation,
-    which no cosine sees. Raises ``RequestError`` where all vectors are equal.
+    1 / sqrt(l_i + ridge * trace / d). At full rank this equals X L^-T, with L L^T the ridged covariance, up to a
+    rotation, which no cosine sees. Raises ``RequestError`` where all vectors are equal.
     """
     n, d = vectors.shape
     mean = vectors.mean(axis=0)
