@@ -1,0 +1,52 @@
+"""Step columns as numpy arrays: one row a step, missing values as NaN, never as zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_engine.errors import SourceError
+
+__all__ = ["is_numeric", "to_array"]
+
+
+def is_numeric(kind: pa.DataType) -> bool:
+    """Whether a column of this type becomes an array: numbers, booleans, or lists of them (decimals and text do not)."""
+    kind = kind.value_type if _is_list(kind) else kind
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+
+
+def to_array(column: pa.ChunkedArray, name: str = "column") -> np.ndarray:
+    """[N] of a scalar column, [N, d] of a list column, in the stored dtype.
+
+    A null is NaN; integers and booleans with nulls come as float64 for that. Raises ``SourceError`` for text and decimals
+    and for lists of unlike lengths.
+    """
+    if not is_numeric(column.type):
+        raise SourceError(f"{name!r} holds {column.type}, which is no array", code="not_numeric")
+    array = (
+        column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    )
+    if not _is_list(array.type):
+        return _scalars(array)
+    lengths = pc.list_value_length(array).drop_null().unique().to_pylist()
+    if len(lengths) > 1:
+        raise SourceError(f"{name!r} has {sorted(lengths)} values a step", code="ragged_column")
+    width = lengths[0] if lengths else 0
+    found = _scalars(array.drop_null().flatten()).reshape(len(array) - array.null_count, width)
+    if not array.null_count:
+        return found
+    out = np.full((len(array), width), np.nan, found.dtype if found.dtype.kind == "f" else np.float64)
+    out[array.is_valid().to_numpy(zero_copy_only=False)] = found
+    return out
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+
+
+def _scalars(array: pa.Array) -> np.ndarray:
+    if array.null_count and not pa.types.is_floating(array.type):
+        array = array.cast(pa.float64())
+    return array.to_numpy(zero_copy_only=False)

@@ -1,0 +1,160 @@
+"""The local cache: copies of remote files, and steps files decoded once into memory-mapped arrays.
+
+Everything is named by the content's sha256, so a cache is shared by every mixture, process and worker of a machine, and
+the page cache by all of them. It is bounded: what was used longest ago goes first. Removing an entry that another process
+has mapped is safe on POSIX, and one that is about to be opened is simply made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Generic, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+
+from data_engine.arrays import to_array
+from data_engine.errors import EngineError, RequestError, SourceError
+
+__all__ = ["LRU", "Cache", "sha256_of"]
+
+DEFAULT_BYTES = 64 << 30
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class LRU(Generic[K, V]):
+    """The ``size`` things used last, made on demand by ``make``."""
+
+    def __init__(self, size: int, make: Callable[[K], V]) -> None:
+        self.size, self.make = size, make
+        self._kept: OrderedDict[K, V] = OrderedDict()
+
+    def __call__(self, key: K) -> V:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        value = self._kept[key] = self.make(key)
+        if len(self._kept) > self.size:
+            self._kept.popitem(last=False)
+        return value
+
+
+class Cache:
+    """A folder of at most ``max_bytes`` (the entry in use aside).
+
+    ``folder`` defaults to ``$DATA_ENGINE_CACHE``, else ``~/.cache/data-engine``.
+    """
+
+    def __init__(self, folder: str | Path | None = None, max_bytes: int = DEFAULT_BYTES) -> None:
+        chosen = folder or os.environ.get("DATA_ENGINE_CACHE") or "~/.cache/data-engine"
+        self.folder = Path(chosen).expanduser()
+        self.max_bytes = max_bytes
+
+    def copy(self, fs: AbstractFileSystem, path: str, sha256: str) -> Path:
+        """A local copy of ``path``, fetched once. Raises ``SourceError`` where it is missing or not what ``sha256`` says."""
+        kept = self._entry("files", sha256) / f"blob{Path(path).suffix}"
+        if not self._use(kept):
+            with self._new(kept) as temporary:
+                try:
+                    fs.get_file(path, temporary)
+                except FileNotFoundError as error:
+                    raise SourceError(f"missing file {path}", code="missing_file") from error
+                verify(temporary, sha256, path)
+        return kept
+
+    def column(self, file: Path, sha256: str, column: str) -> np.ndarray:
+        """A numeric column of a steps file as a read-only memory-mapped array, [N] or [N, d], in the stored dtype.
+
+        Raises ``SourceError`` where the file is not what ``sha256`` says, cannot be read, or lacks the column.
+        """
+        kept = self._entry("steps", sha256) / f"{quote(column, safe='')}.npy"
+        for _ in range(3):
+            if not self._use(kept):
+                if not kept.parent.exists():
+                    verify(file, sha256, str(file))
+                with self._new(kept) as temporary, temporary.open("wb") as out:
+                    np.save(out, _read(file, column), allow_pickle=False)
+            with contextlib.suppress(FileNotFoundError):  # another process's eviction came between
+                return np.load(kept, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        raise EngineError(f"the cache {self.folder} loses entries faster than they are made; give it more room")
+
+    def _entry(self, kind: str, sha256: str) -> Path:
+        return self.folder / kind / sha256[:2] / sha256
+
+    def _use(self, kept: Path) -> bool:
+        try:
+            os.utime(kept.parent)
+        except FileNotFoundError:
+            return False
+        return kept.exists()
+
+    @contextlib.contextmanager
+    def _new(self, kept: Path):  # type: ignore[no-untyped-def]
+        """A temporary file that becomes ``kept`` when all went well; then room is made."""
+        try:
+            kept.parent.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".tmp-")
+        except OSError as error:
+            raise RequestError(
+                f"cannot write the cache {self.folder}: {error.strerror}",
+                code="bad_cache",
+                fix="set DATA_ENGINE_CACHE or cache_dir to a folder with room",
+            ) from error
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(kept)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._make_room(kept.parent)
+
+    def _make_room(self, newest: Path) -> None:
+        entries = []
+        for entry in self.folder.glob("*/??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                size = sum(file.stat().st_size for file in entry.iterdir())
+                entries.append((entry.stat().st_mtime_ns, size, entry))
+        total = sum(size for _, size, _ in entries)
+        for _, size, entry in sorted(entries):
+            if total <= self.max_bytes:
+                return
+            if entry != newest:
+                shutil.rmtree(entry, ignore_errors=True)
+                total -= size
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of a local file, in hex."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def verify(file: Path, sha256: str, name: str) -> None:
+    """Raise ``SourceError`` where ``file`` is not what was frozen."""
+    if not file.is_file():
+        raise SourceError(f"missing file {name}", code="missing_file")
+    if sha256_of(file) != sha256:
+        raise SourceError(f"{name} is not the file that was frozen: its sha256 differs", code="changed_file")
+
+
+def _read(file: Path, column: str) -> np.ndarray:
+    try:
+        if column not in pq.read_schema(file).names:
+            raise SourceError(f"{file.name} has no column {column!r}", code="missing_column")
+        table = pq.read_table(file, columns=[column], partitioning=None)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+        raise SourceError(f"cannot read {file}: {error}", code="bad_steps_file") from error
+    return np.ascontiguousarray(to_array(table.column(column), column))

@@ -1,0 +1,272 @@
+"""Freezing: from chosen episodes to a mixture with an identity, and that onto disk.
+
+The identity covers what a trainer sees: contents, ranges, weights, splits, tasks, statistics, seed, and what the choice
+rests on. It does not cover where bytes lie (paths, table versions) or what the mixture is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from data_engine.canonical import canonical_json, digest, round_significant
+from data_engine.errors import RequestError, SourceError
+from data_engine.fs import filesystem, join, resolve, write_atomic
+from data_engine.document import EPISODES, FILES, Entry, MixtureDocument, ScorerLineage, group_name
+from data_engine.model import Dataset
+from data_engine.registry import explain
+from data_engine.sampling import Unit, WeightKind
+from data_engine.splits import assign
+from data_engine.statistics import FeatureStatistics, GroupStatistics
+
+__all__ = ["Frozen", "freeze", "identity", "write"]
+
+_MAY_LACK = ("split", "parent", "provenance", "operator", "success", "language", "task", "videos")
+_IDENTITY = (
+    "selection", "content_hash", "start", "stop", "weight", "split", "dataset", "embodiment", "control_mode", "fps", "task",
+    "language",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A mixture that lies nowhere yet: the document and the two tables."""
+
+    document: MixtureDocument
+    episodes: pa.Table
+    files: pa.Table
+
+    @property
+    def mixture_id(self) -> str:
+        """The content-hashed identity."""
+        return self.document.mixture_id
+
+
+def freeze(
+    *,
+    name: str,
+    episodes: pa.Table,
+    files: pa.Table,
+    datasets: Mapping[str, Dataset],
+    entries: Sequence[Any],
+    steps: Callable[[int], pa.Table],
+    weight_kind: WeightKind = "probability",
+    unit: Unit = "step",
+    epoch_size: int | None = None,
+    seed: int = 0,
+    splits: Mapping[str, float] | None = None,
+    scorers: Sequence[Any] = (),
+    conversions: Any = (),
+    recorded: Mapping[str, Any] | None = None,
+) -> Frozen:
+    """Freeze a mixture. Pure; reads every step once, through ``steps``, for the statistics.
+
+    ``episodes``: :data:`EPISODES` without ``split`` (and nullable columns may be absent), in any order. ``files`` names at
+    least every file that the rows lie in. ``entries`` and ``scorers``: mappings or objects with the fields of
+    :class:`Entry` and :class:`ScorerLineage`. ``steps(i)``: the steps [start, stop) of row ``i`` of ``episodes``, asked
+    in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``recorded``: table versions,
+    recipe hash and the like, kept outside the identity.
+
+    Raises ``RequestError`` for weights that are not positive, an entry without episodes, fractions that do not sum to 1, a
+    file that is not listed, an ``epoch_size`` where the weights already say it, and for datasets of one (embodiment,
+    control mode) whose widths or units differ; ``SourceError`` where a row has other steps than it says.
+    """
+    fractions = {key: float(value) for key, value in (splits or {"train": 1.0}).items()}
+    parts = tuple(sorted((_entry(entry) for entry in entries), key=lambda entry: entry.selection))
+    given = _conform(episodes)
+    _check(given, parts, datasets, fractions, weight_kind, epoch_size)
+    weights = pa.array([round_significant(w) for w in given["weight"].to_pylist()], pa.float64())
+    given = given.set_column(EPISODES.get_field_index("weight"), "weight", weights)
+    split = assign(*(given[key].to_pylist() for key in ("episode_id", "parent", "content_hash")), fractions)
+    given = given.set_column(EPISODES.get_field_index("split"), "split", pa.array(split, pa.string()))
+    used = {key: datasets[key] for key in sorted(given["dataset"].unique().to_pylist())}
+    _check_groups(used)
+    statistics = _statistics(given, steps)
+    keys = ("selection", "content_hash", "start", "stop", "weight", "split", "dataset", "source_key", "episode_id")
+    ordered = given.sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    document = MixtureDocument(
+        mixture_id="",
+        name=name,
+        weight_kind=weight_kind,
+        unit=unit,
+        epoch_size=epoch_size,
+        seed=seed,
+        entries=parts,
+        splits=fractions,
+        datasets=used,
+        statistics=statistics,
+        scorers=tuple(_scorer(scorer) for scorer in scorers),
+        conversions=json.loads(canonical_json(conversions)),
+        recorded=json.loads(canonical_json(dict(recorded or {}))),
+    )
+    document = document.model_copy(update={"mixture_id": identity(document, ordered)})
+    return Frozen(document, ordered, _files(ordered, files))
+
+
+def identity(document: MixtureDocument, episodes: pa.Table) -> str:
+    """sha256 in hex of what the mixture is: see the module's docstring. ``episodes`` in their frozen order."""
+    sha = hashlib.sha256()
+    for batch in episodes.select(_IDENTITY).to_batches(max_chunksize=65_536):
+        for row in batch.to_pylist():
+            sha.update(canonical_json(list(row.values())).encode() + b"\n")
+    described = document.model_dump(
+        mode="json",
+        include={"format_version", "weight_kind", "unit", "epoch_size", "seed", "splits", "conversions", "statistics"},
+    )
+    scorers = sorted((scorer.model_dump(mode="json") for scorer in document.scorers), key=canonical_json)
+    layout = {"name", "dtype", "shape", "components", "unit"}
+    features = {
+        key: [feature.model_dump(mode="json", include=layout) for feature in dataset.features]
+        for key, dataset in document.datasets.items()
+    }
+    entries = [entry.model_dump(mode="json") for entry in document.entries]
+    return digest(
+        {**described, "scorers": scorers, "entries": entries, "features": features, "episodes": sha.hexdigest()}
+    )
+
+
+def write(frozen: Frozen, lake: str, storage_options: Mapping[str, str] | None = None) -> str:
+    """Publish under ``<lake>/mixtures/<id>`` and return that URI.
+
+    ``mixture.json`` comes last, so half a mixture is never visible. One that is there already is left as it is: equal
+    ids hold equal mixtures.
+    """
+    uri = join(resolve(lake), "mixtures", frozen.mixture_id)
+    fs, path = filesystem(uri, storage_options)
+    if fs.exists(f"{path}/mixture.json"):
+        return uri
+    contents = {}
+    for name, table in (("episodes.parquet", frozen.episodes), ("files.parquet", frozen.files)):
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        write_atomic(fs, f"{path}/{name}", buffer.getvalue())
+        contents[name] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    document = frozen.document.model_copy(update={"contents": contents})
+    write_atomic(fs, f"{path}/mixture.json", canonical_json(document).encode())
+    return uri
+
+
+def _entry(entry: Any) -> Entry:
+    get = entry.__getitem__ if isinstance(entry, Mapping) else lambda key: getattr(entry, key)
+    try:
+        found = Entry(selection=get("selection"), weight=get("weight"))
+    except ValidationError as error:
+        raise RequestError(f"mixture entry: {explain(error, Entry)}", code="bad_mixture") from error
+    return found.model_copy(update={"weight": round_significant(found.weight)})
+
+
+def _scorer(scorer: Any) -> ScorerLineage:
+    return ScorerLineage.model_validate(scorer, from_attributes=not isinstance(scorer, Mapping))
+
+
+def _conform(episodes: pa.Table) -> pa.Table:
+    """``episodes`` with exactly the columns of :data:`EPISODES`."""
+    lacking = [key for key in EPISODES.names if key not in episodes.column_names and key not in _MAY_LACK]
+    if lacking:
+        raise RequestError(f"episodes lack the column {lacking[0]!r}", code="bad_mixture")
+    columns = [
+        episodes[field.name] if field.name in episodes.column_names else pa.nulls(episodes.num_rows, field.type)
+        for field in EPISODES
+    ]
+    return pa.table(columns, names=EPISODES.names).cast(EPISODES)
+
+
+def _check(
+    episodes: pa.Table,
+    entries: Sequence[Entry],
+    datasets: Mapping[str, Dataset],
+    fractions: Mapping[str, float],
+    weight_kind: WeightKind,
+    epoch_size: int | None,
+) -> None:
+    def refuse(message: str, fix: str | None = None) -> None:
+        raise RequestError(message, code="bad_mixture", fix=fix)
+
+    if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:
+        refuse(f"splits {fractions} do not share out 1", "give positive fractions that sum to 1")
+    if epoch_size is not None and weight_kind != "probability":
+        refuse(
+            f"epoch_size goes with weight_kind: probability; under {weight_kind!r} the weights say how long an epoch is"
+        )
+    selected = set(episodes["selection"].to_pylist())
+    named = [entry.selection for entry in entries]
+    for selection in named:
+        if named.count(selection) > 1:
+            refuse(f"selection {selection!r} is two entries of the mixture", "add their weights up in one")
+        if selection not in selected:
+            refuse(f"selection {selection!r} has no episodes")
+    for selection in sorted(selected - set(named)):
+        refuse(f"episodes of selection {selection!r} are in no entry of the mixture")
+    for dataset in sorted(set(episodes["dataset"].to_pylist()) - set(datasets)):
+        refuse(f"dataset {dataset!r} is not described")
+    columns = (episodes[key].to_pylist() for key in ("episode_id", "weight", "start", "stop", "row_count"))
+    for episode, weight, start, stop, count in zip(*columns, strict=True):
+        if weight is None or not math.isfinite(weight) or weight <= 0:
+            refuse(f"episode {episode} has weight {weight}", "weights are positive; leave out what must not be drawn")
+        if not 0 <= start < stop or count != stop - start:
+            refuse(f"episode {episode}: steps {start} to {stop} in {count} rows")
+
+
+def _check_groups(datasets: Mapping[str, Dataset]) -> None:
+    """Datasets whose statistics are pooled must mean the same by a column: a merge of degrees with radians is refused."""
+    seen: dict[tuple[str, str], tuple[str, Any]] = {}
+    for key, dataset in datasets.items():
+        group = group_name(dataset.embodiment, dataset.control_mode)
+        for feature in dataset.features:
+            if feature.is_camera:
+                continue
+            other, first = seen.setdefault((group, feature.name), (key, feature))
+            differs = None
+            if feature.size != first.size:
+                differs = f"{first.size} and {feature.size} values"
+            elif feature.unit and first.unit and feature.unit != first.unit:
+                differs = f"units {first.unit!r} and {feature.unit!r}"
+            if differs:
+                raise RequestError(
+                    f"datasets {other!r} and {key!r} are both {group}, but {feature.name} has {differs}",
+                    code="unlike_datasets",
+                    fix="state an embodiment or control_mode of its own for one of the sources, or convert it",
+                )
+
+
+def _statistics(episodes: pa.Table, steps: Callable[[int], pa.Table]) -> dict[str, dict[str, FeatureStatistics]]:
+    """Over the train split; a group that has none of it, over what it has. A range in two entries counts once."""
+    columns = ("embodiment", "control_mode", "split", "content_hash", "start", "stop", "row_count")
+    rows = list(zip(*(episodes[key].to_pylist() for key in columns), strict=True))
+    trained = {row[:2] for row in rows if row[2] == "train"}
+    order = pc.sort_indices(episodes, sort_keys=[("steps_file", "ascending"), ("row_start", "ascending")]).to_pylist()
+    groups: dict[str, GroupStatistics] = {}
+    seen = set()
+    for i in order:
+        embodiment, control_mode, split, content, start, stop, count = rows[i]
+        if (content, start, stop) in seen or (split != "train" and (embodiment, control_mode) in trained):
+            continue
+        seen.add((content, start, stop))
+        table = steps(i)
+        if table.num_rows != count:
+            episode = episodes["episode_id"][i].as_py()
+            raise SourceError(f"episode {episode} has {table.num_rows} steps, not {count}", code="wrong_length")
+        groups.setdefault(group_name(embodiment, control_mode), GroupStatistics()).add(table, content, start)
+    return {key: groups[key].result() for key in sorted(groups)}
+
+
+def _files(episodes: pa.Table, files: pa.Table) -> pa.Table:
+    """The rows of ``files`` that ``episodes`` need, sorted."""
+    needed = set(episodes["steps_file"].to_pylist())
+    needed |= {video["blob"] for videos in episodes["videos"].to_pylist() for video in videos or ()}
+    known = {row["path"]: row for row in files.select(FILES.names).to_pylist()}
+    for path in sorted(needed):
+        if not re.fullmatch(r"[0-9a-f]{64}", str(known.get(path, {}).get("sha256"))):
+            raise RequestError(f"file {path!r} of the mixture is not listed with its sha256", code="bad_mixture")
+    return pa.Table.from_pylist([known[path] for path in sorted(needed)], schema=FILES)

@@ -1,0 +1,238 @@
+"""The mixture: selections with sampling weights, frozen. What it is on disk, and how a trainer opens it.
+
+``mixtures/<id>/`` in a lake holds three files: ``mixture.json`` (the document), ``episodes.parquet`` (a row a range of
+steps, :data:`EPISODES`) and ``files.parquet`` (every file that the rows lie in, with its sha256, :data:`FILES`). Loader,
+exporters and vacuum read these and the files they name, nothing else. ``data_engine.freezing`` makes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from data_engine.cache import DEFAULT_BYTES, LRU, Cache
+from data_engine.document import EPISODES, FILES, FORMAT_VERSION, Entry, MixtureDocument, ScorerLineage, group_name
+from data_engine.errors import EngineError, RequestError, SourceError
+from data_engine.freezing import Frozen, freeze, identity, write
+from data_engine.fs import filesystem, is_local, join, resolve
+from data_engine.model import Dataset
+from data_engine.registry import explain
+from data_engine.steps import EPISODE_ID, STEP
+
+if TYPE_CHECKING:
+    from data_engine.windows import Windows
+
+__all__ = [
+    "EPISODES", "FILES", "Entry", "Frozen", "Mixture", "MixtureDocument", "ScorerLineage", "freeze", "group_name",
+    "identity", "open", "write",
+]  # fmt: skip
+
+
+class Mixture:
+    """A frozen mixture, opened. Cheap to open and to pickle: steps and videos are read when they are asked for."""
+
+    def __init__(
+        self,
+        uri: str,
+        document: MixtureDocument,
+        episodes: pa.Table,
+        files: pa.Table,
+        storage_options: Mapping[str, str] | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        self.uri, self.root = uri, uri.rsplit("/", 2)[0]
+        self.document, self.episodes = document, episodes
+        self.storage_options, self.cache = storage_options, cache or Cache()
+        self._files = {row["path"]: (row["bytes"], row["sha256"]) for row in files.to_pylist()}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._opened = LRU(16, lambda path: pq.ParquetFile(self.local(path)))
+        self._arrays = LRU(4096, lambda key: self.cache.column(self.local(key[0]), self._files[key[0]][1], key[1]))
+        self._local: dict[str, Path] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_opened", "_arrays", "_local", "rows")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def __len__(self) -> int:
+        """Ranges of steps: the rows of ``episodes``."""
+        return self.episodes.num_rows
+
+    def __repr__(self) -> str:
+        return f"Mixture({self.name!r}, {len(self)} episodes, {self.id[:12]})"
+
+    @property
+    def id(self) -> str:
+        """The content-hashed identity."""
+        return self.document.mixture_id
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.document.name
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """The datasets that its episodes are of, by name."""
+        return self.document.datasets
+
+    @property
+    def files(self) -> list[str]:
+        """Every file that the mixture needs, as paths inside the lake, sorted."""
+        return sorted(self._files)
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The integer columns and the weight of ``episodes`` as arrays [R]."""
+        return {name: self.episodes[name].to_numpy() for name in ("start", "stop", "row_start", "row_count", "weight")}
+
+    def local(self, path: str) -> Path:
+        """A local file with the bytes of ``path`` (inside the lake): itself, or a cached copy, verified when fetched.
+
+        Raises ``SourceError`` where the file is missing or not the one that was frozen, ``RequestError`` for a path that
+        is no part of the mixture.
+        """
+        if path not in self._local:
+            if path not in self._files:
+                raise RequestError(f"{path!r} is no file of mixture {self.name!r}", code="unknown_file")
+            size, sha256 = self._files[path]
+            uri = join(self.root, path)
+            if is_local(uri):
+                found = Path(uri)
+                if not found.is_file():
+                    raise SourceError(f"mixture {self.name!r} lacks its file {path}", code="missing_file")
+                if found.stat().st_size != size:
+                    raise SourceError(
+                        f"{path} has {found.stat().st_size} bytes, {size} when it was frozen", code="changed_file"
+                    )
+                self._local[path] = found
+            else:
+                fs, remote = filesystem(uri, self.storage_options)
+                return self.cache.copy(fs, remote, sha256)  # asked again each time: it may have been evicted
+        return self._local[path]
+
+    def array(self, path: str, column: str) -> np.ndarray:
+        """A numeric column of a whole steps file, memory-mapped from the cache: [N] or [N, d], NaN where null."""
+        return self._arrays((path, column))
+
+    def steps(self, i: int, columns: list[str] | None = None) -> pa.Table:
+        """The steps [start, stop) of row ``i`` of ``episodes``, as stored, without ``episode_id`` and ``step``.
+
+        Raises ``RequestError`` for a column that is not there, ``SourceError`` where the file does not hold the range.
+        """
+        row = self.episodes.slice(i, 1).to_pylist()[0]
+        file = self._opened(row["steps_file"])
+        names = [name for name in file.schema_arrow.names if name not in (EPISODE_ID, STEP)]
+        unknown = [name for name in columns or () if name not in names]
+        if unknown:
+            raise RequestError(f"no column {unknown[0]!r}", code="unknown_column", fix=f"known: {', '.join(names)}")
+        wanted = names if columns is None else columns
+        first, last = row["row_start"], row["row_start"] + row["row_count"]
+        edges = np.cumsum([0] + [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
+        groups = np.flatnonzero((edges[:-1] < last) & (edges[1:] > first)).tolist()
+        try:
+            table = file.read_row_groups(groups, columns=[EPISODE_ID, *wanted])
+        except (OSError, ValueError) as error:
+            raise SourceError(f"cannot read {row['steps_file']}: {error}", code="bad_steps_file") from error
+        table = table.slice(first - int(edges[groups[0]]) if groups else 0, row["row_count"])
+        if table.num_rows != row["row_count"] or table[EPISODE_ID].unique().to_pylist() != [row[EPISODE_ID]]:
+            raise SourceError(
+                f"rows {first} to {last} of {row['steps_file']} are not episode {row[EPISODE_ID]}", code="changed_file"
+            )
+        return table.select(wanted)
+
+    def statistics(self, group: str) -> dict[str, dict[str, np.ndarray]]:
+        """The statistics of a group (``"embodiment/control_mode"``): feature -> name -> float64 [d], NaN where undefined."""
+        found = self.document.statistics.get(group)
+        if found is None:
+            known = ", ".join(sorted(self.document.statistics))
+            raise RequestError(f"no statistics of {group!r}", code="unknown_group", fix=f"known: {known}")
+        return {
+            feature: {name: np.array(values, np.float64) for name, values in statistics.items()}
+            for feature, statistics in found.items()
+        }
+
+    def samples(
+        self, windows: Windows | None = None, *, split: str = "train", epoch: int = 0, start: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """The samples of an epoch from ``start`` on, as numpy arrays, in the order every loader has. Needs no torch."""
+        from data_engine.samples import Samples
+
+        return Samples(self, windows, split=split).iterate(epoch, start)
+
+
+def open(
+    uri: str,
+    storage_options: Mapping[str, str] | None = None,
+    cache_dir: str | Path | None = None,
+    cache_bytes: int = DEFAULT_BYTES,
+) -> Mixture:
+    """The mixture at ``<lake>/mixtures/<id>``, local or on an object store.
+
+    ``storage_options``: credentials and endpoint in the ``AWS_*`` spelling, over the environment's. ``cache_dir`` (default:
+    ``DATA_ENGINE_CACHE``, else ``~/.cache/data-engine``) keeps at most ``cache_bytes``. Raises ``RequestError`` where it is
+    missing, broken, of a later format, or not whole.
+    """
+    uri = resolve(uri)
+    if not re.search(r"/mixtures/[0-9a-z_]+$", uri):
+        raise RequestError(f"{uri!r} is no mixture", code="bad_uri", fix="name <lake>/mixtures/<id>")
+    document = _document(uri, _read(uri, "mixture.json", storage_options))
+    tables = []
+    for name, schema in (("episodes.parquet", EPISODES), ("files.parquet", FILES)):
+        data = _read(uri, name, storage_options)
+        if hashlib.sha256(data).hexdigest() != document.contents.get(name):
+            raise RequestError(f"mixture {uri!r}: {name} is not what was frozen", code="broken_mixture")
+        tables.append(pq.read_table(pa.BufferReader(data)).cast(schema))
+    return Mixture(uri, document, *tables, storage_options, Cache(cache_dir, cache_bytes))
+
+
+def _document(uri: str, data: bytes) -> MixtureDocument:
+    try:
+        raw = json.loads(data)
+        version = raw["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"mixture {uri!r}: mixture.json is no mixture document", code="broken_mixture") from error
+    if version != FORMAT_VERSION:
+        raise RequestError(
+            f"mixture {uri!r} is of format {version}, this program reads {FORMAT_VERSION}",
+            code="wrong_version",
+            fix="update data-engine",
+        )
+    try:
+        document = MixtureDocument.model_validate(raw)
+    except ValidationError as error:
+        raise RequestError(
+            f"mixture {uri!r}: mixture.json: {explain(error, MixtureDocument)}", code="broken_mixture"
+        ) from error
+    if document.status == "broken":
+        reason = document.reason or "it was withdrawn"
+        raise RequestError(f"mixture {document.name!r} is broken: {reason}", code="broken_mixture", fix="mix it again")
+    return document
+
+
+def _read(uri: str, name: str, storage_options: Mapping[str, str] | None) -> bytes:
+    try:
+        fs, path = filesystem(uri, storage_options)
+        return fs.cat_file(f"{path}/{name}")
+    except EngineError:
+        raise
+    except FileNotFoundError as error:
+        raise RequestError(
+            f"no mixture at {uri!r}: {name} is missing", code="no_mixture", fix="see `data-engine mixtures`"
+        ) from error
+    except Exception as error:  # each store has its own: no credentials, no route, no such bucket
+        raise RequestError(f"cannot read {uri!r}: {error}", code="unreadable_mixture") from error

@@ -1,0 +1,242 @@
+"""The samples of a mixture as numpy arrays, gathered for a whole batch at once. Every loader stands on this; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_engine.cache import LRU
+from data_engine.errors import RequestError, SourceError
+from data_engine.frames import Frames
+from data_engine.mixture import Mixture
+from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP
+from data_engine.sampling import Draws, Epoch, Units, hash_key
+from data_engine.windows import CLOCK, Column, Layout, Windows, is_action, is_observation
+
+__all__ = ["Samples"]
+
+_BLOCK = 4096  # samples drawn at once: many counter-based draws cost little more than one
+_HERE = np.zeros(1, np.int64)
+
+
+class Samples:
+    """The samples of one split of a mixture under ``windows``: drawn, gathered, normalised.
+
+    Sample k of an epoch is a pure function of (mixture id, seed, split, epoch, k); ``seed`` is the mixture's own unless
+    given. Raises ``RequestError`` for an empty split and for a column or camera that no dataset has.
+    """
+
+    def __init__(
+        self, mixture: Mixture, windows: Windows | None = None, *, split: str = "train", seed: int | None = None
+    ) -> None:
+        self.mixture, self.windows, self.split = mixture, windows or Windows(), split
+        self.seed = mixture.document.seed if seed is None else seed
+        document, episodes, rows = mixture.document, mixture.episodes, mixture.rows
+        splits, split_of = _codes(episodes["split"])
+        if split not in splits:
+            raise RequestError(
+                f"split {split!r} holds no episodes", code="empty_split", fix=f"known: {', '.join(splits)}"
+            )
+        self._rows = np.flatnonzero(split_of == splits.index(split))
+        self._texts = {name: _codes(episodes[name]) for name in ("task", "dataset", "embodiment", "control_mode")}
+        self._episode_ids = np.array(episodes["episode_id"].to_pylist())
+        self._files, self._file = _codes(episodes["steps_file"])
+        self._first, self._last = rows["row_start"], rows["row_start"] + rows["row_count"] - 1
+        self._start = rows["start"]
+        datasets, self._dataset = self._texts["dataset"]
+        selections, selection = _codes(episodes["selection"])
+        number = {entry.selection: i for i, entry in enumerate(document.entries)}
+        entry = np.array([number[name] for name in selections])[selection]
+        mine = self._rows
+        units = Units(
+            entry[mine], self._dataset[mine], rows["weight"][mine], rows["row_count"][mine],
+            np.array([entry.weight for entry in document.entries]),
+        )  # fmt: skip
+        key = hash_key(document.mixture_id, self.seed, split)
+        self._draws = Draws(units, document.weight_kind, document.unit, document.epoch_size, key)
+        self._layouts = [Layout(mixture, dataset, self.windows) for dataset in datasets]
+        self._check_names()
+        used = np.unique(self._dataset[mine])
+        self.are_alike = all(self._layouts[d].key == self._layouts[used[0]].key for d in used)
+        self._frames = Frames(mixture) if any(layout.cameras for layout in self._layouts) else None
+        self._epochs: LRU[int, Epoch] = LRU(2, self._draws.epoch)
+        self._blocks: LRU[tuple[int, int], tuple[np.ndarray, np.ndarray]] = LRU(64, self._block)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.mixture, self.windows, self.split, self.seed)
+
+    def size(self, epoch: int = 0) -> int:
+        """Samples in ``epoch``."""
+        return len(self._epochs(epoch))
+
+    def locate(self, epoch: int, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``(row, offset)`` of samples ``k`` int64 [n]: the mixture's row, and the step counted from its ``start``.
+
+        Raises ``IndexError`` outside the epoch.
+        """
+        blocks = k // _BLOCK
+        number = int(blocks[0])
+        if len(k) == 1 or (blocks == number).all():
+            rows, offsets = self._blocks((epoch, number))
+            inside = k - number * _BLOCK
+            return rows[inside], offsets[inside]
+        rows, offsets = self._epochs(epoch).at(k)
+        return self._rows[rows], offsets
+
+    def read(self, epoch: int, k: np.ndarray) -> dict[str, Any]:
+        """The samples ``k`` (int64 [n]) of ``epoch``, batch first.
+
+        ``observation.state`` [n, H, ...], ``action`` [n, A, ...] (floats as float32, integers as int64),
+        ``observation_is_pad`` bool [n, H], ``action_is_pad`` bool [n, A], ``observation.images.<camera>`` uint8
+        [n, H, 3, h, w], other columns [n, ...], ``timestamp`` float64 [n], ``step``, ``epoch`` and ``index`` (k) int64 [n],
+        and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN.
+
+        Raises ``RequestError`` where the samples are of datasets with unlike columns, widths or cameras, ``SourceError``
+        for a file that is missing or not what was frozen.
+        """
+        rows, offsets = self.locate(epoch, k)
+        batch = _Batch(self, rows, offsets)
+        layout = batch.layout
+        out: dict[str, Any] = {}
+        for name, column in layout.columns.items():
+            out[name] = batch.window(name, column, self.windows.deltas(name))
+            if not (is_observation(name) or is_action(name)):
+                out[name] = out[name][:, 0]
+            if name in self.windows.pad_to:
+                sizes = np.array([layout.columns[name].size for layout in self._layouts])
+                out[f"{name}_dim_is_pad"] = np.arange(column.shape[0]) >= sizes[self._dataset[rows]][:, None]
+        out["observation_is_pad"] = batch.is_pad(self.windows.deltas(STATE))
+        out["action_is_pad"] = batch.is_pad(self.windows.deltas(ACTION))
+        for camera in layout.cameras:
+            assert self._frames is not None
+            times = batch.window(layout.clocks[camera], CLOCK, self.windows.deltas(IMAGES))
+            out[IMAGES + camera] = self._frames.read(camera, rows, times).transpose(0, 1, 4, 2, 3)
+        out["timestamp"] = batch.window(TIMESTAMP, CLOCK, _HERE)[:, 0]
+        out["step"] = self._start[rows] + offsets
+        out["epoch"], out["index"] = np.full(len(k), epoch, np.int64), k
+        out["episode_id"] = self._episode_ids[rows].tolist()
+        for name, (texts, code) in self._texts.items():
+            out[name] = [texts[c] for c in code[rows].tolist()]
+        return out
+
+    def iterate(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Samples ``start``, ``start`` + 1, ... of ``epoch`` one by one, as :meth:`read` without the batch dimension."""
+        at_once = 256 if self.are_alike else 1
+        for first in range(start, self.size(epoch), at_once):
+            found = self.read(epoch, np.arange(first, min(first + at_once, self.size(epoch))))
+            for i in range(len(found["index"])):
+                yield {name: values[i] for name, values in found.items()}
+
+    def _block(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        epoch = self._epochs(key[0])
+        rows, offsets = epoch.at(np.arange(key[1] * _BLOCK, min((key[1] + 1) * _BLOCK, len(epoch))))
+        return self._rows[rows], offsets
+
+    def _check_names(self) -> None:
+        known = {name for layout in self._layouts for name in layout.known} | {TIMESTAMP}
+        asked = [name for name in self.windows.columns if name not in (STATE, ACTION)]
+        for name in (*asked, *(IMAGES + camera for camera in self.windows.cameras or ())):
+            if name not in known:
+                raise RequestError(
+                    f"no dataset of mixture {self.mixture.name!r} has {name!r}",
+                    code="unknown_column",
+                    fix=f"known: {', '.join(sorted(known))}",
+                )
+
+
+class _Batch:
+    """The windows of one batch, gathered file by file. All samples have one layout."""
+
+    def __init__(self, samples: Samples, rows: np.ndarray, offsets: np.ndarray) -> None:
+        self.samples = samples
+        self.first, self.last = samples._first[rows][:, None], samples._last[rows][:, None]
+        self.at = self.first + offsets[:, None]
+        dataset = samples._dataset[rows]
+        self.layout = samples._layouts[dataset[0]]
+        if not samples.are_alike:
+            self._refuse_unlike(np.unique(dataset))
+        file = samples._file[rows]
+        if len(file) == 1 or (file == file[0]).all():
+            parts = [slice(None)]
+        else:
+            order = np.argsort(file, kind="stable")
+            parts = np.split(order, np.flatnonzero(np.diff(file[order])) + 1)
+        self.parts = [
+            (samples._files[file[part][0]], samples._layouts[dataset[part][0]], part) for part in parts
+        ]  # a steps file is one dataset's
+
+    def is_pad(self, deltas: np.ndarray) -> np.ndarray:
+        """bool [n, W]: where the window is beyond the range."""
+        at = self.at + deltas
+        return (at < self.first) | (at > self.last)
+
+    def window(self, name: str, column: Column, deltas: np.ndarray) -> np.ndarray:
+        """[n, W, *column.shape] of ``column.dtype``, normalised."""
+        at = self.at if deltas is _HERE else np.clip(self.at + deltas, self.first, self.last)
+        width = int(np.prod(column.shape, dtype=np.int64))
+        if len(self.parts) == 1 and name not in self.samples.windows.pad_to:
+            found = self._take(self.parts[0][0], name, column, at)
+        else:
+            found = np.zeros((*at.shape, width), column.dtype)
+            for file, layout, part in self.parts:
+                mine = layout.columns.get(name, column)
+                if mine.size:
+                    found[part, :, : mine.size] = self._take(file, name, mine, at[part])
+        return found.reshape(*at.shape, *column.shape)
+
+    def _take(self, file: str, name: str, column: Column, at: np.ndarray) -> np.ndarray:
+        values = self.samples.mixture.array(file, name)
+        try:
+            found = values.take(at, axis=0)
+        except IndexError as error:
+            raise SourceError(
+                f"{file} has {len(values)} rows, fewer than the mixture needs", code="changed_file"
+            ) from error
+        if found.dtype != column.dtype:
+            if found.dtype.kind == "f" and column.dtype.kind != "f":
+                raise SourceError(
+                    f"{name!r} in {file} has missing values, which {column.dtype} cannot hold", code="nulls"
+                )
+            found = found.astype(column.dtype)
+        if values.ndim == 1:
+            found = found[..., None]
+        if found.shape[-1] != column.size:
+            if found.shape[-1]:
+                raise SourceError(
+                    f"{name!r} in {file} is {found.shape[-1]} wide, not {column.size}", code="wrong_shape"
+                )
+            found = np.full((*at.shape, column.size), np.nan, np.float32)  # the whole file has nothing but nulls
+        if column.shift is not None:
+            found -= column.shift
+            found *= column.scale
+        return found
+
+    def _refuse_unlike(self, datasets: np.ndarray) -> None:
+        first = self.layout
+        for other in (self.samples._layouts[d] for d in datasets):
+            unlike = sorted(name for name in {*first.key, *other.key} if first.key.get(name) != other.key.get(name))
+            if unlike:
+                name = unlike[0]
+                shapes = " and ".join(str(layout.key.get(name, "none")) for layout in (first, other))
+                raise RequestError(
+                    f"a batch holds samples of {first.dataset!r} and {other.dataset!r}, whose {name} is {shapes}",
+                    code="unlike_samples",
+                    fix="choose cameras that all have"
+                    if name.startswith(IMAGES)
+                    else f"Windows(pad_to={{{name!r}: WIDTH}})",
+                )
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[Any], np.ndarray]:
+    """(the distinct values in order of appearance, int64 [R] which of them each row has)."""
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _again(mixture: Mixture, windows: Windows, split: str, seed: int) -> Samples:
+    return Samples(mixture, windows, split=split, seed=seed)

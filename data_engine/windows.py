@@ -1,0 +1,145 @@
+"""What one sample holds: windows over the steps around one, and what that means for each dataset of a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from data_engine.document import group_name
+from data_engine.errors import RequestError
+from data_engine.mixture import Mixture
+from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Feature
+
+__all__ = ["Column", "Layout", "Windows", "is_action", "is_observation"]
+
+Normalise = Literal["none", "mean_std", "min_max", "quantile"]
+
+
+def is_observation(column: str) -> bool:
+    """Whether a column's window is the history up to a step."""
+    return column.startswith("observation.")
+
+
+def is_action(column: str) -> bool:
+    """Whether a column's window is the chunk from a step on."""
+    return column == ACTION or column.startswith(f"{ACTION}.")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What a sample holds. It belongs to one step t of a range [start, stop) and never leaves the range.
+
+    ``history``: columns under ``observation.`` and cameras give the steps t - history + 1 to t. ``action_horizon``:
+    ``action`` columns give the steps t to t + action_horizon - 1. Every other column gives step t. Beyond the range the
+    edge step is repeated and the pad mask is true.
+
+    ``columns``: numeric step columns; a dataset without one gives samples without it. ``cameras``: names, by default every
+    camera that a dataset has; ``()`` decodes nothing. ``normalise`` float columns by the statistics of their (embodiment,
+    control mode): ``mean_std`` to mean 0 and deviation 1, ``min_max`` and ``quantile`` (q01, q99; not clipped) to [-1, 1],
+    constant dimensions to 0. ``pad_to``: column -> width, for batches over datasets of unlike widths, or without the
+    column: zeros to the right, and ``<column>_dim_is_pad`` says which.
+    """
+
+    history: int = 1
+    action_horizon: int = 16
+    columns: tuple[str, ...] = (STATE, ACTION)
+    cameras: tuple[str, ...] | None = None
+    normalise: Normalise = "none"
+    pad_to: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.history < 1 or self.action_horizon < 1:
+            raise RequestError("history and action_horizon are at least 1", code="bad_windows")
+        if self.normalise not in ("none", "mean_std", "min_max", "quantile"):
+            raise RequestError(
+                f"unknown normalise {self.normalise!r}", code="bad_windows", fix="none, mean_std, min_max or quantile"
+            )
+
+    def deltas(self, column: str) -> np.ndarray:
+        """int64: the steps of a column's window, relative to t."""
+        if is_observation(column):
+            return np.arange(1 - self.history, 1)
+        return np.arange(self.action_horizon) if is_action(column) else np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as samples of one dataset have it.
+
+    ``size``: numbers a step in the dataset, 0 where it lacks the column and ``pad_to`` fills in. ``shape``: of a step as
+    delivered. ``shift`` and ``scale`` float32 [size] or None: ``(x - shift) * scale``.
+    """
+
+    size: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    shift: np.ndarray | None = None
+    scale: np.ndarray | None = None
+
+
+CLOCK = Column(1, (), np.dtype(np.float64))
+
+
+class Layout:
+    """What samples of one dataset hold. Two layouts of equal ``key`` can share a batch."""
+
+    def __init__(self, mixture: Mixture, dataset: str, windows: Windows) -> None:
+        described = mixture.datasets[dataset]
+        features = {feature.name: feature for feature in described.features}
+        self.dataset = dataset
+        self.columns: dict[str, Column] = {}
+        group = group_name(described.embodiment, described.control_mode)
+        for name in windows.columns:
+            feature = features.get(name)
+            if feature is not None or name in windows.pad_to:
+                self.columns[name] = _column(mixture, group, name, feature, windows)
+        named = described.cameras if windows.cameras is None else windows.cameras
+        self.cameras = {camera: features[IMAGES + camera].shape for camera in named if IMAGES + camera in features}
+        self.clocks = {
+            camera: f"frame_time.{camera}" if f"frame_time.{camera}" in features else TIMESTAMP
+            for camera in self.cameras
+        }
+        self.known = sorted(features)
+
+    @property
+    def key(self) -> dict[str, tuple[int, ...]]:
+        """Shape of a step by column and camera."""
+        shapes = {name: column.shape for name, column in self.columns.items()}
+        return shapes | {IMAGES + camera: shape for camera, shape in self.cameras.items()}
+
+
+def _column(mixture: Mixture, group: str, name: str, feature: Feature | None, windows: Windows) -> Column:
+    if feature is None:
+        return Column(0, (windows.pad_to[name],), np.dtype(np.float32))
+    if feature.is_camera or feature.dtype in ("string", "bytes"):
+        raise RequestError(
+            f"{name!r} is no numeric column", code="unknown_column", fix="frames come with cameras=(...)"
+        )
+    shape = (windows.pad_to[name],) if name in windows.pad_to else feature.shape
+    if feature.size > int(np.prod(shape)):
+        raise RequestError(f"{name} is {feature.size} wide, pad_to says {shape[0]}", code="bad_windows")
+    kind = np.dtype("int64" if feature.dtype.startswith("datetime") else feature.dtype).kind
+    dtype = np.dtype({"f": np.float32, "b": np.bool_}.get(kind, np.int64))
+    if name == TIMESTAMP or name.startswith("frame_time."):
+        dtype = np.dtype(np.float64)
+    if windows.normalise == "none" or dtype != np.float32 or not (is_observation(name) or is_action(name)):
+        return Column(feature.size, shape, dtype)
+    found = mixture.statistics(group).get(name)
+    if found is None:
+        raise RequestError(
+            f"no statistics of {name!r} in group {group!r}", code="no_statistics", fix="normalise='none'"
+        )
+    return Column(feature.size, shape, dtype, *_affine(found, windows.normalise))
+
+
+def _affine(statistics: Mapping[str, np.ndarray], normalise: Normalise) -> tuple[np.ndarray, np.ndarray]:
+    if normalise == "mean_std":
+        shift, spread, reach = statistics["mean"], statistics["std"], 1.0
+    else:
+        low, high = (statistics[name] for name in (("min", "max") if normalise == "min_max" else ("q01", "q99")))
+        shift, spread, reach = (low + high) / 2, high - low, 2.0
+    scale = np.divide(reach, spread, out=np.ones_like(spread), where=spread > 0)
+    return shift.astype(np.float32), scale.astype(np.float32)
