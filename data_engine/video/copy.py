@@ -62,16 +62,17 @@ def copy_spans(spans: Sequence[Span], out: str | os.PathLike[str]) -> list[tuple
             for track, start_s, end_s, packets in _packets(spans):
                 if stream is None:
                     with open_container(track.path) as source:
-                        stream = container.add_stream_from_template(source.streams.best("video"))
+                        stream = container.add_stream_from_template(source.streams.best("video"), opaque=True)
                     stream.time_base = track.time_base
                 tick = float(track.time_base)
-                pts, dts = track.pts[packets], track.dts[packets]
+                pts = track.pts[packets]
+                dts = np.sort(pts) - max(0, int((np.sort(pts) - pts).max()))  # ascending and never after pts
                 after_last = math.ceil((cursor - start_s) / tick - 1e-6)
                 shift = max(after_last, -int(pts.min()), least_dts - int(dts[0]))
                 frame = max(1, round(1 / (track.info.fps * tick)))
-                for i in packets.tolist():
+                for i, decoded in zip(packets.tolist(), (dts + shift).tolist(), strict=True):
                     packet = track.packet(i)
-                    packet.pts, packet.dts, packet.duration = packet.pts + shift, packet.dts + shift, frame
+                    packet.pts, packet.dts, packet.duration = packet.pts + shift, decoded, frame
                     packet.stream = stream
                     container.mux(packet)
                 from_s = start_s + shift * tick

@@ -69,9 +69,9 @@ def open_container(path: str) -> Any:
 class Track:
     """The index of a file's first video stream. Packets are numbered in decode order.
 
-    ``pts``, ``dts`` int64 [n]: presentation and decode time in ticks of ``time_base`` seconds. ``key`` bool [n].
-    ``size`` int64 [n]: bytes. ``shown`` int64 [frames]: the packet of each frame in the order of presentation.
-    ``times`` float64 [frames]: their presentation times in seconds. ``decoder`` is a single-threaded codec context.
+    ``pts`` int64 [n]: presentation time in ticks of ``time_base`` seconds. ``size`` int64 [n]: bytes. ``key`` bool [n].
+    ``shown`` int64 [frames]: the packet of each frame in the order of presentation. ``times`` float64 [frames]: their
+    presentation times in seconds. ``decoder`` is a single-threaded codec context.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -111,27 +111,28 @@ class Track:
         """Read every packet once; returns the numbers of those whose frames are shown (an edit list hides some)."""
         import av
 
-        rows: list[tuple[int, int, int, int, bool, bool]] = []
+        rows: list[tuple[int, int, int, bool, bool]] = []
         try:
             for packet in container.demux(stream):
                 if not packet.size or packet.is_corrupt:  # the end marker, or cut off by the end of the file
                     continue
                 if packet.has_sidedata("new_extradata"):
                     raise SourceError(f"{self.path} changes its codec configuration midway", code="bad_video")
-                pts = packet.dts if packet.pts is None else packet.pts
+                pts = packet.pts
+                if pts is None and not self.decoder.has_b_frames:
+                    pts = packet.dts
                 if pts is None:
                     raise SourceError(f"{self.path} has packets without a presentation time", code="bad_video")
                 data, stated = bytes(packet), packet.pos if packet.pos is not None else -1
                 at = self._map.find(data, stated, stated + len(data) + _HEADER_ROOM) if stated >= 0 else -1
                 if at < 0:
                     self._loose[len(rows)] = data
-                dts = pts if packet.dts is None else packet.dts
-                rows.append((pts, dts, at, len(data), packet.is_keyframe, not packet.is_discard))
+                rows.append((pts, at, len(data), packet.is_keyframe, not packet.is_discard))
         except av.FFmpegError as error:
             raise SourceError(f"{self.path}: {_reason(error)}", code="bad_video") from error
-        if not rows or not any(row[5] for row in rows):
+        if not rows or not any(row[-1] for row in rows):
             raise SourceError(f"{self.path} holds no frames", code="bad_video")
-        self.pts, self.dts, self._at, self.size, key, visible = np.array(rows, np.int64).T.copy()
+        self.pts, self._at, self.size, key, visible = np.array(rows, np.int64).T.copy()
         self.key = key.astype(bool)
         return np.flatnonzero(visible)
 
@@ -159,12 +160,12 @@ class Track:
         return self._loose[i] if at < 0 else self._map[at : at + int(self.size[i])]
 
     def packet(self, i: int) -> Any:
-        """Packet ``i`` as a fresh ``av.Packet`` with its times and its keyframe flag."""
+        """Packet ``i`` as a fresh ``av.Packet`` with its presentation time and its keyframe flag."""
         import av
 
         packet = av.Packet(int(self.size[i]))  # allocated by FFmpeg with the padding that decoders read into
         packet.update(self.data(i))
-        packet.pts, packet.dts = int(self.pts[i]), int(self.dts[i])
+        packet.pts = int(self.pts[i])
         packet.time_base = self.time_base
         packet.is_keyframe = bool(self.key[i])
         return packet

@@ -62,6 +62,12 @@ def test_what_is_no_video_is_refused(make_video, tmp_path, text):
         Track(disguised)
 
 
+def test_reordered_frames_without_presentation_times_are_refused(make_video):
+    with pytest.raises(SourceError, match="presentation time"):
+        Track(make_video("v.avi", g="12", bf="3"))
+    assert Track(make_video("plain.avi", g="12", bf="0")).info.frames == 24
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(SourceError, match="No such file"):
         Track(tmp_path / "none.mp4")
