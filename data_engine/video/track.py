@@ -111,6 +111,12 @@ class Track:
         """Read every packet once; returns the numbers of those whose frames are shown (an edit list hides some)."""
         import av
 
+        if container.format.name == "avi" and self.decoder.has_b_frames:  # FFmpeg would make their times up
+            raise SourceError(
+                f"{self.path}: AVI keeps no presentation times for reordered frames",
+                code="bad_video",
+                fix="transcode it, or remux its original stream, to MP4",
+            )
         rows: list[tuple[int, int, int, bool, bool]] = []
         try:
             for packet in container.demux(stream):
@@ -118,9 +124,7 @@ class Track:
                     continue
                 if packet.has_sidedata("new_extradata"):
                     raise SourceError(f"{self.path} changes its codec configuration midway", code="bad_video")
-                pts = packet.pts
-                if pts is None and not self.decoder.has_b_frames:
-                    pts = packet.dts
+                pts = packet.dts if packet.pts is None else packet.pts
                 if pts is None:
                     raise SourceError(f"{self.path} has packets without a presentation time", code="bad_video")
                 data, stated = bytes(packet), packet.pos if packet.pos is not None else -1
