@@ -56,7 +56,7 @@ class VideoFiles:
         return found
 
     def locate(self, camera: Feature, **fields: int) -> tuple[str | None, str]:
-        """(path, "") of one video; (path, note) where it lies elsewhere than declared; (None, reason) where it is absent.
+        """(path, "") of one video; (path, note) where it is elsewhere than declared; (None, reason) where it is absent.
 
         ``fields`` are the template's chunk and file, or chunk and episode. Raises ``SourceError`` for a bad template.
         """

@@ -1,0 +1,124 @@
+"""A mixture as a LeRobot v3.0 dataset, which lerobot's own LeRobotDataset (0.4) opens, iterates and trains from."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from data_engine.errors import RequestError
+from data_engine.exports import Exporter, ExportReport
+from data_engine.exports.lerobot_data import CHUNKS_SIZE, DataFiles
+from data_engine.exports.lerobot_features import Columns, camera_name, lerobot_name, merge
+from data_engine.exports.lerobot_meta import write_meta
+from data_engine.exports.lerobot_verify import differences
+from data_engine.exports.lerobot_videos import CameraFiles, Clip, write_camera
+from data_engine.exports.publish import staged
+from data_engine.exports.rows import rows_and_steps
+from data_engine.mixture import Mixture
+from data_engine.model import Feature
+
+__all__ = ["LeRobotV3Exporter"]
+
+_DRAWN = {
+    "probability": "LeRobot has no weights: draw episodes by the column weight of meta/provenance.parquet",
+    "repeat": "LeRobot has no weights: repeat episodes by the column weight of meta/provenance.parquet",
+    "choose": "LeRobot has no weights: choose units of each episode by the column weight of meta/provenance.parquet",
+}
+
+
+class LeRobotV3Exporter(Exporter):
+    """Merges the mixture's datasets into one LeRobot v3.0 dataset, one LeRobot episode a row of the mixture.
+
+    ``columns``: ``all`` (every dataset must have the same), ``common``, or a list of canonical names. ``stats_frames``:
+    frames sampled an episode and camera for image statistics. The sizes are LeRobot's own settings, in MB.
+
+    Episodes come split by split in the order of their sources; time is rewritten as frame_index / fps, from 0 also for
+    a range of steps. Original dtypes are restored. Video packets are copied; what had to be re-encoded is named in
+    ``meta/mixture.json``. The task is the first language instruction, else the task, else empty.
+    ``meta/provenance.parquet`` traces each episode to its source and holds the weights, for which LeRobot has no place.
+    Equal mixtures make equal bytes.
+    """
+
+    name: ClassVar[str] = "lerobot_v3"
+
+    columns: Literal["all", "common"] | tuple[str, ...] = "all"
+    data_files_size_in_mb: int = Field(default=100, gt=0)
+    video_files_size_in_mb: int = Field(default=200, gt=0)
+    stats_frames: int = Field(default=16, gt=0)
+
+    def export(self, mixture: Mixture, uri: str) -> ExportReport:
+        """Write ``mixture`` to ``uri`` (absent or empty). Memory: one episode's steps and every episode's statistics.
+
+        Raises ``RequestError`` for datasets that are not one LeRobot dataset, for missing values and for times that are
+        not steps at the dataset's fps; then nothing is left at ``uri``.
+        """
+        if mixture.episodes.num_rows == 0:
+            raise RequestError(f"mixture {mixture.name!r} has no episodes", code="empty_mixture")
+        columns = self._columns(mixture)
+        with staged(uri, "meta/info.json") as folder:
+            data = DataFiles(folder, columns, self.data_files_size_in_mb << 20)
+            for row, steps in rows_and_steps(mixture, export_order(mixture)):
+                data.add(row, steps)
+            data.close()
+            cameras = {feature: self._write_camera(mixture, feature, data, folder) for feature in columns.cameras}
+            sizes = {
+                "data_files_size_in_mb": self.data_files_size_in_mb,
+                "video_files_size_in_mb": self.video_files_size_in_mb,
+            }
+            weights = _DRAWN[mixture.document.weight_kind]
+            write_meta(mixture, columns, data, cameras, folder, sizes, weights)
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return ExportReport(
+            format=self.name,
+            uri=uri,
+            episodes=len(data.rows),
+            steps=data.written,
+            frames={camera_name(feature): data.written for feature in cameras},
+            bytes=size,
+            weights=weights,
+        )
+
+    def verify(self, mixture: Mixture, uri: str) -> list[str]:
+        """Read ``uri`` back through the LeRobot reader; hold rows, values, frames and origins against ``mixture``."""
+        return differences(mixture, self._columns(mixture), export_order(mixture), uri)
+
+    def _columns(self, mixture: Mixture) -> Columns:
+        used = sorted(set(mixture.episodes["dataset"].to_pylist()))
+        return merge([mixture.datasets[name] for name in used], self.columns)
+
+    def _write_camera(self, mixture: Mixture, feature: Feature, data: DataFiles, folder: Path) -> CameraFiles:
+        """One camera's videos. Raises ``RequestError`` where an episode lacks it."""
+        camera, clips = camera_name(feature), []
+        for row, (_, first, stop), start in zip(data.rows, data.places, data.starts, strict=True):
+            video = next((video for video in row["videos"] or () if video["camera"] == camera), None)
+            if video is None:
+                raise RequestError(
+                    f"episode {row['source_key']!r} of {row['dataset']!r} has no camera {camera!r}",
+                    code="missing_camera",
+                    fix="leave the camera out with the exporter's columns, or the episode with a where",
+                )
+            clips.append(Clip(mixture.local(video["blob"]), video["start_s"] + start, stop - first))
+        with tempfile.TemporaryDirectory(prefix="data-engine-video-") as scratch:
+            return write_camera(
+                clips,
+                folder / "videos" / lerobot_name(feature.name),
+                data.columns.fps,
+                CHUNKS_SIZE,
+                self.video_files_size_in_mb << 20,
+                self.stats_frames,
+                Path(scratch),
+            )
+
+
+def export_order(mixture: Mixture) -> list[int]:
+    """The mixture's rows in the export's order: split by split as LeRobot needs them (``train`` first), then by source.
+
+    Sources are read in their own order, which is how their steps lie on disk, and where they lie does not matter.
+    """
+    keys = ("split", "dataset", "source_key", "start", "stop", "selection", "weight")
+    rows = zip(*(mixture.episodes[key].to_pylist() for key in keys), strict=True)
+    ranked = [((split or "") != "train", split or "", *rest) for split, *rest in rows]
+    return sorted(range(len(ranked)), key=ranked.__getitem__)

@@ -1,0 +1,149 @@
+"""One camera's episodes as a few large mp4 files: packets copied as they are, re-encoded only where they must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_engine.cache import LRU
+from data_engine.errors import SourceError
+from data_engine.exports.lerobot_stats import image_stats
+from data_engine.video import EncodeSettings, FrameReader, VideoInfo, can_copy, copy_spans, encode, stream_key
+
+__all__ = ["TOLERANCE_S", "CameraFiles", "Clip", "Place", "write_camera"]
+
+TOLERANCE_S = 1e-4  # LeRobot's own default for a frame against its step
+_CHUNK = 32  # frames decoded at once
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames of one exported episode: ``frames`` of them from ``start_s`` on in the local file ``path``."""
+
+    path: Path
+    start_s: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a clip went: the file's number and the seconds [from_s, to_s) in it."""
+
+    file: int
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True)
+class CameraFiles:
+    """What was written of one camera: ``places`` by clip, ``stats`` [clips, 9, 3] of ``counts`` sampled frames each,
+    the clips that were re-encoded with the reason, and the first file's probed ``info``."""
+
+    places: tuple[Place, ...]
+    stats: np.ndarray
+    counts: tuple[int, ...]
+    transcoded: dict[int, str]
+    info: VideoInfo
+
+
+@dataclass
+class _File:
+    number: int
+    bytes: float = 0.0
+    members: list[int] = field(default_factory=list)
+    spans: list[tuple[Path, float, float | None]] = field(default_factory=list)
+
+
+def write_camera(
+    clips: Sequence[Clip], folder: Path, fps: float, chunk: int, max_bytes: int, sampled: int, scratch: Path
+) -> CameraFiles:
+    """Write ``clips`` into ``folder/chunk-xxx/file-xxx.mp4``, ``chunk`` files a folder, each of about ``max_bytes``.
+
+    A clip is copied packet by packet where its frames lie on the grid of ``fps`` and start on a keyframe, else encoded
+    again (into ``scratch`` first). Clips of unlike codec, size or configuration go to files of their own. ``sampled``
+    frames a clip make its statistics. Raises ``SourceError`` where a clip has not its frames.
+    """
+    readers = LRU(4, FrameReader)
+    keys = LRU(64, stream_key)
+    files: list[_File] = []
+    open_files: dict[str, _File] = {}
+    transcoded: dict[int, str] = {}
+    for number, clip in enumerate(clips):
+        path, start_s, end_s = clip.path, clip.start_s, clip.start_s + clip.frames / fps
+        reason = _must_encode(clip, readers(clip.path), fps)
+        if reason is not None:
+            path, start_s, end_s = scratch / f"{folder.name}-{number}.mp4", 0.0, clip.frames / fps
+            encode(_frames(readers(clip.path), clip, fps), path, fps, EncodeSettings())
+            transcoded[number] = reason
+        info = readers(path).info
+        size = path.stat().st_size * min(1.0, clip.frames / max(info.frames, 1))
+        key = keys(path)
+        file = open_files.get(key)
+        if file is None or file.bytes + size > max_bytes:
+            file = open_files[key] = _File(len(files))
+            files.append(file)
+        file.bytes += size
+        file.members.append(number)
+        file.spans.append((path, start_s, end_s))
+    places: dict[int, Place] = {}
+    stats: dict[int, np.ndarray] = {}
+    counts: dict[int, int] = {}
+    first: VideoInfo | None = None
+    for file in files:
+        out = folder / f"chunk-{file.number // chunk:03d}" / f"file-{file.number % chunk:03d}.mp4"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        spans = copy_spans(file.spans, out)
+        with FrameReader(out) as reader:
+            first = first or reader.info
+            for number, (from_s, to_s) in zip(file.members, spans, strict=True):
+                places[number] = Place(file.number, from_s, to_s)
+                n = clips[number].frames
+                shown = np.unique(np.linspace(0, n - 1, min(sampled, n)).round().astype(int))
+                stats[number] = image_stats([_downsampled(reader.at(from_s + shown / fps, TOLERANCE_S))])
+                counts[number] = len(shown)
+        for path, *_ in file.spans:
+            if path.parent == scratch:
+                path.unlink(missing_ok=True)
+    if first is None:
+        raise SourceError("there are no clips", code="no_frames")
+    every = range(len(clips))
+    return CameraFiles(
+        tuple(places[i] for i in every),
+        np.stack([stats[i] for i in every]),
+        tuple(counts[i] for i in every),
+        transcoded,
+        first,
+    )
+
+
+def _must_encode(clip: Clip, reader: FrameReader, fps: float) -> str | None:
+    """Why a clip cannot be copied, or None. Raises ``SourceError`` where it has not its frames."""
+    wanted = clip.start_s + np.arange(clip.frames) / fps
+    times = reader.times
+    nearest = times[np.clip(np.searchsorted(times, wanted - 0.5 / fps), 0, len(times) - 1)]
+    if np.abs(nearest - wanted).max() > 0.5 / fps + 1e-6:
+        raise SourceError(
+            f"{clip.path.name} has no frame near {wanted[np.abs(nearest - wanted).argmax()]:.3f} s",
+            code="missing_frame",
+        )
+    if reader.count(clip.start_s, clip.start_s + clip.frames / fps) != clip.frames:
+        return f"its frames are not one a step at {fps:g} frames a second"
+    if np.abs(nearest - wanted).max() > TOLERANCE_S:
+        return f"its frames are off the grid of {fps:g} frames a second"
+    if not can_copy([(clip.path, clip.start_s, clip.start_s + clip.frames / fps)]):
+        return "it does not start on a keyframe"
+    return None
+
+
+def _frames(reader: FrameReader, clip: Clip, fps: float) -> Iterator[np.ndarray]:
+    for at in range(0, clip.frames, _CHUNK):
+        yield from reader.at(clip.start_s + np.arange(at, min(at + _CHUNK, clip.frames)) / fps, 0.5 / fps + 1e-6)
+
+
+def _downsampled(frames: np.ndarray) -> np.ndarray:
+    """``frames`` [n, h, w, 3] with every k-th row and column where a side is 300 or more, as LeRobot."""
+    step = max(1, max(frames.shape[1:3]) // 150) if max(frames.shape[1:3]) >= 300 else 1
+    return frames[:, ::step, ::step]
