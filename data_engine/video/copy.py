@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_engine.errors import SourceError
+from data_engine.errors import RequestError, SourceError
 from data_engine.video.encode import Encoded, EncodeSettings, encode_timed
 from data_engine.video.reader import FrameReader
 from data_engine.video.track import Track, open_container
@@ -56,6 +56,7 @@ def copy_spans(spans: Sequence[Span], out: str | os.PathLike[str]) -> list[tuple
     import av
 
     out, places = Path(out), []
+    _keep_sources(out, [path for path, _, _ in spans])
     try:
         with av.open(f"file:{out}", "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             stream, cursor, least_dts = None, 0.0, -(2**63)
@@ -100,6 +101,7 @@ def transcode_span(
     Each keeps its time, less ``start_s``. For spans that cannot be copied. Raises ``SourceError`` for an unreadable
     file, a damaged frame and an empty span.
     """
+    _keep_sources(Path(out), [path])
     with FrameReader(path) as reader:
         first = int(np.searchsorted(reader.times, start_s - 0.5 / reader.info.fps, "left"))
         times = reader.times[first : first + reader.count(start_s, end_s)]
@@ -114,6 +116,11 @@ def transcode_span(
 
 class _CannotCopy(SourceError):
     default_code = "cannot_copy"
+
+
+def _keep_sources(out: Path, sources: Sequence[str | os.PathLike[str]]) -> None:
+    if out.exists() and any(os.path.exists(path) and out.samefile(path) for path in sources):
+        raise RequestError(f"{out} would overwrite its own source", code="bad_path")
 
 
 def _key(track: Track) -> str:

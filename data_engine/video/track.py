@@ -127,8 +127,9 @@ class Track:
                 pts = packet.dts if packet.pts is None else packet.pts
                 if pts is None:
                     raise SourceError(f"{self.path} has packets without a presentation time", code="bad_video")
-                data, stated = bytes(packet), packet.pos if packet.pos is not None else -1
-                at = self._map.find(data, stated, stated + len(data) + _HEADER_ROOM) if stated >= 0 else -1
+                data, at = bytes(packet), -1 if packet.pos is None else packet.pos
+                if at >= 0 and self._map[at : at + len(data)] != data:
+                    at = self._map.find(data, at, at + len(data) + _HEADER_ROOM)
                 if at < 0:
                     self._loose[len(rows)] = data
                 rows.append((pts, at, len(data), packet.is_keyframe, not packet.is_discard))

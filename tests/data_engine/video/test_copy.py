@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from data_engine.errors import SourceError
+from data_engine.errors import RequestError, SourceError
 from data_engine.video import EncodeSettings, FrameReader, can_copy, copy_spans, stream_key, transcode_span
 
 G1 = "g1_lerobot_v21/videos/chunk-000/observation.images.cam_high"
@@ -113,3 +113,13 @@ def test_transcoding_keeps_times(make_video, tmp_path):
     with pytest.raises(SourceError, match="no frames"):
         transcode_span(path, 80.0, None, tmp_path / "none.mp4")
     assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_source_is_never_overwritten(make_video):
+    path = make_video()
+    before = path.read_bytes()
+    with pytest.raises(RequestError, match="overwrite"):
+        copy_spans([(path, 0.0, None)], path)
+    with pytest.raises(RequestError, match="overwrite"):
+        transcode_span(path, 0.0, None, path)
+    assert path.read_bytes() == before
