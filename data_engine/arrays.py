@@ -12,7 +12,9 @@ __all__ = ["is_numeric", "to_array"]
 
 
 def is_numeric(kind: pa.DataType) -> bool:
-    """Whether a column of this type becomes an array: numbers, booleans, or lists of them (decimals and text do not)."""
+    """Whether a column of this type becomes an array: numbers, booleans, or lists of them (decimals and text do
+    not).
+    """
     kind = kind.value_type if _is_list(kind) else kind
     return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
@@ -20,8 +22,8 @@ def is_numeric(kind: pa.DataType) -> bool:
 def to_array(column: pa.ChunkedArray, name: str = "column") -> np.ndarray:
     """[N] of a scalar column, [N, d] of a list column, in the stored dtype.
 
-    A null is NaN; integers and booleans with nulls come as float64 for that. Raises ``SourceError`` for text and decimals
-    and for lists of unlike lengths.
+    A null is NaN; integers and booleans with nulls come as float64 for that. Raises ``SourceError`` for text and
+    decimals and for lists of unlike lengths.
     """
     if not is_numeric(column.type):
         raise SourceError(f"{name!r} holds {column.type}, which is no array", code="not_numeric")

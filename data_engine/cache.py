@@ -1,8 +1,8 @@
 """The local cache: copies of remote files, and steps files decoded once into memory-mapped arrays.
 
-Everything is named by the content's sha256, so a cache is shared by every mixture, process and worker of a machine, and
-the page cache by all of them. It is bounded: what was used longest ago goes first. Removing an entry that another process
-has mapped is safe on POSIX, and one that is about to be opened is simply made again.
+Everything is named by the content's sha256, so a cache is shared by every mixture, process and worker of a machine,
+and the page cache by all of them. It is bounded: what was used longest ago goes first. Removing an entry that another
+process has mapped is safe on POSIX, and one that is about to be opened is simply made again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ V = TypeVar("V")
 
 
 class LRU(Generic[K, V]):
-    """The ``size`` things used last, made on demand by ``make``."""
+    """The ``size`` things used last, made on demand by ``make``: calling it with a key gives the key's."""
 
     def __init__(self, size: int, make: Callable[[K], V]) -> None:
         self.size, self.make = size, make
         self._kept: OrderedDict[K, V] = OrderedDict()
 
     def __call__(self, key: K) -> V:
+        """What ``make`` made of ``key``."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -62,7 +63,9 @@ class Cache:
         self.max_bytes = max_bytes
 
     def copy(self, fs: AbstractFileSystem, path: str, sha256: str) -> Path:
-        """A local copy of ``path``, fetched once. Raises ``SourceError`` where it is missing or not what ``sha256`` says."""
+        """A local copy of ``path``, fetched once. Raises ``SourceError`` where it is missing or not what ``sha256``
+        says.
+        """
         kept = self._entry("files", sha256) / f"blob{Path(path).suffix}"
         if not self._use(kept):
             with self._new(kept) as temporary:

@@ -69,8 +69,8 @@ class MixtureDocument(_Part):
     """``mixture.json``. What ``recorded`` and ``contents`` hold, and the name, are outside the identity.
 
     ``statistics``: ``"embodiment/control_mode" -> feature -> statistics`` over the steps of the train split.
-    ``contents``: sha256 of the two tables beside. ``status`` is ``broken`` once a takedown removed something it needs, and
-    ``reason`` then says what.
+    ``contents``: sha256 of the two tables beside. ``status`` is ``broken`` once a takedown removed something it
+    needs, and ``reason`` then says what.
     """
 
     format_version: Literal[1] = 1

@@ -38,8 +38,8 @@ class Frames:
     def read(self, camera: str, rows: np.ndarray, times: np.ndarray) -> np.ndarray:
         """uint8 [n, H, h, w, 3] at ``times`` (float64 [n, H], seconds of the episode) of mixture rows ``rows`` [n].
 
-        A frame is the one nearest the time, within half a frame. Raises ``RequestError`` where the frames of a batch have
-        unlike sizes, ``SourceError`` where a row has no such camera or the video no such frame.
+        A frame is the one nearest the time, within half a frame. Raises ``RequestError`` where the frames of a batch
+        have unlike sizes, ``SourceError`` where a row has no such camera or the video no such frame.
         """
         if self._process != os.getpid():  # a fork shares neither threads nor a decoder's state
             self._process = os.getpid()

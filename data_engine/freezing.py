@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from data_engine.canonical import canonical_json, digest, round_significant
+from data_engine.document import EPISODES, FILES, Entry, MixtureDocument, ScorerLineage, group_name
 from data_engine.errors import RequestError, SourceError
 from data_engine.fs import filesystem, join, resolve, write_atomic
-from data_engine.document import EPISODES, FILES, Entry, MixtureDocument, ScorerLineage, group_name
 from data_engine.model import Dataset
 from data_engine.registry import explain
 from data_engine.sampling import Unit, WeightKind
@@ -34,8 +34,8 @@ __all__ = ["Frozen", "freeze", "identity", "write"]
 
 _MAY_LACK = ("split", "parent", "provenance", "operator", "success", "language", "task", "videos")
 _IDENTITY = (
-    "selection", "content_hash", "start", "stop", "weight", "split", "dataset", "embodiment", "control_mode", "fps", "task",
-    "language",
+    "selection", "content_hash", "start", "stop", "weight", "split", "dataset", "embodiment", "control_mode", "fps",
+    "task", "language",
 )  # fmt: skip
 
 
@@ -72,15 +72,15 @@ def freeze(
 ) -> Frozen:
     """Freeze a mixture. Pure; reads every step once, through ``steps``, for the statistics.
 
-    ``episodes``: :data:`EPISODES` without ``split`` (and nullable columns may be absent), in any order. ``files`` names at
-    least every file that the rows lie in. ``entries`` and ``scorers``: mappings or objects with the fields of
-    :class:`Entry` and :class:`ScorerLineage`. ``steps(i)``: the steps [start, stop) of row ``i`` of ``episodes``, asked
-    in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``recorded``: table versions,
-    recipe hash and the like, kept outside the identity.
+    ``episodes``: :data:`EPISODES` without ``split`` (and nullable columns may be absent), in any order. ``files``
+    names at least every file that the rows lie in. ``entries`` and ``scorers``: mappings or objects with the fields
+    of :class:`Entry` and :class:`ScorerLineage`. ``steps(i)``: the steps [start, stop) of row ``i`` of ``episodes``,
+    asked in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``recorded``:
+    table versions, recipe hash and the like, kept outside the identity.
 
-    Raises ``RequestError`` for weights that are not positive, an entry without episodes, fractions that do not sum to 1, a
-    file that is not listed, an ``epoch_size`` where the weights already say it, and for datasets of one (embodiment,
-    control mode) whose widths or units differ; ``SourceError`` where a row has other steps than it says.
+    Raises ``RequestError`` for weights that are not positive, an entry without episodes, fractions that do not sum to
+    1, a file that is not listed, an ``epoch_size`` where the weights already say it, and for datasets of one
+    (embodiment, control mode) whose widths or units differ; ``SourceError`` where a row has other steps than it says.
     """
     fractions = {key: float(value) for key, value in (splits or {"train": 1.0}).items()}
     parts = tuple(sorted((_entry(entry) for entry in entries), key=lambda entry: entry.selection))
@@ -219,7 +219,9 @@ def _check(
 
 
 def _check_groups(datasets: Mapping[str, Dataset]) -> None:
-    """Datasets whose statistics are pooled must mean the same by a column: a merge of degrees with radians is refused."""
+    """Datasets whose statistics are pooled must mean the same by a column: a merge of degrees with radians is
+    refused.
+    """
     seen: dict[tuple[str, str], tuple[str, Any]] = {}
     for key, dataset in datasets.items():
         group = group_name(dataset.embodiment, dataset.control_mode)

@@ -34,16 +34,25 @@ class Batch(Sequence[dict[str, Any]]):
     """Samples that were read together: ``tensors`` has them batch first, and each one is a view of that."""
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self.tensors = {
-            name: torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-            for name, values in arrays.items()
-        }
+        self.arrays = arrays
+
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """The batch as a dictionary of tensors, texts as lists."""
+        return {name: _tensor(values) for name, values in self.arrays.items()}
 
     def __len__(self) -> int:
-        return len(self.tensors["index"])
+        return len(self.arrays["index"])
 
     def __getitem__(self, i: Any) -> Any:
-        return {name: values[i] for name, values in self.tensors.items()}
+        return {
+            name: _tensor(values[i, ...]) if isinstance(values, np.ndarray) else values[i]
+            for name, values in self.arrays.items()
+        }
+
+
+def _tensor(values: Any) -> Any:
+    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
 
 
 def collate(samples: Any) -> dict[str, Any]:
@@ -54,9 +63,10 @@ def collate(samples: Any) -> dict[str, Any]:
 class MixtureDataset(Dataset[dict[str, Any]]):
     """Map-style: sample k of an epoch, a pure function of (mixture id, seed, split, epoch, k). Nothing needs shuffling.
 
-    An index is k, of epoch ``epoch``, or a pair (epoch, k) as :class:`MixtureSampler` gives it, which holds in workers
-    that live longer than an epoch too. A sample is what :meth:`data_engine.samples.Samples.read` describes, as tensors
-    without the batch dimension; :meth:`__getitems__` reads a batch at once, which is far faster, and DataLoader uses it.
+    An index is k, of epoch ``epoch``, or a pair (epoch, k) as :class:`MixtureSampler` gives it, which holds in
+    workers that live longer than an epoch too. A sample is what :meth:`data_engine.samples.Samples.read` describes,
+    as tensors without the batch dimension; :meth:`__getitems__` reads a batch at once, which is far faster, and
+    DataLoader uses it.
     """
 
     def __init__(
@@ -94,8 +104,9 @@ class MixtureDataset(Dataset[dict[str, Any]]):
 class MixtureSampler(Sampler[tuple[int, int]]):
     """Rank r of W takes the samples k = r mod W, from global position ``start`` on, in order.
 
-    To resume, give the number of samples that all ranks together have had as ``start``: ``world_size`` may have changed.
-    ``even`` (default) leaves out the last samples that not every rank would have, so that no rank waits for another.
+    To resume, give the number of samples that all ranks together have had as ``start``: ``world_size`` may have
+    changed. ``even`` (default) leaves out the last samples that not every rank would have, so that no rank waits for
+    another.
     """
 
     def __init__(
@@ -130,8 +141,8 @@ class MixtureSampler(Sampler[tuple[int, int]]):
 class MixtureStream(IterableDataset[dict[str, Any]]):
     """Batches of the k = r mod W of rank r of W, as tensors, batch first; give it to ``DataLoader(batch_size=None)``.
 
-    The order does not depend on the DataLoader's workers: batch j is made by worker j mod N. Each batch carries ``epoch``
-    and ``index``, and its state follows from them, so a checkpoint is a few bytes::
+    The order does not depend on the DataLoader's workers: batch j is made by worker j mod N. Each batch carries
+    ``epoch`` and ``index``, and its state follows from them, so a checkpoint is a few bytes::
 
         state = stream.state_dict(batch)     # after `batch`; without workers stream.state_dict() does
         stream.load_state_dict(state)        # in any later stream over the mixture, of any world size
@@ -164,7 +175,8 @@ class MixtureStream(IterableDataset[dict[str, Any]]):
         self.epoch, self.position = epoch, 0
 
     def state_dict(self, batch: Mapping[str, Any] | None = None) -> dict[str, int]:
-        """Where the stream is after ``batch``, or after the last batch given in this process: epoch and global position.
+        """Where the stream is after ``batch``, or after the last batch given in this process: epoch and global
+        position.
 
         The position counts the samples of all ranks, which move in step; every rank's state is the same.
         """

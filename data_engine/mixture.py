@@ -1,8 +1,8 @@
 """The mixture: selections with sampling weights, frozen. What it is on disk, and how a trainer opens it.
 
-``mixtures/<id>/`` in a lake holds three files: ``mixture.json`` (the document), ``episodes.parquet`` (a row a range of
-steps, :data:`EPISODES`) and ``files.parquet`` (every file that the rows lie in, with its sha256, :data:`FILES`). Loader,
-exporters and vacuum read these and the files they name, nothing else. ``data_engine.freezing`` makes them.
+``mixtures/<id>/`` in a lake holds three files: ``mixture.json`` (the document), ``episodes.parquet`` (a row a range
+of steps, :data:`EPISODES`) and ``files.parquet`` (every file that the rows lie in, with its sha256, :data:`FILES`).
+Loader, exporters and vacuum read these and the files they name, nothing else. ``data_engine.freezing`` makes them.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class Mixture:
     def local(self, path: str) -> Path:
         """A local file with the bytes of ``path`` (inside the lake): itself, or a cached copy, verified when fetched.
 
-        Raises ``SourceError`` where the file is missing or not the one that was frozen, ``RequestError`` for a path that
-        is no part of the mixture.
+        Raises ``SourceError`` where the file is missing or not the one that was frozen, ``RequestError`` for a path
+        that is no part of the mixture.
         """
         if path not in self._local:
             if path not in self._files:
@@ -156,7 +156,9 @@ class Mixture:
         return table.select(wanted)
 
     def statistics(self, group: str) -> dict[str, dict[str, np.ndarray]]:
-        """The statistics of a group (``"embodiment/control_mode"``): feature -> name -> float64 [d], NaN where undefined."""
+        """The statistics of a group (``"embodiment/control_mode"``): feature -> name -> float64 [d], NaN where
+        undefined.
+        """
         found = self.document.statistics.get(group)
         if found is None:
             known = ", ".join(sorted(self.document.statistics))
@@ -183,9 +185,9 @@ def open(
 ) -> Mixture:
     """The mixture at ``<lake>/mixtures/<id>``, local or on an object store.
 
-    ``storage_options``: credentials and endpoint in the ``AWS_*`` spelling, over the environment's. ``cache_dir`` (default:
-    ``DATA_ENGINE_CACHE``, else ``~/.cache/data-engine``) keeps at most ``cache_bytes``. Raises ``RequestError`` where it is
-    missing, broken, of a later format, or not whole.
+    ``storage_options``: credentials and endpoint in the ``AWS_*`` spelling, over the environment's. ``cache_dir``
+    (default: ``DATA_ENGINE_CACHE``, else ``~/.cache/data-engine``) keeps at most ``cache_bytes``. Raises
+    ``RequestError`` where it is missing, broken, of a later format, or not whole.
     """
     uri = resolve(uri)
     if not re.search(r"/mixtures/[0-9a-z_]+$", uri):

@@ -1,4 +1,6 @@
-"""The samples of a mixture as numpy arrays, gathered for a whole batch at once. Every loader stands on this; no torch."""
+"""The samples of a mixture as numpy arrays, gathered for a whole batch at once. Every loader stands on this; no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,11 @@ from data_engine.frames import Frames
 from data_engine.mixture import Mixture
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP
 from data_engine.sampling import Draws, Epoch, Units, hash_key
-from data_engine.windows import CLOCK, Column, Layout, Windows, is_action, is_observation
+from data_engine.windows import CLOCK, Column, Layout, Span, Windows, span_of
 
 __all__ = ["Samples"]
 
 _BLOCK = 4096  # samples drawn at once: many counter-based draws cost little more than one
-_HERE = np.zeros(1, np.int64)
 
 
 class Samples:
@@ -62,6 +63,8 @@ class Samples:
         used = np.unique(self._dataset[mine])
         self.are_alike = all(self._layouts[d].key == self._layouts[used[0]].key for d in used)
         self._frames = Frames(mixture) if any(layout.cameras for layout in self._layouts) else None
+        spans: tuple[Span, ...] = ("past", "future", "here")
+        self.deltas = {span: self.windows.deltas(span) for span in spans}
         self._epochs: LRU[int, Epoch] = LRU(2, self._draws.epoch)
         self._blocks: LRU[tuple[int, int], tuple[np.ndarray, np.ndarray]] = LRU(64, self._block)
 
@@ -90,31 +93,31 @@ class Samples:
         """The samples ``k`` (int64 [n]) of ``epoch``, batch first.
 
         ``observation.state`` [n, H, ...], ``action`` [n, A, ...] (floats as float32, integers as int64),
-        ``observation_is_pad`` bool [n, H], ``action_is_pad`` bool [n, A], ``observation.images.<camera>`` uint8
-        [n, H, 3, h, w], other columns [n, ...], ``timestamp`` float64 [n], ``step``, ``epoch`` and ``index`` (k) int64 [n],
-        and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN.
+        ``observation_is_pad`` bool [n, H], ``action_is_pad`` bool [n, A], ``observation.images.<camera>`` uint8 [n,
+        H, 3, h, w], other columns [n, ...], ``timestamp`` float64 [n], ``step``, ``epoch`` and ``index`` (k) int64
+        [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN.
 
-        Raises ``RequestError`` where the samples are of datasets with unlike columns, widths or cameras, ``SourceError``
-        for a file that is missing or not what was frozen.
+        Raises ``RequestError`` where the samples are of datasets with unlike columns, widths or cameras,
+        ``SourceError`` for a file that is missing or not what was frozen.
         """
         rows, offsets = self.locate(epoch, k)
         batch = _Batch(self, rows, offsets)
         layout = batch.layout
         out: dict[str, Any] = {}
         for name, column in layout.columns.items():
-            out[name] = batch.window(name, column, self.windows.deltas(name))
-            if not (is_observation(name) or is_action(name)):
-                out[name] = out[name][:, 0]
+            span = span_of(name)
+            values = batch.window(name, column, span)
+            out[name] = values[:, 0] if span == "here" else values
             if name in self.windows.pad_to:
                 sizes = np.array([layout.columns[name].size for layout in self._layouts])
                 out[f"{name}_dim_is_pad"] = np.arange(column.shape[0]) >= sizes[self._dataset[rows]][:, None]
-        out["observation_is_pad"] = batch.is_pad(self.windows.deltas(STATE))
-        out["action_is_pad"] = batch.is_pad(self.windows.deltas(ACTION))
+        out["observation_is_pad"] = batch.reach("past")[1]
+        out["action_is_pad"] = batch.reach("future")[1]
         for camera in layout.cameras:
             assert self._frames is not None
-            times = batch.window(layout.clocks[camera], CLOCK, self.windows.deltas(IMAGES))
+            times = batch.window(layout.clocks[camera], CLOCK, "past")
             out[IMAGES + camera] = self._frames.read(camera, rows, times).transpose(0, 1, 4, 2, 3)
-        out["timestamp"] = batch.window(TIMESTAMP, CLOCK, _HERE)[:, 0]
+        out["timestamp"] = batch.window(TIMESTAMP, CLOCK, "here")[:, 0]
         out["step"] = self._start[rows] + offsets
         out["epoch"], out["index"] = np.full(len(k), epoch, np.int64), k
         out["episode_id"] = self._episode_ids[rows].tolist()
@@ -123,7 +126,9 @@ class Samples:
         return out
 
     def iterate(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Samples ``start``, ``start`` + 1, ... of ``epoch`` one by one, as :meth:`read` without the batch dimension."""
+        """Samples ``start``, ``start`` + 1, ... of ``epoch`` one by one, as :meth:`read` without the batch
+        dimension.
+        """
         at_once = 256 if self.are_alike else 1
         for first in range(start, self.size(epoch), at_once):
             found = self.read(epoch, np.arange(first, min(first + at_once, self.size(epoch))))
@@ -154,6 +159,7 @@ class _Batch:
         self.samples = samples
         self.first, self.last = samples._first[rows][:, None], samples._last[rows][:, None]
         self.at = self.first + offsets[:, None]
+        self._reach: dict[Span, tuple[np.ndarray, np.ndarray]] = {}
         dataset = samples._dataset[rows]
         self.layout = samples._layouts[dataset[0]]
         if not samples.are_alike:
@@ -168,19 +174,21 @@ class _Batch:
             (samples._files[file[part][0]], samples._layouts[dataset[part][0]], part) for part in parts
         ]  # a steps file is one dataset's
 
-    def is_pad(self, deltas: np.ndarray) -> np.ndarray:
-        """bool [n, W]: where the window is beyond the range."""
-        at = self.at + deltas
-        return (at < self.first) | (at > self.last)
+    def reach(self, span: Span) -> tuple[np.ndarray, np.ndarray]:
+        """(file rows int64 [n, W] of a window, kept inside the range; bool [n, W]: where it is beyond)."""
+        if span not in self._reach:
+            wanted = self.at + self.samples.deltas[span]
+            kept = np.minimum(np.maximum(wanted, self.first), self.last)
+            self._reach[span] = kept, kept != wanted
+        return self._reach[span]
 
-    def window(self, name: str, column: Column, deltas: np.ndarray) -> np.ndarray:
+    def window(self, name: str, column: Column, span: Span) -> np.ndarray:
         """[n, W, *column.shape] of ``column.dtype``, normalised."""
-        at = self.at if deltas is _HERE else np.clip(self.at + deltas, self.first, self.last)
-        width = int(np.prod(column.shape, dtype=np.int64))
+        at = self.reach(span)[0]
         if len(self.parts) == 1 and name not in self.samples.windows.pad_to:
             found = self._take(self.parts[0][0], name, column, at)
         else:
-            found = np.zeros((*at.shape, width), column.dtype)
+            found = np.zeros((*at.shape, column.width), column.dtype)
             for file, layout, part in self.parts:
                 mine = layout.columns.get(name, column)
                 if mine.size:

@@ -1,4 +1,5 @@
-"""Which step the k-th sample of an epoch is: counter-based draws and keyed permutations, nothing stored, nothing shuffled.
+"""Which step the k-th sample of an epoch is: counter-based draws and keyed permutations, nothing stored, nothing
+shuffled.
 
 Sample k is a pure function of (key, epoch, k), so any rank, worker or restart computes its own samples and none has to
 replay another's. The generator is splitmix64 (Steele, Lea, Flood 2014) read at a counter; the permutation is a Feistel
@@ -78,8 +79,8 @@ def _feistel(x: np.ndarray, bits: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Units:
-    """What is drawn from: R ranges of steps. ``entry`` and ``dataset`` int64 [R], ``weight`` float64 [R] inside its entry,
-    ``length`` int64 [R] steps; ``entry_weights`` float64 [E].
+    """What is drawn from: R ranges of steps. ``entry`` and ``dataset`` int64 [R], ``weight`` float64 [R] inside its
+    entry, ``length`` int64 [R] steps; ``entry_weights`` float64 [E].
     """
 
     entry: np.ndarray
@@ -93,13 +94,13 @@ class Draws:
     """The drawing of a mixture: what its weights mean.
 
     ``probability``: an entry by its weight, in it a unit by its weight, in it a step, independently for each sample,
-    ``epoch_size`` samples an epoch (default: as many as there are steps). ``repeat``: a unit is passed over entry weight
-    x its own weight times an epoch. ``choose``: as many units of the entry an epoch as the entry's weight says, shared out
-    by their own weights. In the last two a fraction of a pass falls to some units an epoch, other ones the next, and the
-    epoch is shuffled by a keyed permutation.
+    ``epoch_size`` samples an epoch (default: as many as there are steps). ``repeat``: a unit is passed over entry
+    weight x its own weight times an epoch. ``choose``: as many units of the entry an epoch as the entry's weight
+    says, shared out by their own weights. In the last two a fraction of a pass falls to some units an epoch, other
+    ones the next, and the epoch is shuffled by a keyed permutation.
 
-    A unit is a ``step``, an ``episode`` (range) drawn whole, or all that an entry takes from one ``dataset``, which weighs
-    the mean of its rows; inside a dataset, steps of a ``probability`` draw follow the rows' weights.
+    A unit is a ``step``, an ``episode`` (range) drawn whole, or all that an entry takes from one ``dataset``, which
+    weighs the mean of its rows; inside a dataset, steps of a ``probability`` draw follow the rows' weights.
     """
 
     def __init__(self, units: Units, kind: WeightKind, unit: Unit, epoch_size: int | None, key: int) -> None:
@@ -123,7 +124,9 @@ class Draws:
         return Epoch(self, number, *self._counted(number))
 
     def _counted(self, number: int) -> tuple[int, np.ndarray]:
-        """How many samples each row gives this epoch, cumulated: whole passes, and a keyed choice of who gets one more."""
+        """How many samples each row gives this epoch, cumulated: whole passes, and a keyed choice of who gets one
+        more.
+        """
         units = self.units
         first = np.unique(self.group, return_index=True)[1]
         key = hash_key(self.key, "counts", number)
@@ -188,7 +191,9 @@ def _shares(units: Units, unit: Unit) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _passes(units: Units, kind: WeightKind, unit: Unit, group: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """How often each group is drawn an epoch, on average [G]: in steps where the unit is a step, else in whole passes."""
+    """How often each group is drawn an epoch, on average [G]: in steps where the unit is a step, else in whole
+    passes.
+    """
     first = np.unique(group, return_index=True)[1]
     entry = units.entry[first]
     if unit == "dataset" and not np.allclose(units.weight, weight[group], rtol=1e-6):

@@ -1,8 +1,8 @@
 """Normalisation statistics of one (embodiment, control mode), in one pass and bounded memory.
 
-Non-finite and missing values are ignored and counted, so one bad episode poisons nobody. Nothing depends on the order or
-the grouping in which steps arrive: sums are carried in extended precision and quantiles come from the steps with the
-smallest keyed hashes (bottom-k sampling; Cohen, Kaplan 2007), all of them while there are at most 65,536.
+Non-finite and missing values are ignored and counted, so one bad episode poisons nobody. Nothing depends on the order
+or the grouping in which steps arrive: sums are carried in extended precision and quantiles come from the steps with
+the smallest keyed hashes (bottom-k sampling; Cohen, Kaplan 2007), all of them while there are at most 65,536.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -13,19 +14,17 @@ from data_engine.errors import RequestError
 from data_engine.mixture import Mixture
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Feature
 
-__all__ = ["Column", "Layout", "Windows", "is_action", "is_observation"]
+__all__ = ["Column", "Layout", "Windows", "span_of"]
 
+Span = Literal["past", "future", "here"]
 Normalise = Literal["none", "mean_std", "min_max", "quantile"]
 
 
-def is_observation(column: str) -> bool:
-    """Whether a column's window is the history up to a step."""
-    return column.startswith("observation.")
-
-
-def is_action(column: str) -> bool:
-    """Whether a column's window is the chunk from a step on."""
-    return column == ACTION or column.startswith(f"{ACTION}.")
+def span_of(column: str) -> Span:
+    """Which steps a column gives: ``past`` under ``observation.``, ``future`` for ``action``, else ``here``."""
+    if column.startswith("observation."):
+        return "past"
+    return "future" if column == ACTION or column.startswith(f"{ACTION}.") else "here"
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,11 @@ class Windows:
     ``action`` columns give the steps t to t + action_horizon - 1. Every other column gives step t. Beyond the range the
     edge step is repeated and the pad mask is true.
 
-    ``columns``: numeric step columns; a dataset without one gives samples without it. ``cameras``: names, by default every
-    camera that a dataset has; ``()`` decodes nothing. ``normalise`` float columns by the statistics of their (embodiment,
-    control mode): ``mean_std`` to mean 0 and deviation 1, ``min_max`` and ``quantile`` (q01, q99; not clipped) to [-1, 1],
-    constant dimensions to 0. ``pad_to``: column -> width, for batches over datasets of unlike widths, or without the
-    column: zeros to the right, and ``<column>_dim_is_pad`` says which.
+    ``columns``: numeric step columns; a dataset without one gives samples without it. ``cameras``: names, by default
+    every camera that a dataset has; ``()`` decodes nothing. ``normalise`` float columns by the statistics of their
+    (embodiment, control mode): ``mean_std`` to mean 0 and deviation 1, ``min_max`` and ``quantile`` (q01, q99; not
+    clipped) to [-1, 1], constant dimensions to 0. ``pad_to``: column -> width, for batches over datasets of unlike
+    widths, or without the column: zeros to the right, and ``<column>_dim_is_pad`` says which.
     """
 
     history: int = 1
@@ -58,19 +57,19 @@ class Windows:
                 f"unknown normalise {self.normalise!r}", code="bad_windows", fix="none, mean_std, min_max or quantile"
             )
 
-    def deltas(self, column: str) -> np.ndarray:
-        """int64: the steps of a column's window, relative to t."""
-        if is_observation(column):
+    def deltas(self, span: Span) -> np.ndarray:
+        """int64: the steps of a window, relative to t."""
+        if span == "past":
             return np.arange(1 - self.history, 1)
-        return np.arange(self.action_horizon) if is_action(column) else np.zeros(1, np.int64)
+        return np.arange(self.action_horizon) if span == "future" else np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
 class Column:
     """A column as samples of one dataset have it.
 
-    ``size``: numbers a step in the dataset, 0 where it lacks the column and ``pad_to`` fills in. ``shape``: of a step as
-    delivered. ``shift`` and ``scale`` float32 [size] or None: ``(x - shift) * scale``.
+    ``size``: numbers a step in the dataset, 0 where it lacks the column and ``pad_to`` fills in. ``shape``: of a step
+    as delivered. ``shift`` and ``scale`` float32 [size] or None: ``(x - shift) * scale``.
     """
 
     size: int
@@ -78,6 +77,11 @@ class Column:
     dtype: np.dtype[Any]
     shift: np.ndarray | None = None
     scale: np.ndarray | None = None
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers a step as delivered."""
+        return int(np.prod(self.shape, dtype=np.int64))
 
 
 CLOCK = Column(1, (), np.dtype(np.float64))
@@ -125,7 +129,7 @@ def _column(mixture: Mixture, group: str, name: str, feature: Feature | None, wi
     dtype = np.dtype({"f": np.float32, "b": np.bool_}.get(kind, np.int64))
     if name == TIMESTAMP or name.startswith("frame_time."):
         dtype = np.dtype(np.float64)
-    if windows.normalise == "none" or dtype != np.float32 or not (is_observation(name) or is_action(name)):
+    if windows.normalise == "none" or dtype != np.float32 or span_of(name) == "here":
         return Column(feature.size, shape, dtype)
     found = mixture.statistics(group).get(name)
     if found is None:
