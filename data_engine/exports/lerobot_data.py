@@ -1,14 +1,16 @@
-"""Rows of a mixture as LeRobot v3.0 data files: original dtypes, time on the grid, a row group an episode."""
+"""Rows of a mixture as LeRobot v3.0 data files: original dtypes, time on the grid, whole episodes in a row group."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_engine.arrays import to_array
@@ -17,11 +19,13 @@ from data_engine.exports.lerobot_features import DEFAULTS, Columns, hf_features,
 from data_engine.exports.lerobot_stats import vector_stats
 from data_engine.model import TIMESTAMP, Feature
 
-__all__ = ["CHUNKS_SIZE", "DATA_PATH", "TOLERANCE_S", "DataFiles", "place"]
+__all__ = ["CHUNKS_SIZE", "DATA_PATH", "TOLERANCE_S", "DataFiles", "place", "task_text"]
 
 CHUNKS_SIZE = 1000
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TOLERANCE_S = 1e-4  # LeRobot's own default
+_GROUP_ROWS = 4096  # a row group ends with the episode that reaches one of the two
+_GROUP_BYTES = 8 << 20
 
 
 def place(number: int) -> dict[str, int]:
@@ -31,7 +35,7 @@ def place(number: int) -> dict[str, int]:
 
 @dataclass
 class DataFiles:
-    """The data files as they grow, and what is remembered of each episode."""
+    """The data files as they grow, and what is remembered of each episode (``rows`` and the lists beside it)."""
 
     folder: Path
     columns: Columns
@@ -48,44 +52,66 @@ class DataFiles:
         kinds += [(name, pa.type_for_alias(str(spec["dtype"]))) for name, spec in DEFAULTS.items()]
         info = json.dumps({"info": {"features": hf_features(self.columns.steps)}})
         self.schema = pa.schema(kinds, metadata={"huggingface": info})
+        self._pending: list[tuple[dict[str, Any], pa.Table]] = []
         self._file = -1
         self._sink: Any = None
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, row: dict[str, Any], steps: pa.Table) -> None:
-        """Write one episode and remember its place, statistics and task."""
-        n, number = steps.num_rows, len(self.rows)
-        times = _checked_times(row, steps, self.columns.fps)
-        text = (row["language"] or [None])[0] or row["task"] or ""
-        task = self.tasks.setdefault(text, len(self.tasks))
-        arrays, numbers = [], []
-        for feature in self.columns.steps:
-            array, values = _restored(row, steps, feature)
-            arrays.append(array)
-            if values is not None:
-                numbers.append(values.reshape(n, -1))
-        frame = np.arange(n)
-        clock = (frame / self.columns.fps).astype(np.float32)
-        derived = [clock, frame, np.full(n, number), frame + self.written, np.full(n, task)]
-        arrays += [pa.array(values) for values in derived]
-        self.stats.append(vector_stats(np.column_stack([*numbers, *derived]).astype(np.float64, copy=False)))
-        table = pa.Table.from_arrays(arrays, schema=self.schema)
-        self._writer_for(table.nbytes).write_table(table, row_group_size=max(n, 1))
-        self.places.append((self._file, self.written, self.written + n))
-        self.starts.append(float(times[0]))
-        self.rows.append(row | {"text": text})
-        self.written += n
+        """Take one episode; a row group is written when enough have come. Raises as the exporter says."""
+        lacking = [feature.name for feature in self.columns.steps if feature.name not in steps.column_names]
+        if lacking:
+            raise RequestError(f"{row['steps_file']} has no column {lacking[0]!r}", code="missing_column")
+        self._pending.append((row, steps.select([feature.name for feature in self.columns.steps] + [TIMESTAMP])))
+        if sum(steps.num_rows for _, steps in self._pending) >= _GROUP_ROWS or steps.nbytes >= _GROUP_BYTES:
+            self._flush()
 
     def close(self) -> None:
-        """Finish the file at hand."""
+        """Write what is pending and finish the file at hand."""
+        self._flush()
+        self._finish()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        rows = [row for row, _ in self._pending]
+        lengths = np.array([steps.num_rows for _, steps in self._pending])
+        steps = pa.concat_tables([steps for _, steps in self._pending])
+        self._pending = []
+        stops = np.cumsum(lengths)
+        starts = stops - lengths
+        frame = np.arange(stops[-1]) - np.repeat(starts, lengths)
+        times = _checked_times(rows, steps, frame, starts, lengths, self.columns.fps)
+        texts = [task_text(row) for row in rows]
+        tasks = [self.tasks.setdefault(text, len(self.tasks)) for text in texts]
+        arrays, numbers = [], []
+        for feature in self.columns.steps:
+            array, values = _restored(rows, starts, steps, feature)
+            arrays.append(array)
+            if values is not None:
+                numbers.append(values.reshape(len(frame), -1))
+        clock = (frame / self.columns.fps).astype(np.float32)
+        episode = np.repeat(np.arange(len(self.rows), len(self.rows) + len(rows)), lengths)
+        derived = [clock, frame, episode, np.arange(len(frame)) + self.written, np.repeat(tasks, lengths)]
+        matrix = np.column_stack([*numbers, *derived]).astype(np.float64, copy=False)
+        table = pa.Table.from_arrays([*arrays, *(pa.array(values) for values in derived)], schema=self.schema)
+        self._writer_for(table.nbytes).write_table(table, row_group_size=len(frame))
+        for row, first, stop in zip(rows, starts.tolist(), stops.tolist(), strict=True):
+            self.stats.append(vector_stats(matrix[first:stop]))
+            self.places.append((self._file, self.written + first, self.written + stop))
+            self.starts.append(float(times[first]))
+            self.rows.append(row)
+        self.written += len(frame)
+
+    def _finish(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._sink.close()
+            self._writer = None
 
     def _writer_for(self, more: int) -> pq.ParquetWriter:
         if self._writer is not None and self._sink.tell() + more > self.max_bytes:
-            self.close()
-            self._writer = None
+            self._finish()
         if self._writer is None:
             self._file += 1
             path = self.folder / DATA_PATH.format(**place(self._file))
@@ -96,20 +122,27 @@ class DataFiles:
         return self._writer
 
 
-def _restored(row: dict[str, Any], steps: pa.Table, feature: Feature) -> tuple[pa.Array, np.ndarray | None]:
-    """A column of one episode in its original dtype and shape, and as numbers [n] or [n, d] where it is no text.
+def task_text(row: Mapping[str, Any]) -> str:
+    """The text that LeRobot calls the task: the first language instruction, else the task, else empty."""
+    return next(iter(row["language"] or ()), None) or row["task"] or ""
+
+
+def _restored(
+    rows: Sequence[Mapping[str, Any]], starts: np.ndarray, steps: pa.Table, feature: Feature
+) -> tuple[pa.Array, np.ndarray | None]:
+    """A column of several episodes in its original dtype and shape, and as numbers [n] or [n, d] where it is no text.
 
     Raises ``RequestError`` for a missing value: LeRobot has no place for one, and none is made up.
     """
-    if feature.name not in steps.column_names:
-        raise RequestError(f"{row['steps_file']} has no column {feature.name!r}", code="missing_column")
     column = steps[feature.name].combine_chunks()
     entries = column.flatten() if hasattr(column.type, "value_type") else column
-    lost = column.null_count or entries.null_count
-    if lost:
+    if column.null_count or entries.null_count:
+        holes = column.is_null() if column.null_count else pc.list_parent_indices(column).filter(entries.is_null())
+        first = pc.index(holes, True).as_py() if column.null_count else holes[0].as_py()
+        row = rows[int(np.searchsorted(starts, first, "right")) - 1]
         raise RequestError(
-            f"{feature.name!r} lacks {lost} values in episode {row['source_key']!r} of {row['dataset']!r}, and LeRobot"
-            " has no missing values",
+            f"{feature.name!r} lacks values in episode {row['source_key']!r} of {row['dataset']!r}, and LeRobot has no"
+            " missing values",
             code="missing_values",
             fix="leave the column out with the exporter's columns, or the episode with a where",
         )
@@ -117,12 +150,10 @@ def _restored(row: dict[str, Any], steps: pa.Table, feature: Feature) -> tuple[p
         return column, None
     if pa.types.is_decimal(entries.type):
         entries = entries.cast(pa.uint64())
-        values = entries.to_numpy().reshape(len(column), -1)
-    else:
-        values = to_array(steps[feature.name], feature.name)
-    values = values.astype(feature.dtype, copy=False)
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1), pa.from_numpy_dtype(np.dtype(feature.dtype)))
-    return _nested(flat, feature), values
+    values = entries.to_numpy(zero_copy_only=False).astype(feature.dtype, copy=False)
+    if len(values) != len(column) * feature.size:
+        raise RequestError(f"{feature.name!r} has {len(values) / len(column):g} values a step, not {feature.size}")
+    return _nested(pa.array(values, pa.from_numpy_dtype(values.dtype)), feature), values
 
 
 def _nested(flat: pa.Array, feature: Feature) -> pa.Array:
@@ -154,15 +185,23 @@ def _repeats(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_string(kind)
 
 
-def _checked_times(row: dict[str, Any], steps: pa.Table, fps: float) -> np.ndarray:
+def _checked_times(
+    rows: Sequence[Mapping[str, Any]],
+    steps: pa.Table,
+    frame: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    fps: float,
+) -> np.ndarray:
     """The stored timestamps, which must be steps of 1 / ``fps``. Raises ``RequestError`` where they are not."""
     times = to_array(steps[TIMESTAMP], TIMESTAMP)
-    off = np.abs(times - times[:1] - np.arange(len(times)) / fps)
+    off = np.abs(times - np.repeat(times[starts], lengths) - frame / fps)
     if not (off <= TOLERANCE_S).all():
-        worst = int(np.nanargmax(off)) if np.isfinite(off).any() else 0
+        worst = int(np.argmax(np.where(np.isfinite(off), off, np.inf)))
+        number = int(np.searchsorted(starts, worst, "right")) - 1
         raise RequestError(
-            f"episode {row['source_key']!r} of {row['dataset']!r} leaves the grid of {fps:g} steps a second"
-            f" (step {worst} by {off[worst]:.4f} s), which LeRobot requires",
+            f"episode {rows[number]['source_key']!r} of {rows[number]['dataset']!r} leaves the grid of {fps:g} steps a"
+            f" second, which LeRobot requires (step {frame[worst]} by {off[worst]:.4f} s)",
             code="off_grid",
             fix="leave such episodes out with a where, or state the source's true fps at ingest",
         )

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_engine.exports.lerobot_data import CHUNKS_SIZE, DATA_PATH, DataFiles, place
+from data_engine.exports.lerobot_data import CHUNKS_SIZE, DATA_PATH, DataFiles, place, task_text
 from data_engine.exports.lerobot_features import DEFAULTS, Columns, lerobot_name
 from data_engine.exports.lerobot_stats import NAMES, aggregate
 from data_engine.exports.lerobot_videos import CameraFiles
@@ -126,7 +126,7 @@ def _episodes(columns: Columns, data: DataFiles, cameras: Cameras) -> pa.Table:
     lengths = [stop - first for _, first, stop in data.places]
     found: dict[str, Any] = {
         "episode_index": pa.array(range(n), pa.int64()),
-        "tasks": pa.array([[row["text"]] for row in data.rows], pa.list_(pa.string())),
+        "tasks": pa.array([[task_text(row)] for row in data.rows], pa.list_(pa.string())),
         "length": pa.array(lengths, pa.int64()),
     }
     for name in ("chunk_index", "file_index"):

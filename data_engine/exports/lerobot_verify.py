@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from data_engine.arrays import to_array
 from data_engine.cache import LRU
 from data_engine.errors import EngineError
+from data_engine.exports.lerobot_data import TOLERANCE_S, task_text
 from data_engine.exports.lerobot_features import Columns, camera_name
 from data_engine.exports.lerobot_meta import PROVENANCE
-from data_engine.exports.lerobot_videos import TOLERANCE_S
 from data_engine.exports.rows import rows_and_steps
 from data_engine.formats import EncodedVideo, Source, SourceEpisode
 from data_engine.formats.lerobot_v3 import LeRobotV3
@@ -56,7 +56,7 @@ def differences(mixture: Mixture, columns: Columns, order: Sequence[int], uri: s
                 continue
             wrong = [name for name in PROVENANCE.names[1:] if trace[name] != row[name]]
             found += [f"{where}: provenance has {name} {trace[name]!r}, not {row[name]!r}" for name in wrong]
-            text = (row["language"] or [None])[0] or row["task"] or ""
+            text = task_text(row)
             if episode.task != text:
                 found.append(f"{where}: task {episode.task!r}, not {text!r}")
             found += [f"{where}: {line}" for line in episode.notes]

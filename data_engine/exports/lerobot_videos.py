@@ -10,12 +10,12 @@ import numpy as np
 
 from data_engine.cache import LRU
 from data_engine.errors import SourceError
+from data_engine.exports.lerobot_data import TOLERANCE_S
 from data_engine.exports.lerobot_stats import image_stats
 from data_engine.video import EncodeSettings, FrameReader, VideoInfo, can_copy, copy_spans, encode, stream_key
 
-__all__ = ["TOLERANCE_S", "CameraFiles", "Clip", "Place", "write_camera"]
+__all__ = ["CameraFiles", "Clip", "Place", "write_camera"]
 
-TOLERANCE_S = 1e-4  # LeRobot's own default for a frame against its step
 _CHUNK = 32  # frames decoded at once
 
 

@@ -17,6 +17,7 @@ from data_engine.steps import EPISODE_ID, STEP
 __all__ = ["rows_and_steps"]
 
 _GROUPS = 4  # decoded row groups held at a time
+_ROWS = 256  # of the mixture, turned into objects at a time
 
 
 def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dict[str, Any], pa.Table]]:
@@ -27,26 +28,30 @@ def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dic
     """
     files = LRU(16, lambda path: pq.ParquetFile(mixture.local(path)))
     edges = LRU(16, lambda path: _edges(files(path)))
-    groups = LRU(_GROUPS, lambda at: files(at[0]).read_row_group(at[1]).combine_chunks())
-    for i in order:
-        row = mixture.episodes.slice(i, 1).to_pylist()[0]
-        path, first, last = row["steps_file"], row["row_start"], row["row_start"] + row["row_count"]
-        try:
-            bounds = edges(path)
-            inside = np.flatnonzero((bounds[:-1] < last) & (bounds[1:] > first)).tolist()
-            parts = [
-                groups((path, g)).slice(max(first - int(bounds[g]), 0), last - max(first, int(bounds[g])))
-                for g in inside
-            ]
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"cannot read {path}: {error}", code="bad_steps_file") from error
-        table = pa.concat_tables(parts) if parts else pa.table({})
-        ids = table[EPISODE_ID] if parts else None
-        if ids is None or len(ids) != row["row_count"] or {ids[0].as_py(), ids[-1].as_py()} != {row[EPISODE_ID]}:
-            raise SourceError(
-                f"rows {first} to {last} of {path} are not episode {row[EPISODE_ID]}", code="changed_file"
-            )
-        yield row, table.drop_columns([name for name in (EPISODE_ID, STEP) if name in table.column_names])
+    groups = LRU(_GROUPS, lambda at: _group(files(at[0]), at[1]))
+    numbers = list(order)
+    for at in range(0, len(numbers), _ROWS):
+        for row in mixture.episodes.take(numbers[at : at + _ROWS]).to_pylist():
+            path, first, last = row["steps_file"], row["row_start"], row["row_start"] + row["row_count"]
+            try:
+                bounds = edges(path)
+                inside = range(int(np.searchsorted(bounds, first, "right")) - 1, int(np.searchsorted(bounds, last)))
+                held = [(groups((path, g)), max(first - bounds[g], 0), last - max(first, bounds[g])) for g in inside]
+            except (OSError, pa.ArrowException) as error:
+                raise SourceError(f"cannot read {path}: {error}", code="bad_steps_file") from error
+            parts = [steps.slice(skip, n) for (_, steps), skip, n in held]
+            ids = {ids[int(i)].as_py() for (ids, steps), skip, n in held for i in (skip, min(skip + n, len(ids)) - 1)}
+            if sum(part.num_rows for part in parts) != row["row_count"] or ids != {row[EPISODE_ID]}:
+                named = f"rows {first} to {last} of {path}"
+                raise SourceError(f"{named} are not episode {row[EPISODE_ID]}", code="changed_file")
+            yield row, parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+
+
+def _group(file: pq.ParquetFile, number: int) -> tuple[pa.Array, pa.Table]:
+    """A row group: whose each row is, and the steps."""
+    table = file.read_row_group(number).combine_chunks()
+    ids = table[EPISODE_ID].combine_chunks()
+    return ids, table.drop_columns([name for name in (EPISODE_ID, STEP) if name in table.column_names])
 
 
 def _edges(file: pq.ParquetFile) -> np.ndarray:
