@@ -40,7 +40,9 @@ def is_local(uri: str) -> bool:
 def resolve(uri: str) -> str:
     """``uri`` without a trailing slash; a local path absolute, ``~`` expanded. Chained fsspec URLs are refused."""
     if "::" in uri:
-        raise RequestError(f"chained URL {uri!r} is refused", code="bad_uri", fix="name one file system, as in s3://bucket/path")
+        raise RequestError(
+            f"chained URL {uri!r} is refused", code="bad_uri", fix="name one file system, as in s3://bucket/path"
+        )
     if is_local(uri):
         return str(Path(uri.removeprefix("file://")).expanduser().absolute())
     return uri.rstrip("/")

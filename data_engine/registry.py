@@ -60,7 +60,9 @@ def load(kind: str, name: str) -> type[Any]:
         near = difflib.get_close_matches(name, names(kind), n=1)
         known = ", ".join(names(kind)) or "none installed"
         fix = f"did you mean {near[0]!r}?" if near else f"known: {known}"
-        raise RequestError(f"unknown {kind.removesuffix('s')} {name!r}", code=f"unknown_{kind.removesuffix('s')}", fix=fix)
+        raise RequestError(
+            f"unknown {kind.removesuffix('s')} {name!r}", code=f"unknown_{kind.removesuffix('s')}", fix=fix
+        )
     try:
         return point.load()
     except ImportError as error:
@@ -76,9 +78,7 @@ def make(kind: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
     try:
         return plugin(**(options or {}))
     except ValidationError as error:
-        raise RequestError(
-            f"{kind.removesuffix('s')} {name!r}: {explain(error, plugin)}", code="bad_option"
-        ) from error
+        raise RequestError(f"{kind.removesuffix('s')} {name!r}: {explain(error, plugin)}", code="bad_option") from error
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

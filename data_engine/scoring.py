@@ -166,7 +166,9 @@ class Scorer(Plugin):
     spec: ClassVar[Spec]
 
     @abstractmethod
-    def fit(self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu") -> Fit:
+    def fit(
+        self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
+    ) -> Fit:
         """Learn from a reference set, streamed. The result does not depend on the order of batches or episodes."""
 
     @abstractmethod
@@ -180,7 +182,9 @@ class Encoder(Plugin):
     spec: ClassVar[Spec]
 
     @abstractmethod
-    def fit(self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu") -> Fit:
+    def fit(
+        self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
+    ) -> Fit:
         """Learn normalisation (or load weights) from a reference set, streamed."""
 
     @abstractmethod

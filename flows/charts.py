@@ -123,19 +123,17 @@ def histogram(groups: Sequence[Group], label: str, bins: int = 24) -> Markup:
     return _figure(height, parts)
 
 
-def curve(groups: Sequence[Group], x_label: str, y_label: str, best: float | None = None) -> Markup:
-    """Lines through the points of each group in order; a rule at ``best`` on the horizontal axis."""
+def curve(groups: Sequence[Group], x_label: str, y_label: str) -> Markup:
+    """Lines through the points of each group, in order."""
     height, left = 210, 56
     x_axis = _Axis.over([x for group in groups for x in group.x], left, WIDTH - _PAD)
     y_axis = _Axis.over([y for group in groups for y in group.y], height - 36, _TOP)
     parts = [_x_axis(x_axis, height - 36, x_label), _y_axis(y_axis, left, y_label)]
-    if best is not None and x_axis.low <= best <= x_axis.high:
-        parts.append(_svg('<path class="best" d="M{:.1f} {}V{}"/>', x_axis(best), _TOP, height - 36))
     for group in groups:
         points = list(zip([x_axis(x) for x in group.x], [y_axis(y) for y in group.y], strict=True))
         line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         parts.append(_svg('<path class="line {}" d="{}"/>', group.css, line))
-        parts.append(_cloud([x for x, _ in points], [y for _, y in points], group.css, 6))
+        parts.append(_cloud([x for x, _ in points], [y for _, y in points], group.css, 4))
     return _figure(height, parts)
 
 

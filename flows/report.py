@@ -228,21 +228,20 @@ def _map(groups: Sequence[tuple[str, str, pl.DataFrame]]) -> Any:
 
 
 def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
-    """One selection: what it reports as facts by dotted name, and every list of points in it as a curve."""
+    """One selection: what it reports as facts by dotted name, and every list of numbers by step in it as a chart."""
     facts: list[tuple[str, str]] = []
     curves: list[Any] = []
-    best = (selection.get("report") or {}).get("k")
 
     def walk(name: str, value: Any) -> None:
-        points = _points(value)
-        if points:
-            x_name, series = points
-            lines = [Group(label, f"c{i}", *xy) for i, (label, xy) in enumerate(list(series.items())[:_COLOURS])]
-            at = best if isinstance(best, int | float) else None
-            curves.append((name, [(g.label, g.css) for g in lines], charts.curve(lines, x_name, "", at)))
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             for key, inner in value.items():
                 walk(f"{name}.{key}" if name else str(key), inner)
+        elif isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+            for key in value[0]:
+                walk(f"{name}.{key}", [row.get(key) for row in value])
+        elif lines := _lines(value):
+            entries = [("one line each" if len(lines) > 1 else name.rsplit(".", 1)[-1], "c0")]
+            curves.append((name, entries, charts.curve(lines, "step", "")))
         elif isinstance(value, float):
             facts.append((name, number(value, 4)))
         elif value is not None:
@@ -252,27 +251,17 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
     return {**selection, "facts": facts, "curves": curves}
 
 
-def _points(value: Any) -> tuple[str, dict[str, tuple[list[float], list[float]]]] | None:
-    """A list of at least two rows of numbers (mappings, or pairs) as (name of x, {name: (xs, ys)}); else None."""
-    if not isinstance(value, list) or len(value) < 2:
-        return None
-    if all(isinstance(row, Mapping) for row in value):
-        rows, names = value, [str(name) for name in value[0]]
-    elif all(isinstance(row, list | tuple) and len(row) == 2 for row in value):
-        names = ["x", "y"]
-        rows = [dict(zip(names, row, strict=True)) for row in value]
-    else:
-        return None
-    plain = [n for n in names if all(isinstance(row.get(n), int | float | None) for row in rows)]
-    if len(plain) < 2:
-        return None
-    series = {}
-    for name in plain[1:]:
-        pairs = [(row[plain[0]], row[name]) for row in rows]
-        known = [(float(x), float(y)) for x, y in pairs if _finite(x) is not None and _finite(y) is not None]
-        if known:
-            series[name] = ([x for x, _ in known], [y for _, y in known])
-    return (plain[0], series) if series else None
+def _lines(value: Any) -> list[Group]:
+    """A list of lists of numbers, or one of at least three floats, as lines over 1, 2, 3, ...; else none."""
+    rows = value if isinstance(value, list) and value and all(isinstance(row, list) for row in value) else [value]
+    lines = []
+    for row in rows:
+        if not isinstance(row, list) or not all(x is None or _finite(x) is not None for x in row):
+            return []
+        points = [(i, float(x)) for i, x in enumerate(row, start=1) if x is not None]
+        lines.append(Group("", "c0", [x for x, _ in points], [y for _, y in points]))
+    whole = rows is not value and all(isinstance(x, int) for x in rows[0])
+    return [] if whole or max(len(line.x) for line in lines) < 3 else [line for line in lines if line.x]
 
 
 def _auc(frame: pl.DataFrame, column: str, sign: float) -> float | None:

@@ -1,0 +1,170 @@
+"""Steps in storage: which Arrow type each source type is kept as, one episode's canonical table, and its content hash.
+
+Types follow the source, except where Delta cannot hold them: float16 -> float32, unsigned -> the next signed (uint64 ->
+decimal), nanosecond clocks -> int64. Nothing loses precision; the original type and shape stay in the dataset's features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_engine.canonical import digest
+from data_engine.errors import SourceError
+from data_engine.model import TIMESTAMP, Feature
+
+__all__ = ["EPISODE_ID", "STEP", "canonical", "content_hash", "schema", "storage_type"]
+
+EPISODE_ID = "episode_id"
+STEP = "step"
+
+_SCALARS: dict[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "uint8": pa.int16(),
+    "uint16": pa.int32(),
+    "uint32": pa.int64(),
+    "uint64": pa.decimal128(20, 0),
+    "float16": pa.float32(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "bytes": pa.binary(),
+}
+
+
+def storage_type(feature: Feature) -> pa.DataType:
+    """The Arrow type a feature's values are stored as: a scalar, or a list of the flattened step.
+
+    Raises ``SourceError`` for a dtype that the engine does not store.
+    """
+    scalar = _SCALARS.get(feature.dtype)
+    if scalar is None and feature.dtype.startswith("datetime64"):
+        scalar = pa.int64()
+    if scalar is None:
+        raise SourceError(f"column {feature.name!r} has dtype {feature.dtype!r}, which is not stored", code="bad_dtype")
+    return pa.list_(scalar) if feature.shape not in ((), (1,)) else scalar
+
+
+def schema(features: Sequence[Feature]) -> pa.Schema:
+    """The schema of a dataset's steps table: identity, time, then every feature that is no camera, in order."""
+    fields = [pa.field(EPISODE_ID, pa.string()), pa.field(STEP, pa.int64()), pa.field(TIMESTAMP, pa.float64())]
+    taken = {EPISODE_ID, STEP, TIMESTAMP}
+    for feature in features:
+        if not feature.is_camera and feature.name not in taken:
+            fields.append(pa.field(feature.name, storage_type(feature)))
+            taken.add(feature.name)
+    return pa.schema(fields)
+
+
+def canonical(steps: pa.Table, features: Sequence[Feature], fps: float) -> pa.Table:
+    """One episode's steps as stored, without the identity columns: declared columns, storage types, widths checked.
+
+    A missing ``timestamp`` is the step's index over ``fps``. Raises ``SourceError`` for an empty episode, a declared
+    column that is absent, one that is not declared, and values that do not fit the declared type or width.
+    """
+    if steps.num_rows == 0:
+        raise SourceError("the episode has no steps", code="empty_episode")
+    if TIMESTAMP not in steps.column_names:
+        steps = steps.append_column(TIMESTAMP, pa.array(np.arange(steps.num_rows) / fps))
+    wanted = schema(features)
+    by_name = {feature.name: feature for feature in features}
+    declared = [name for name in wanted.names if name not in (EPISODE_ID, STEP)]
+    missing = [name for name in declared if name not in steps.column_names]
+    if missing:
+        raise SourceError(f"column {missing[0]!r} is declared and absent", code="missing_column")
+    extra = [name for name in steps.column_names if name not in declared]
+    if extra:
+        raise SourceError(f"column {extra[0]!r} is there and not declared", code="undeclared_column")
+    columns = []
+    for name in declared:
+        feature = by_name.get(name, Feature(name=name, dtype="float64"))
+        columns.append(_stored(steps.column(name), wanted.field(name).type, feature))
+    return pa.table(columns, names=declared)
+
+
+def content_hash(steps: pa.Table, cameras: Mapping[str, str] | None = None) -> str:
+    """sha256 over an episode's canonical step arrays and, per camera, the digest of its frames.
+
+    Column order, chunks and names of anything but the columns do not matter. O(bytes).
+    """
+    sha = hashlib.sha256()
+    for name in sorted(steps.column_names):
+        sha.update(digest("column", name, str(steps.schema.field(name).type)).encode())
+        _hash_array(sha, _one_chunk(steps.column(name)))
+    for name in sorted(cameras or {}):
+        sha.update(digest("camera", name, (cameras or {})[name]).encode())
+    return sha.hexdigest()
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def _hash_array(sha: hashlib._Hash, array: pa.Array) -> None:
+    sha.update(len(array).to_bytes(8, "big") + array.null_count.to_bytes(8, "big"))
+    if array.null_count:
+        sha.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    if pa.types.is_list(array.type):
+        lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False).astype(np.int32)
+        sha.update(lengths[:1].tobytes() if len(lengths) and (lengths == lengths[0]).all() else lengths.tobytes())
+        _hash_array(sha, array.flatten())
+    elif pa.types.is_floating(array.type) or pa.types.is_integer(array.type):
+        filled = array.fill_null(0) if array.null_count else array
+        sha.update(memoryview(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False))).cast("B"))
+    elif pa.types.is_boolean(array.type):
+        sha.update(np.packbits(array.fill_null(False).to_numpy(zero_copy_only=False)).tobytes())
+    else:
+        for value in array.to_pylist():
+            data = b"\0" if value is None else (value if isinstance(value, bytes) else str(value).encode())
+            sha.update(len(data).to_bytes(8, "big") + data)
+
+
+def _stored(column: pa.ChunkedArray, kind: pa.DataType, feature: Feature) -> pa.Array:
+    array = _one_chunk(column)
+    name = feature.name
+    wide = pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type)
+    try:
+        if not pa.types.is_list(kind):
+            if wide:
+                array = _only_entry(array, feature)
+            return _cast(array, kind)
+        if not wide:
+            raise SourceError(f"column {name!r} is scalar, declared as shape {feature.shape}", code="wrong_shape")
+        lengths = pc.list_value_length(array)
+        if len(lengths) - lengths.null_count and not pc.all(pc.equal(lengths, feature.size)).as_py():
+            found = sorted(set(lengths.drop_null().to_pylist()))
+            raise SourceError(
+                f"column {name!r} has {found} values a step, declared as shape {feature.shape}", code="wrong_shape"
+            )
+        if array.null_count:
+            return array.cast(kind)
+        values = _cast(array.flatten(), kind.value_type)
+        offsets = pa.array(np.arange(len(array) + 1, dtype=np.int32) * feature.size)
+        return pa.ListArray.from_arrays(offsets, values, type=kind)
+    except pa.ArrowException as error:
+        raise SourceError(f"column {name!r} does not fit {feature.dtype}: {error}", code="wrong_dtype") from error
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if array.type == kind:
+        return array
+    if pa.types.is_timestamp(array.type) and kind == pa.int64():
+        return array.cast(pa.timestamp("ns")).cast(pa.int64())
+    return array.cast(kind)
+
+
+def _only_entry(array: pa.Array, feature: Feature) -> pa.Array:
+    lengths = pc.list_value_length(array)
+    if not pc.all(pc.equal(lengths, 1)).as_py():
+        raise SourceError(f"column {feature.name!r} is a list, declared as a scalar", code="wrong_shape")
+    if array.null_count:
+        return pc.list_element(array, 0)
+    return array.flatten()

@@ -1,0 +1,137 @@
+"""How shards are run: in this process, in a pool of processes, or on Ray. Same shards, same results, any executor.
+
+A shard is a fingerprint and a payload of plain values. Its function is named ``module:function`` and called as
+``function(lake, payload, fingerprint)``; what it returns (plain JSON) is written to the ledger after its files exist, so a
+run that was cut off finds what is done and goes on from there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from data_engine.errors import RequestError
+from data_engine.scoring import Resources
+from flows.guard import die_with_parent
+from flows.progress import Progress
+from storage.lake import Lake
+
+__all__ = ["Executor", "Local", "Shard", "execute", "executor", "run_shards", "set_threads"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit of work, named by what it is made from: equal fingerprints give equal results."""
+
+    fingerprint: str
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Executor(ABC):
+    """Runs shards, each at most once at a time, and yields ``(index, result)`` as they end."""
+
+    @abstractmethod
+    def run(
+        self, lake: Lake, function: str, shards: Sequence[Shard], resources: Resources
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Run ``shards``; an error of the function itself is raised, not retried."""
+
+    def close(self) -> None:
+        """Give back what the executor holds."""
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Local(Executor):
+    """This process, or with ``workers`` > 1 a pool of spawned ones that die with it."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+
+    def run(
+        self, lake: Lake, function: str, shards: Sequence[Shard], resources: Resources
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See :class:`Executor`."""
+        if self.workers <= 1 or len(shards) <= 1:
+            for index, shard in enumerate(shards):
+                yield index, execute(lake.uri, function, shard, resources.cpus)
+            return
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor, as_completed
+
+        context = multiprocessing.get_context("spawn")
+        workers = min(self.workers, len(shards))
+        with ProcessPoolExecutor(workers, context, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
+            futures = {
+                pool.submit(execute, lake.uri, function, shard, resources.cpus): index
+                for index, shard in enumerate(shards)
+            }
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def executor(name: str, workers: int | None = None) -> Executor:
+    """The executor called ``name``: ``local`` or ``ray``. ``workers`` defaults to 1 locally, to the CPUs on Ray."""
+    if name == "local":
+        return Local(workers or 1)
+    if name == "ray":
+        from flows.ray_executor import Ray
+
+        return Ray(workers)
+    raise RequestError(f"unknown executor {name!r}", code="unknown_executor", fix="local or ray")
+
+
+def run_shards(
+    lake: Lake,
+    function: str,
+    shards: Sequence[Shard],
+    *,
+    on: Executor,
+    progress: Progress,
+    title: str,
+    resources: Resources = Resources(),
+) -> list[dict[str, Any]]:
+    """The result of every shard, in order; those that the ledger knows as done are not run again."""
+    results: list[dict[str, Any] | None] = [lake.done(shard.fingerprint) for shard in shards]
+    todo = [index for index, result in enumerate(results) if result is None]
+    with progress.stage(title, len(shards)) as advance:
+        advance(len(shards) - len(todo))
+        for index, result in on.run(lake, function, [shards[index] for index in todo], resources):
+            results[todo[index]] = result
+            advance(1)
+    return [result for result in results if result is not None]
+
+
+@lru_cache(maxsize=4)
+def _lake(uri: str) -> Lake:
+    return Lake.open(uri)
+
+
+def execute(lake_uri: str, function: str, shard: Shard, cpus: int) -> dict[str, Any]:
+    """Run one shard in this process and write its result to the ledger."""
+    module, _, name = function.partition(":")
+    work = getattr(importlib.import_module(module), name)
+    lake = _lake(lake_uri)
+    result = work(lake, shard.payload, shard.fingerprint, cpus)
+    lake.mark_done(shard.fingerprint, result)
+    return result
+
+
+def set_threads(cpus: int) -> None:
+    """Fix torch's thread count at what the scorer declares, so that sums round alike under every executor."""
+    import torch
+
+    torch.set_num_threads(max(cpus, 1))

@@ -1,0 +1,213 @@
+"""``embed`` and ``index``: vectors of episodes in a space, and a FAISS index over each group that may be compared.
+
+Vectors of unlike (embodiment, control mode) never share an index: a query across them is refused. New episodes are
+embedded with the stored fit; an index is a pure function of the vectors in it and carries their hash as its version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from data_engine import registry
+from data_engine.canonical import digest
+from data_engine.errors import RequestError
+from data_engine.model import EMBEDDINGS
+from data_engine.recipe import SpaceRecipe
+from data_engine.scoring import Encoder
+from flows.executor import Executor, Shard, run_shards, set_threads
+from flows.progress import Progress
+from flows.query import matching
+from flows.score import _batches, _named, chunks, device, fit_once
+from storage import indices
+from storage.lake import Lake
+
+__all__ = ["embed", "index", "search", "vectors"]
+
+
+def embed(
+    lake: Lake,
+    recipe: SpaceRecipe,
+    episodes: pl.DataFrame,
+    *,
+    on: Executor,
+    progress: Progress,
+    run_id: str,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Embed ``episodes`` in a space and return ``{"space", "encoder_version", "fit_id", "embedded", "empty"}``."""
+    encoder: Encoder = registry.make("encoders", recipe.encoder, recipe.params)
+    spec = encoder.spec
+    fit_id, _ = fit_once(
+        lake, "encoders", recipe.encoder, recipe.params, recipe.fit, episodes, on=on, progress=progress, seed=seed
+    )
+    version = digest(spec.name, spec.version, encoder.config_hash, fit_id)
+    table = f"embeddings/{recipe.name}"
+    have = _scan(lake, recipe.name).filter(pl.col("encoder_version") == version)
+    have = have.select("episode_id", "content_hash").collect()
+    todo = episodes.join(have, on=["episode_id", "content_hash"], how="anti")
+    shards = [
+        Shard(
+            digest("embed", recipe.name, version, chunk["episode_id"].to_list(), chunk["content_hash"].to_list()),
+            {"encoder": recipe.encoder, "params": encoder.config, "fit": fit_id, "version": version,
+             "episodes": chunk["episode_id"].to_list()},
+        )
+        for chunk in chunks(todo)
+    ]  # fmt: skip
+    results = run_shards(
+        lake, "flows.index:embed_shard", shards, on=on, progress=progress, title=f"embed {recipe.name}",
+        resources=spec.resources,
+    )  # fmt: skip
+    if shards:
+        transaction = digest("embed", [shard.fingerprint for shard in shards])
+        lake.create_table(table, EMBEDDINGS)
+        rows = (lake.read_pending(shard.fingerprint) for shard in shards)
+        file = lake.write_file(table, transaction, rows, EMBEDDINGS)
+        lake.commit(table, [file], transaction=transaction, run_id=run_id, config_hash=encoder.config_hash)
+    return {
+        "space": recipe.name,
+        "encoder_version": version,
+        "fit_id": fit_id,
+        "embedded": len(todo),
+        "empty": [episode for result in results for episode in result["empty"]],
+    }
+
+
+def embed_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
+    """Embed some episodes with a stored fit. What has nothing to embed is named, and gets no row."""
+    set_threads(cpus)
+    encoder: Encoder = registry.make("encoders", payload["encoder"], payload["params"])
+    fit = lake.get_fit(encoder.spec.name, payload["fit"])
+    rows, empty = [], []
+    for batch in _batches(lake, encoder, _named(lake, payload["episodes"])):
+        for episode, vector in zip(
+            batch.episodes.to_pylist(), encoder.encode(batch, fit, device=device()), strict=True
+        ):
+            if vector is None:
+                empty.append(episode["episode_id"])
+                continue
+            kept = {name: episode[name] for name in ("episode_id", "content_hash", "embodiment", "control_mode")}
+            rows.append(
+                {
+                    **kept,
+                    "start": 0,
+                    "stop": episode["n_steps"],
+                    "vector": vector,
+                    "encoder_version": payload["version"],
+                }
+            )
+    lake.write_pending(fingerprint, pa.Table.from_pylist(rows, schema=EMBEDDINGS))
+    return {"empty": empty}
+
+
+def vectors(
+    lake: Lake, space: str, episodes: pl.DataFrame, encoder_version: str | None = None
+) -> tuple[pl.DataFrame, str]:
+    """``episodes`` that have a vector in ``space``, with it as column ``vector``, and the encoder's version.
+
+    Raises ``RequestError`` where the space holds none of them, or vectors of two encoder versions and none is named.
+    """
+    rows = _scan(lake, space)
+    if encoder_version is not None:
+        rows = rows.filter(pl.col("encoder_version") == encoder_version)
+    columns = ["episode_id", "content_hash", "vector", "encoder_version"]
+    joined = episodes.join(rows.select(columns).collect(), on=["episode_id", "content_hash"], maintain_order="left")
+    versions = sorted(joined["encoder_version"].unique())
+    if not versions:
+        raise RequestError(
+            f"space {space!r} holds none of these episodes",
+            code="not_embedded",
+            fix="run `data-engine embed trajectory`",
+        )
+    if len(versions) > 1:
+        raise RequestError(
+            f"space {space!r} holds these episodes in {len(versions)} encoder versions",
+            code="ambiguous_space",
+            fix=f"name one of {', '.join(version[:12] for version in versions)}, or embed them together",
+        )
+    return joined.drop("encoder_version"), versions[0]
+
+
+def index(lake: Lake, space: str, episodes: pl.DataFrame, encoder_version: str | None = None) -> list[dict[str, Any]]:
+    """Build and store the index of every (embodiment, control mode) among ``episodes``; what is there already stays."""
+    found, version = vectors(lake, space, episodes, encoder_version)
+    built = []
+    for _, group in found.group_by("embodiment", "control_mode", maintain_order=True):
+        fresh = _build(group, version)
+        name = _group_name(space, group)
+        if (name, fresh.version) not in indices.list_indices(lake):
+            indices.save(lake, name, fresh)
+        built.append(
+            {"space": name, "version": fresh.version, "form": fresh.form, "count": len(fresh.ids), **fresh.meta}
+        )
+    return sorted(built, key=lambda entry: entry["space"])
+
+
+def search(lake: Lake, space: str, episode: str, *, k: int = 10, where: str | None = None) -> list[dict[str, Any]]:
+    """The ``k`` episodes nearest to one, among those of its (embodiment, control mode) that ``where`` admits.
+
+    Returns rows with ``episode_id`` and ``similarity`` (cosine, higher is nearer), nearest first, itself left out. Raises
+    ``RequestError`` where ``where`` admits only episodes whose vectors are of another kind.
+    """
+    everything = lake.episodes()
+    mine = everything.filter(pl.col("episode_id") == episode)
+    if not len(mine):
+        raise RequestError(f"no episode {episode!r} in the lake", code="unknown_episode", fix="see `data-engine query`")
+    like = everything.join(mine, on=["embodiment", "control_mode"], how="semi")
+    admitted, _ = matching(lake, everything, where)
+    if len(admitted) and not len(admitted.join(like, on="episode_id", how="semi")):
+        raise RequestError(
+            f"episode {episode!r} is {_kind(mine)} and what --where admits is not: their vectors cannot be compared",
+            code="unlike_spaces",
+            fix="compare across embodiments through an image or text space",
+        )
+    found, version = vectors(lake, space, like)
+    query = found.filter(pl.col("episode_id") == episode)
+    if not len(query):
+        raise RequestError(
+            f"episode {episode!r} has no vector in space {space!r}", code="not_embedded", fix="run embed"
+        )
+    stored = [held for name, held in indices.list_indices(lake) if name == _group_name(space, mine)]
+    fitting = (held for held in (indices.load(lake, _group_name(space, mine), name) for name in stored))
+    handle = next((held for held in fitting if held.meta == _meta(found, version)), None) or _build(found, version)
+    allowed = set(admitted["episode_id"]) - {episode}
+    (hits,) = handle.search(_unit(query), k, allowed)
+    rows = {row["episode_id"]: row for row in everything.iter_rows(named=True)}
+    shown = ("dataset", "source_key", "task", "operator", "success", "n_steps")
+    return [
+        {"episode_id": hit.id, "similarity": hit.score, **{key: rows[hit.id][key] for key in shown}} for hit in hits
+    ]
+
+
+def _scan(lake: Lake, space: str) -> pl.LazyFrame:
+    table = f"embeddings/{space}"
+    return lake.scan(table) if lake.exists_table(table) else pl.DataFrame(EMBEDDINGS.empty_table()).lazy()
+
+
+def _build(group: pl.DataFrame, version: str) -> indices.Index:
+    return indices.build(_unit(group), group["episode_id"].to_list(), metric="ip", meta=_meta(group, version))
+
+
+def _meta(group: pl.DataFrame, version: str) -> dict[str, Any]:
+    content = sorted(zip(group["episode_id"], group["content_hash"], strict=True))
+    facts = {name: group[name][0] for name in ("embodiment", "control_mode")}
+    return {**facts, "encoder_version": version, "content": digest(content, length=16)}
+
+
+def _unit(group: pl.DataFrame) -> np.ndarray:
+    matrix = np.asarray(group["vector"].to_list(), dtype=np.float32)
+    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+
+
+def _kind(group: pl.DataFrame) -> str:
+    return f"{group['embodiment'][0]}/{group['control_mode'][0]}"
+
+
+def _group_name(space: str, group: pl.DataFrame) -> str:
+    kind = _kind(group)
+    return f"{space}/{re.sub(r'[^A-Za-z0-9_-]+', '-', kind).strip('-')}-{digest(kind, length=8)}"

@@ -1,0 +1,133 @@
+"""``query``: expressions over episodes and scores, answered as a frame. Also how every other flow finds its episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from data_engine import expression, registry
+from data_engine.errors import RequestError
+from data_engine.expression import ScoreRef
+from data_engine.model import EPISODES, TABLES
+from data_engine.scoring import Metric
+from storage.lake import Lake
+
+__all__ = ["matching", "query", "score_column", "score_metric", "score_reference"]
+
+
+def query(
+    lake: Lake,
+    where: str | None = None,
+    *,
+    table: str = "episodes",
+    columns: Sequence[str] | None = None,
+    order_by: Sequence[str] = (),
+    limit: int | None = None,
+) -> tuple[pl.DataFrame, int]:
+    """Rows of ``table`` that ``where`` admits, and how many rows it left undecided because a value was null.
+
+    ``columns`` may name scores as expressions do (``action_divergence``, ``mutual_information.score``). ``order_by``
+    names columns, ``-name`` for the largest first; ties keep the table's order. Raises ``RequestError`` for anything unknown.
+    """
+    if table == "episodes":
+        frame, undecided = matching(lake, lake.episodes(), where)
+        known = set(EPISODES.names)
+        for name in [*(columns or ()), *(key.lstrip("-") for key in order_by)]:
+            if name not in frame.columns:
+                frame = frame.with_columns(score_column(lake, frame, name).alias(name))
+    elif table in TABLES:
+        frame = lake.scan(table).collect()
+        compiled = expression.compile(where, dict(frame.schema)) if where else None
+        undecided = int(frame.select(compiled.expr.is_null().sum()).item()) if compiled else 0
+        frame = frame.filter(compiled.expr) if compiled else frame
+        known = set(TABLES[table].names)
+    else:
+        raise RequestError(f"unknown table {table!r}", code="unknown_table", fix=f"one of {', '.join(sorted(TABLES))}")
+    for name in [*(columns or ()), *(key.lstrip("-") for key in order_by)]:
+        if name not in frame.columns:
+            raise RequestError(f"{table} has no column {name!r}", code="unknown_column", fix=", ".join(sorted(known)))
+    if order_by:
+        names = [key.lstrip("-") for key in order_by]
+        descending = [key.startswith("-") for key in order_by]
+        frame = frame.sort(names, descending=descending, nulls_last=True, maintain_order=True)
+    if columns:
+        frame = frame.select(columns)
+    return (frame.head(limit) if limit is not None else frame), undecided
+
+
+def matching(
+    lake: Lake, episodes: pl.DataFrame, where: str | None, fits: Mapping[str, str] | None = None
+) -> tuple[pl.DataFrame, int]:
+    """The rows of ``episodes`` that ``where`` admits, and how many were null and so left out.
+
+    ``fits`` names, by scorer, the fit whose scores count; without it two candidate fits are an error.
+    """
+    if not where:
+        return episodes, 0
+    compiled = expression.compile(where, dict(episodes.schema), _metrics())
+    wide = episodes
+    for reference in compiled.scores:
+        wide = wide.with_columns(_score(lake, episodes, reference, fits).alias(reference.column))
+    verdict = wide.select(compiled.expr.alias("verdict"))["verdict"]
+    return episodes.filter(verdict.fill_null(False)), verdict.null_count()
+
+
+def score_column(lake: Lake, episodes: pl.DataFrame, name: str, fits: Mapping[str, str] | None = None) -> pl.Series:
+    """The score called ``name`` (as in expressions) of each episode, float64, null where there is none."""
+    return _score(lake, episodes, score_reference(name), fits)
+
+
+def score_reference(name: str) -> ScoreRef:
+    """What ``name`` (as in expressions) refers to. Raises ``RequestError`` where it is not the name of a score."""
+    compiled = expression.compile(f"{name} IS NOT NULL", {}, _metrics())
+    if len(compiled.scores) != 1 or "IS" in name.upper().split():
+        raise RequestError(f"{name!r} is no name of a score", code="unknown_score", fix="as in action_divergence")
+    return compiled.scores[0]
+
+
+def score_metric(name: str) -> Metric:
+    """The metric that a score's name stands for, with its unit and better direction."""
+    reference = score_reference(name)
+    metrics = registry.load("scorers", reference.scorer).spec.metrics
+    return next((metric for metric in metrics if metric.name == reference.metric), metrics[0])
+
+
+def _metrics() -> dict[str, list[str]]:
+    """Metric names by scorer, the headline first."""
+    return {name: [m.name for m in registry.load("scorers", name).spec.metrics] for name in registry.names("scorers")}
+
+
+def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mapping[str, str] | None = None) -> pl.Series:
+    metric = reference.metric or _metrics()[reference.scorer][0]
+    rows = (
+        lake.scan("scores")
+        .filter((pl.col("scorer") == reference.scorer) & (pl.col("metric") == metric))
+        .select("unit_id", "content_hash", "version", "config_hash", "fit_id", "value", "percentile")
+        .collect()
+        .join(episodes.select("episode_id", "content_hash"), left_on=["unit_id", "content_hash"], right_on=["episode_id", "content_hash"])
+    )  # fmt: skip
+    versions = sorted(rows["version"].unique(), key=lambda text: [int(part) for part in text.split(".")])
+    if reference.version is not None:
+        rows = rows.filter(pl.col("version") == reference.version)
+    elif versions:
+        rows = rows.filter(pl.col("version") == versions[-1])
+    if fits and reference.scorer in fits:
+        rows = rows.filter(pl.col("fit_id") == fits[reference.scorer])
+    candidates = rows.select("fit_id", "config_hash").unique().sort("fit_id", "config_hash").rows()
+    if len(candidates) > 1:
+        named = ", ".join(fit for fit, _ in candidates)
+        raise RequestError(
+            f"{reference.scorer} was measured against {len(candidates)} reference sets: {named}",
+            code="ambiguous_fit",
+            fix=f"name one, as in --fit {reference.scorer}={candidates[0][0]}, or score them together",
+        )
+    if not len(rows) and len(episodes):
+        known = lake.scan("scores").select(pl.col("scorer").unique()).collect()["scorer"].sort().to_list()
+        raise RequestError(
+            f"no {reference.scorer}.{metric} scores for these episodes",
+            code="not_scored",
+            fix=f"run `data-engine score {reference.scorer}`; scored so far: {', '.join(known) or 'nothing'}",
+        )
+    found = dict(zip(rows["unit_id"], rows[reference.field], strict=True))
+    return pl.Series([found.get(unit) for unit in episodes["episode_id"]], dtype=pl.Float64)

@@ -1,0 +1,239 @@
+"""``score``: a scorer is fitted once on its reference set, the fit is stored, and episodes are scored against it.
+
+New episodes never rescore old ones. Percentiles are within (task, embodiment) of the fit's reference set, so a score read
+later means what it meant when it was written. The scores table is appended to, never changed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from data_engine import registry
+from data_engine.canonical import digest
+from data_engine.model import SCORES, TIMESTAMP
+from data_engine.recipe import ScoreRecipe
+from data_engine.scoring import EpisodeBatch, Fit, Scorer, ScoreRow
+from flows.executor import Executor, Shard, run_shards, set_threads
+from flows.progress import Progress
+from storage.lake import Lake
+
+__all__ = ["chunks", "fit_once", "score"]
+
+_SHARD_STEPS = 100_000
+
+
+def score(
+    lake: Lake,
+    recipe: ScoreRecipe,
+    episodes: pl.DataFrame,
+    *,
+    on: Executor,
+    progress: Progress,
+    run_id: str,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score ``episodes`` and return ``{"scorer", "version", "config_hash", "fit_id", "scored", "nulls", ...}``.
+
+    Fits on all of ``episodes`` unless the recipe names a stored fit.
+    """
+    scorer: Scorer = registry.make("scorers", recipe.scorer, recipe.params)
+    spec = scorer.spec
+    fit_id, reference = fit_once(
+        lake, "scorers", recipe.scorer, recipe.params, recipe.fit, episodes, on=on, progress=progress, seed=seed
+    )
+    mine = (
+        (pl.col("scorer") == spec.name) & (pl.col("fit_id") == fit_id) & (pl.col("config_hash") == scorer.config_hash)
+    )
+    stored = lake.scan("scores").filter(mine & (pl.col("version") == spec.version))
+    have = stored.select("content_hash", "unit_id").unique().collect()
+    todo = episodes.join(have, left_on=["content_hash", "episode_id"], right_on=["content_hash", "unit_id"], how="anti")
+    shards = [
+        Shard(
+            digest("score", spec.name, spec.version, scorer.config_hash, fit_id, chunk["episode_id"].to_list(), chunk["content_hash"].to_list()),
+            {"scorer": recipe.scorer, "params": scorer.config, "fit": fit_id, "episodes": chunk["episode_id"].to_list()},
+        )
+        for chunk in chunks(todo)
+    ]  # fmt: skip
+    results = run_shards(
+        lake, "flows.score:score_shard", shards, on=on, progress=progress, title=f"score {spec.name}",
+        resources=spec.resources,
+    )  # fmt: skip
+    if shards:
+        transaction = digest("score", [shard.fingerprint for shard in shards])
+        common = {"transaction": transaction, "run_id": run_id, "config_hash": scorer.config_hash}
+        lake.create_table("scores", SCORES)
+        rank = _Percentiles(lake, episodes if reference is None else reference, shards, stored)
+        tables = (rank.fill(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
+        file = lake.write_file("scores", f"{transaction}-{run_id}", tables, SCORES)
+        lake.commit("scores", [file], **common)
+    return {
+        "scorer": spec.name,
+        "version": spec.version,
+        "config_hash": scorer.config_hash,
+        "fit_id": fit_id,
+        "scored": len(todo),
+        "already": len(episodes) - len(todo),
+        "nulls": sum(result["nulls"] for result in results),
+        "errors": sum(result["errors"] for result in results),
+    }
+
+
+def fit_once(
+    lake: Lake,
+    kind: str,
+    name: str,
+    params: Mapping[str, Any],
+    fit_id: str | None,
+    episodes: pl.DataFrame,
+    *,
+    on: Executor,
+    progress: Progress,
+    seed: int,
+) -> tuple[str, pl.DataFrame | None]:
+    """The id of a stored fit and, where it was made elsewhere, the episodes it saw that are still in the lake.
+
+    Without ``fit_id`` the producer is fitted on ``episodes``, unless the lake holds that very fit already.
+    """
+    producer = registry.make(kind, name, params)
+    spec = producer.spec
+    if fit_id is not None:
+        fit = lake.get_fit(spec.name, fit_id)
+        return fit_id, lake.episodes().filter(pl.col("content_hash").is_in(list(fit.reference)))
+    reference = tuple(sorted(set(episodes["content_hash"])))
+    fit_id = Fit(spec.name, spec.version, producer.config, seed, reference).id
+    body = {
+        "kind": kind,
+        "name": name,
+        "params": producer.config,
+        "seed": seed,
+        "episodes": episodes["episode_id"].to_list(),
+    }
+    run_shards(
+        lake, "flows.score:fit_shard", [Shard("fit-" + digest(fit_id, spec.name), body)], on=on, progress=progress,
+        title=f"fit {spec.name}", resources=spec.resources,
+    )  # fmt: skip
+    return fit_id, None
+
+
+def fit_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
+    """Fit one producer on its reference set, in the order of content hashes, and store the fit."""
+    set_threads(cpus)
+    producer = registry.make(payload["kind"], payload["name"], payload["params"])
+    episodes = _named(lake, payload["episodes"]).sort("content_hash", "episode_id")
+    fit = producer.fit(_batches(lake, producer, episodes), seed=payload["seed"], device=device())
+    return {"fit_id": lake.put_fit(fit)}
+
+
+def score_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
+    """Score some episodes against a stored fit. Percentiles are filled in when all shards are there."""
+    set_threads(cpus)
+    scorer: Scorer = registry.make("scorers", payload["scorer"], payload["params"])
+    fit = lake.get_fit(scorer.spec.name, payload["fit"])
+    rows: list[dict[str, Any]] = []
+    for batch in _batches(lake, scorer, _named(lake, payload["episodes"])):
+        scored = scorer.score(batch, fit, device=device())
+        for index, (episode, metrics) in enumerate(zip(batch.episodes.to_pylist(), scored, strict=True)):
+            n_steps = int(batch.offsets[index + 1] - batch.offsets[index])
+            rows.extend(_row(scorer, payload["fit"], episode, n_steps, metric) for metric in metrics)
+    lake.write_pending(fingerprint, pa.Table.from_pylist(rows, schema=SCORES))
+    return {
+        "nulls": sum(row["value"] is None for row in rows),
+        "errors": sum(row["status"] == "error" for row in rows),
+    }
+
+
+def chunks(episodes: pl.DataFrame, steps: int = _SHARD_STEPS) -> Iterator[pl.DataFrame]:
+    """``episodes`` cut into runs of one dataset of about ``steps`` steps each, ordered by dataset and content."""
+    if not len(episodes):
+        return
+    ordered = episodes.sort("dataset", "content_hash", "episode_id")
+    for _, part in ordered.group_by("dataset", maintain_order=True):
+        shard = (part["n_steps"].cum_sum() - part["n_steps"]) // steps
+        for _, chunk in part.with_columns(_shard=shard).group_by("_shard", maintain_order=True):
+            yield chunk.drop("_shard")
+
+
+def device() -> str:
+    """``cuda`` where there is one, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _named(lake: Lake, ids: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame({"episode_id": list(ids)}).join(lake.episodes(), on="episode_id", maintain_order="left")
+
+
+def _batches(lake: Lake, producer: Any, episodes: pl.DataFrame) -> Iterator[EpisodeBatch]:
+    wanted = producer.spec.needs.columns
+    for _, part in episodes.group_by("dataset", maintain_order=True):
+        yield from lake.batches(part, columns=[TIMESTAMP, *wanted] if wanted else None)
+
+
+def _row(scorer: Scorer, fit_id: str, episode: Mapping[str, Any], n_steps: int, row: ScoreRow) -> dict[str, Any]:
+    metric = next(metric for metric in scorer.spec.metrics if metric.name == row.metric)
+    value = None if row.value is None or not np.isfinite(row.value) else float(row.value)
+    undefined = value is None and row.status == "ok"
+    return {
+        "unit_kind": "episode",
+        "unit_id": episode["episode_id"],
+        "content_hash": episode["content_hash"],
+        "start": 0,
+        "stop": n_steps,
+        "scorer": scorer.spec.name,
+        "metric": row.metric,
+        "version": scorer.spec.version,
+        "config_hash": scorer.config_hash,
+        "fit_id": fit_id,
+        "value": value,
+        "percentile": None,
+        "better": metric.better,
+        "unit": metric.unit,
+        "status": "undefined" if undefined else row.status,
+        "reason": "not finite" if undefined and not row.reason else row.reason,
+        "n_steps": n_steps,
+        "step_values": None if row.step_values is None else np.asarray(row.step_values, np.float32),
+        "spans": [{"start": span.start, "stop": span.stop, "reason": span.reason} for span in row.spans],
+        "run_id": None,
+    }
+
+
+class _Percentiles:
+    """Mid-rank percentiles, 0 to 100, within (task, embodiment) of the reference episodes, by metric."""
+
+    def __init__(self, lake: Lake, reference: pl.DataFrame, shards: Sequence[Shard], stored: pl.LazyFrame) -> None:
+        episodes = lake.episodes().select("episode_id", "task", "embodiment")
+        self._place = {row[0]: (row[1], row[2]) for row in episodes.iter_rows()}
+        inside = set(reference["content_hash"])
+        values: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+        columns = ["unit_id", "content_hash", "metric", "value"]
+        for rows in (stored.select(columns).collect().iter_rows(), *self._pending(lake, shards, columns)):
+            for unit, content, metric, value in rows:
+                if value is not None and content in inside:
+                    values[(metric, *self._place.get(unit, (None, None)))].append(value)
+        self._values = {key: np.sort(np.asarray(found)) for key, found in values.items()}
+
+    @staticmethod
+    def _pending(lake: Lake, shards: Sequence[Shard], columns: list[str]) -> Iterator[Iterator[tuple[Any, ...]]]:
+        for shard in shards:
+            yield pl.from_arrow(lake.read_pending(shard.fingerprint).select(columns)).iter_rows()
+
+    def fill(self, rows: pa.Table, run_id: str) -> pa.Table:
+        found = []
+        for unit, metric, value in zip(
+            *(rows.column(name).to_pylist() for name in ("unit_id", "metric", "value")), strict=True
+        ):
+            known = self._values.get((metric, *self._place.get(unit, (None, None))))
+            if value is None or known is None:
+                found.append(None)
+                continue
+            below, upto = np.searchsorted(known, value, "left"), np.searchsorted(known, value, "right")
+            found.append(100.0 * (below + upto) / 2 / len(known))
+        rows = rows.set_column(rows.schema.get_field_index("percentile"), "percentile", pa.array(found, pa.float64()))
+        return rows.set_column(rows.schema.get_field_index("run_id"), "run_id", pa.array([run_id] * len(rows)))

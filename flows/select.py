@@ -1,0 +1,217 @@
+"""``select``: a named, ordered set of episodes with weights, why each is in or out, and the exact inputs it came from.
+
+The selector chooses among vectors of one (embodiment, control mode) at a time; where targets lie in several, each is
+chosen in apart and shares the budget by its number of candidates. Targets are never candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from data_engine import registry
+from data_engine.canonical import canonical_json, digest, round_significant
+from data_engine.errors import RequestError
+from data_engine.recipe import SelectRecipe, Target
+from data_engine.selection import Budget, Candidates, Selector, resolve_budget
+from flows.index import vectors
+from flows.progress import Progress
+from flows.query import matching, score_column, score_metric
+from storage.lake import Lake
+
+__all__ = ["select", "stored"]
+
+_KIND = ["embodiment", "control_mode"]
+
+
+def select(
+    lake: Lake,
+    recipe: SelectRecipe,
+    episodes: pl.DataFrame,
+    *,
+    progress: Progress,
+    run_id: str,
+    fits: Mapping[str, str] | None = None,
+    encoder_version: str | None = None,
+) -> dict[str, Any]:
+    """Choose among ``episodes`` and store the selection.
+
+    Returns ``{"selection_id", "name", "method", "candidates", "targets", "chosen", "undecided", "report"}``. ``fits``
+    and ``encoder_version`` pin what scores and vectors count. Raises ``RequestError`` where nothing can be chosen from.
+    """
+    selector: Selector = registry.make("selectors", recipe.method, recipe.params)
+    targets, by = _targets(lake, recipe.target, episodes, fits, progress) if recipe.target else (episodes.clear(), None)
+    rest = episodes.join(targets, on="episode_id", how="anti", maintain_order="left")
+    admitted, undecided = matching(lake, rest, recipe.where, fits)
+    if undecided:
+        progress.warn(
+            f"selection {recipe.name}: {undecided} episodes left out, where was null for them: {recipe.where}"
+        )
+    if not len(admitted):
+        raise RequestError(
+            f"selection {recipe.name!r} has nothing to choose from: {len(episodes)} episodes, {len(targets)} of them targets",
+            code="no_candidates",
+            fix="loosen where, or name fewer targets",
+        )
+    if selector.needs_vectors:
+        admitted, version = vectors(lake, recipe.space, admitted, encoder_version)
+        targets = vectors(lake, recipe.space, targets, version)[0] if len(targets) else targets
+    else:
+        version = None
+    fallback = selector.needs_targets and not len(targets)
+    if fallback:
+        progress.warn(f"selection {recipe.name}: no episode can serve as target; every candidate is kept, unweighed")
+        selector = registry.make("selectors", "filter")
+    chosen, reasons, report = _choose(selector, recipe, admitted, targets, fallback)
+    inputs = {
+        "method": recipe.method if not fallback else "filter",
+        "params": recipe.params,
+        "budget": recipe.budget,
+        "where": recipe.where,
+        "target": recipe.target.model_dump(mode="json", exclude_none=True) if recipe.target else None,
+        "target_metric": by,
+        "targets": sorted(targets["content_hash"]),
+        "candidates": digest(sorted(admitted["content_hash"])),
+        "pool": digest(sorted(episodes["content_hash"])),
+        "space": recipe.space if version else None,
+        "encoder_version": version,
+        "fits": dict(sorted((fits or {}).items())),
+        "seed": recipe.seed,
+        "report": report,
+    }
+    selection_id = "sel_" + digest(recipe.name, inputs, length=20)
+    rows = _rows(episodes, chosen, {**dict.fromkeys(targets["episode_id"], "target"), **reasons})
+    if not lake.committed("selections", selection_id):
+        versions = {
+            name: lake.version(name)
+            for name in ("episodes", "scores", f"embeddings/{recipe.space}")
+            if lake.exists_table(name)
+        }
+        document = canonical_json({**inputs, "table_versions": versions})
+        now = datetime.now(UTC)
+        common = {"selection_id": selection_id, "name": recipe.name, "method": inputs["method"], "inputs": document}
+        lake.append_rows(
+            "selections", [{**row, **common, "run_id": run_id, "created_at": now} for row in rows],
+            transaction=selection_id, run_id=run_id, config_hash=digest(inputs, length=16),
+        )  # fmt: skip
+    return {
+        "selection_id": selection_id,
+        "name": recipe.name,
+        "method": inputs["method"],
+        "candidates": len(admitted),
+        "targets": len(targets),
+        "chosen": len(chosen),
+        "undecided": undecided,
+        "report": report,
+    }
+
+
+def stored(lake: Lake, name: str) -> pl.DataFrame:
+    """The rows of a selection by its id, or of the newest of that name, chosen first in order.
+
+    Raises ``RequestError`` where there is none.
+    """
+    rows = lake.scan("selections").filter((pl.col("name") == name) | (pl.col("selection_id") == name)).collect()
+    if not len(rows):
+        known = lake.scan("selections").select(pl.col("name").unique().sort()).collect()["name"].to_list()
+        raise RequestError(
+            f"no selection {name!r}", code="unknown_selection", fix=f"there are: {', '.join(known) or 'none'}"
+        )
+    newest = rows.sort("created_at", "selection_id")["selection_id"][-1]
+    return rows.filter(pl.col("selection_id") == newest).sort("rank", "episode_id", nulls_last=True)
+
+
+def _targets(
+    lake: Lake, target: Target, episodes: pl.DataFrame, fits: Mapping[str, str] | None, progress: Progress
+) -> tuple[pl.DataFrame, str | None]:
+    """The target episodes and, for ``top``, the metric's better direction."""
+    if target.where is not None:
+        found, _ = matching(lake, episodes, target.where, fits)
+        if not len(found):
+            raise RequestError(f"no episode is a target: {target.where}", code="no_targets", fix="loosen target.where")
+        return found, None
+    if target.ids is not None:
+        missing = sorted(set(target.ids) - set(episodes["episode_id"]))
+        if missing:
+            raise RequestError(f"target {missing[0]!r} is not among the episodes", code="unknown_episode")
+        return episodes.filter(pl.col("episode_id").is_in(list(target.ids))), None
+    assert target.top is not None and target.by is not None
+    better = score_metric(target.by).better
+    if better == "neither":
+        raise RequestError(f"{target.by} has no better direction to take the top by", code="bad_target")
+    ranked = episodes.with_columns(score_column(lake, episodes, target.by, fits).alias("_score"))
+    ranked = ranked.filter(pl.col("_score").is_not_null())
+    ranked = ranked.sort(["_score", "content_hash"], descending=[better == "higher", False]).drop("_score")
+    count = min(target.top, len(episodes) // 2)
+    if count < target.top:
+        progress.warn(f"{len(episodes)} episodes cannot give {target.top} targets and leave candidates: taking {count}")
+    return ranked.head(count), better
+
+
+def _choose(
+    selector: Selector, recipe: SelectRecipe, admitted: pl.DataFrame, targets: pl.DataFrame, fallback: bool
+) -> tuple[list[tuple[str, float]], dict[str, str], dict[str, Any]]:
+    """(episode id, weight) in order, the reason of every candidate, and the report."""
+    budget = None if fallback else recipe.budget
+    groups = {"": admitted}
+    if selector.needs_vectors:
+        alone = admitted.join(targets, on=_KIND, how="anti")
+        if len(alone):
+            kinds = sorted({f"{row[0]}/{row[1]}" for row in alone.select(_KIND).iter_rows()})
+            raise RequestError(
+                f"selection {recipe.name!r}: candidates of {', '.join(kinds)} have no target of their kind",
+                code="unlike_spaces",
+                fix="narrow where to the targets' embodiment and control mode, or add targets",
+            )
+        parts = admitted.partition_by(_KIND, as_dict=True, maintain_order=True)
+        groups = {"/".join(kind): part for kind, part in sorted(parts.items())}
+    chosen: list[tuple[str, float]] = []
+    reasons: dict[str, str] = {}
+    reports: dict[str, Any] = {}
+    for kind, group in groups.items():
+        mine = targets.join(group, on=_KIND, how="semi", maintain_order="left") if kind else targets
+        share = _share(budget, len(group), len(admitted))
+        result = selector.select(
+            _candidates(group), _candidates(mine) if len(mine) else None, budget=share, seed=recipe.seed
+        )
+        ids = group["episode_id"].to_list()
+        reasons |= dict(zip(ids, result.reasons, strict=True))
+        chosen += [
+            (ids[at], float(round_significant(float(weight), 9) or 0.0))
+            for at, weight in zip(result.order, result.weights, strict=True)
+        ]
+        reports[kind] = dict(result.report)
+    return chosen, reasons, next(iter(reports.values())) if len(reports) == 1 else reports
+
+
+def _share(budget: Budget | None, mine: int, everyone: int) -> Budget | None:
+    if budget is None or budget == "auto" or isinstance(budget, float) or mine == everyone:
+        return budget
+    return max(1, round(resolve_budget(budget, everyone) * mine / everyone))
+
+
+def _candidates(episodes: pl.DataFrame) -> Candidates:
+    matrix = np.asarray(episodes["vector"].to_list(), np.float32) if "vector" in episodes.columns else None
+    return Candidates(
+        ids=episodes["episode_id"].to_list(),
+        content_hashes=episodes["content_hash"].to_list(),
+        n_steps=episodes["n_steps"].to_numpy(),
+        vectors=matrix,
+    )
+
+
+def _rows(episodes: pl.DataFrame, chosen: list[tuple[str, float]], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+    rank = {name: (place, weight) for place, (name, weight) in enumerate(chosen)}
+    rows = []
+    for name, content, stop in episodes.select("episode_id", "content_hash", "n_steps").iter_rows():
+        place, weight = rank.get(name, (None, None))
+        reason = reasons.get(name, "not admitted by where")
+        rows.append(
+            {"rank": place, "episode_id": name, "content_hash": content, "start": 0, "stop": stop, "weight": weight,
+             "reason": reason}
+        )  # fmt: skip
+    return rows
