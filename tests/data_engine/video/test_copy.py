@@ -19,7 +19,9 @@ def held_against_sources(spans, out, places):
             with FrameReader(path) as reader:
                 half = 0.5 / reader.info.fps
                 times = reader.times[(reader.times >= start - half) & (reader.times < (end or 1e9) - half)]
-                assert np.array_equal(merged.at(from_s + times - start, tolerance_s=1e-6), reader.at(times))
+                some = times[np.unique(np.linspace(0, len(times) - 1, 30).astype(int))]
+                assert np.array_equal(merged.at(from_s + some - start, tolerance_s=1e-6), reader.at(some))
+                assert np.allclose(merged.times[total : total + len(times)], from_s + times - start, atol=1e-6)
                 assert merged.count(from_s, to_s) == len(times) == reader.count(start, end)
                 assert merged.digest(from_s, to_s) == reader.digest(start, end)
                 total += len(times)
