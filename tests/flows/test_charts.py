@@ -23,7 +23,7 @@ def test_any_finite_numbers_draw_well_formed_svg(first, second):
     lines = pairs if n else []
     marks = [Mark(x, y, "c0", "dot", HOSTILE) for x, y in zip(first, second, strict=False)]
     drawn = [box_strips(groups, HOSTILE), histogram(groups, HOSTILE), scatter(pairs, HOSTILE, HOSTILE)]
-    drawn += [curve(lines, HOSTILE, "y", best=0.0), places(marks)]
+    drawn += [curve(lines, HOSTILE, "y"), places(marks)]
     for svg in drawn:
         ElementTree.fromstring(svg)
         assert "<script" not in svg

@@ -47,8 +47,9 @@ def make(n: int = 60, metrics: int = 3, seed: int = 0) -> dict:
         "datasets": [{"name": "lab_0", "format": "robomimic", "embodiment": "sawyer", "control_mode": "ee_delta",
                       "episodes": n, "steps": 100 * n, "hours": 1.5, "quarantined": 1, "notes": ["declared 9"]}],
         "selections": [{"name": "near", "method": "transport", "candidates": n, "chosen": n // 2, "report": {
-            "k": 2, "curve": [{"k": 1, "distance": 0.5}, {"k": 2, "distance": 0.25}, {"k": 3, "distance": None}],
-            "baselines": {"random": {"distance": 0.75}}, "pairs": [[1, 2.0], [2, 3.0]]}}],
+            "automatic_budget": [{"distance": [0.5, 0.25, 0.3], "best_k": 2}, {"distance": [0.5, 0.2], "best_k": 2}],
+            "rank": 9,
+            "baselines": {"random": {"distance": 0.75}}, "loss": [0.5, 0.3, None, 0.2]}}],
         "mixture": {"weight_kind": "probability", "unit": "episode", "epoch_size": 10000, "episodes": n // 2,
                     "steps": 50 * n, "splits": {"train": 1.0}},
         "exports": [{"format": "lerobot_v3", "uri": "out", "episodes": n // 2, "steps": 50 * n, "weights": "column"}],
@@ -110,7 +111,7 @@ def test_a_whole_report_is_one_self_contained_page():
 def test_untrusted_text_is_escaped_everywhere():
     whole = make()
     whole["datasets"][0][HOSTILE] = HOSTILE
-    whole["selections"][0]["report"][HOSTILE] = [{HOSTILE: 1, "b": 2}, {HOSTILE: 2, "b": 3}]
+    whole["selections"][0]["report"][HOSTILE] = [{HOSTILE: [1.0, 2.0, 3.0]}]
     whole["timings"][HOSTILE] = 1.0
     whole["mixture"]["splits"] = {HOSTILE: 0.5}
     whole = poison(whole)
@@ -172,6 +173,15 @@ def test_many_groups_names_and_notes_are_counted_where_they_are_not_shown():
     assert "92 more" in page  # of the colours
     assert "and 60 more" in page  # of the bars
     parse(page)
+
+
+def test_a_selections_report_becomes_facts_and_curves():
+    selection = reporting._selection(make()["selections"][0])
+    assert [name for name, *_ in selection["curves"]] == ["automatic_budget.distance", "loss"]
+    assert dict(selection["facts"]) == {
+        "rank": "9", "automatic_budget.best_k": "[2, 2]", "baselines.random.distance": "0.75"
+    }  # fmt: skip
+    assert selection["curves"][0][2].count('class="line') == 2
 
 
 def test_shares_are_of_candidates_and_targets_are_none():
