@@ -6,11 +6,11 @@ imported when a file is opened or written, so that importing this package needs 
 """
 
 from data_engine.video.copy import can_copy, copy_spans, stream_key, transcode_span
-from data_engine.video.encode import Encoded, EncodeSettings, encode
+from data_engine.video.encode import Encoded, EncodeSettings, encode, encode_timed, frames_digest
 from data_engine.video.reader import FrameReader
 from data_engine.video.track import VideoInfo
 
 __all__ = [
-    "EncodeSettings", "Encoded", "FrameReader", "VideoInfo", "can_copy", "copy_spans", "encode", "stream_key",
-    "transcode_span",
+    "EncodeSettings", "Encoded", "FrameReader", "VideoInfo", "can_copy", "copy_spans", "encode", "encode_timed",
+    "frames_digest", "stream_key", "transcode_span",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 from data_engine.errors import DefectError, RequestError, SourceError
 from data_engine.video.track import Track, VideoInfo
 
-__all__ = ["EncodeSettings", "Encoded", "encode", "fit_settings"]
+__all__ = ["EncodeSettings", "Encoded", "encode", "encode_timed", "fit_settings", "frames_digest"]
 
 _SVT_LEAST_SIDE = 64  # pixels; as with odd sides, what smaller it takes depends on its version
 
@@ -170,3 +170,13 @@ def _check(frame: np.ndarray, shape: tuple[int, ...], i: int) -> None:
 def _chain(first: tuple[np.ndarray, int], rest: Iterator[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
     yield first
     yield from rest
+
+
+def frames_digest(frames: Iterable[np.ndarray]) -> tuple[str, int]:
+    """sha256 over each frame's shape and bytes in order, and how many there were: ``Encoded.source_digest`` beforehand."""
+    sha, count = hashlib.sha256(), 0
+    for array in frames:
+        sha.update(repr(array.shape).encode())
+        sha.update(np.ascontiguousarray(array).data)
+        count += 1
+    return sha.hexdigest(), count
