@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine.errors import EngineError
+from data_engine.steps import EPISODE_ID, STEP
 from storage import indices
 from storage.blobs import VIDEOS, DataFile
 from storage.fingerprint import fingerprint
@@ -25,7 +27,6 @@ from storage.lake import Lake
 __all__ = ["check", "fingerprint"]
 
 Problem = dict[str, str]
-EPISODE_ID, STEP = "episode_id", "step"
 
 
 def check(lake: Lake, deep: bool = True) -> list[Problem]:
@@ -204,20 +205,16 @@ class _Look:
                     yield from self.file(DataFile(row["path"], row["bytes"], row["sha256"]))
 
     def fits(self) -> Iterator[Problem]:
-        yield from self.each(
-            [(f"{FITS}/{producer}/{fit}", lambda p=producer, f=fit: self.lake.get_fit(p, f))
-             for producer, fit in list_fits(self.lake)]
-        )  # fmt: skip
+        for producer, fit in list_fits(self.lake):
+            yield from self.attempt(f"{FITS}/{producer}/{fit}", partial(self.lake.get_fit, producer, fit))
 
     def indices(self) -> Iterator[Problem]:
-        yield from self.each(
-            [(f"{indices.INDICES}/{space}/{version}", lambda s=space, v=version: indices.verify(self.lake, s, v))
-             for space, version in indices.list_indices(self.lake)]
-        )  # fmt: skip
+        for space, version in indices.list_indices(self.lake):
+            look = partial(indices.verify, self.lake, space, version)
+            yield from self.attempt(f"{indices.INDICES}/{space}/{version}", look)
 
-    def each(self, looks: list[tuple[str, Callable[[], object]]]) -> Iterator[Problem]:
-        for path, look in looks:
-            try:
-                look()
-            except EngineError as error:
-                yield _problem(path, error)
+    def attempt(self, path: str, look: Callable[[], object]) -> Iterator[Problem]:
+        try:
+            look()
+        except EngineError as error:
+            yield _problem(path, error)

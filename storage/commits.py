@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from data_engine.errors import EngineError, RequestError
 
@@ -54,7 +54,16 @@ def create(uri: str, options: Mapping[str, str], schema: pa.Schema) -> None:
     table = open_table(uri, options)
     if table is None:
         try:
-            DeltaTable.create(uri, schema, mode="error", configuration=CONFIGURATION, storage_options=dict(options))
+            DeltaTable.create(
+                uri,
+                schema,
+                mode="error",
+                configuration=CONFIGURATION,
+                storage_options=dict(options),
+                commit_properties=CommitProperties(
+                    max_commit_retries=0
+                ),  # a retry would create it once more, as version 1
+            )
             return
         except DeltaError:
             table = open_table(uri, options)
@@ -79,7 +88,7 @@ def commit(
     A ``transaction`` that the table has seen adds nothing. ``table`` may be passed where it was opened just now. Raises
     ``EngineError`` where the table stays contended through all attempts; nothing was added then.
     """
-    adds = [
+    adds: list[AddAction | RemoveAction] = [
         AddAction(path, size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": rows}))
         for path, size, rows in files
     ]

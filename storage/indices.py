@@ -226,18 +226,19 @@ def _lists(index: Any) -> Any | None:
 
 
 def _parameters(index: Any, chosen: Any | None) -> Any:
+    kinds: Any = faiss  # its Python constructors take the fields by name, which its stubs do not know
     lists = _lists(index)
     if lists is None:
-        return faiss.SearchParameters(sel=chosen) if chosen is not None else None
+        return kinds.SearchParameters(sel=chosen) if chosen is not None else None
     probes = lists.nlist if chosen is not None else max(16, lists.nlist // 16)
-    inner = faiss.SearchParametersIVF(nprobe=min(probes, lists.nlist), sel=chosen)
+    inner = kinds.SearchParametersIVF(nprobe=min(probes, lists.nlist), sel=chosen)
     if isinstance(faiss.downcast_index(index), faiss.IndexRefine):
-        return faiss.IndexRefineSearchParameters(k_factor=REFINE, base_index_params=inner)
+        return kinds.IndexRefineSearchParameters(k_factor=REFINE, base_index_params=inner)
     return inner
 
 
 def _accelerated(index: Any) -> Any:
-    """A copy on the GPU where there is one and FAISS has the form there, else the index itself. It takes no id filter."""
+    """A copy on the GPU where there is one and FAISS has the form there (it takes no id filter), else the index."""
     if not faiss.get_num_gpus():
         return index
     try:

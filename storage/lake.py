@@ -44,7 +44,7 @@ class Lake(Tables):
         lake = cls(uri)
         try:
             marker = lake.read_bytes(MARKER) if lake.size(MARKER) is not None else None
-        except OSError as error:
+        except Exception as error:  # every object store client has its own
             raise RequestError(f"cannot reach the lake {lake.uri}: {error}", code="no_lake") from error
         if marker is None and not create:
             raise RequestError(f"no lake at {lake.uri}", code="no_lake", fix="ingest into it first, or give --lake")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -29,7 +29,7 @@ GROUP_ROWS = 1 << 17
 NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-Rows = pa.Table | Iterable[pa.Table | pa.RecordBatch]
+Rows: TypeAlias = pa.Table | Iterable[pa.Table | pa.RecordBatch]
 
 
 class Tables(Blobs):

@@ -86,5 +86,4 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _modified(info: dict[str, Any]) -> float:
-    stamp = info.get("mtime") or info.get("LastModified")
-    return float(stamp if isinstance(stamp, int | float) else stamp.timestamp())
+    return float(info["mtime"] if "mtime" in info else info["LastModified"].timestamp())

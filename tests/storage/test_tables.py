@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_engine.errors import EngineError, RequestError
+from data_engine.model import EMBEDDINGS, TABLES
+from storage.lake import Lake
+from storage.tables import GROUP_ROWS
+
+ROWS = pa.schema([("a", pa.int32()), ("v", pa.list_(pa.float32())), ("observation.state", pa.string())])
+
+
+def _rows(*values: int) -> pa.Table:
+    return pa.table(
+        {"a": values, "v": [[v / 3] for v in values], "observation.state": ["x"] * len(values)}, schema=ROWS
+    )
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_an_absent_table_scans_as_empty_with_its_columns(local_lake: Lake, name: str) -> None:
+    frame = local_lake.scan(name).collect()
+    assert frame.columns == TABLES[name].names and len(frame) == 0
+    assert local_lake.version(name) is None and not local_lake.exists_table(name) and local_lake.files(name) == []
+
+
+def test_every_contract_schema_survives_the_table(local_lake: Lake) -> None:
+    for name, schema in TABLES.items() | {("embeddings/trajectory", EMBEDDINGS)}:
+        local_lake.create_table(name, schema)
+        local_lake.create_table(name, schema)
+        assert local_lake.schema(name) == schema
+        assert local_lake.scan(name).collect().schema == pl.DataFrame(schema.empty_table()).schema
+    assert local_lake.tables() == sorted([*TABLES, "embeddings/trajectory"])
+    assert local_lake.tables("embeddings/") == ["embeddings/trajectory"]
+
+
+def test_files_become_rows_at_the_commit_and_not_before(lake: Lake) -> None:
+    lake.create_table("steps/set-1", ROWS)
+    file = lake.write_file("steps/set-1", "shard", iter([_rows(1, 2), _rows(3)]))
+    assert file == lake.write_file("steps/set-1", "shard", [_rows(1, 2), _rows(3)], ROWS)
+    assert file.rows == 3 and lake.sha256(file.path) == file.sha256 and lake.size(file.path) == file.bytes
+    assert file.path == f"tables/steps/set-1/shard-{file.sha256}.parquet"
+    assert len(lake.scan("steps/set-1").collect()) == 0
+    assert lake.commit("steps/set-1", [file], transaction="t", run_id="r", config_hash="c") == 1
+    assert lake.files("steps/set-1") == [file]
+    frame = lake.scan("steps/set-1").filter(pl.col("a") > 1).sort("a").collect()
+    assert frame["a"].to_list() == [2, 3] and frame["v"].dtype == pl.List(pl.Float32)
+
+
+def test_an_older_version_stays_readable(lake: Lake) -> None:
+    for number in range(12):
+        lake.append("x", _rows(number), transaction=str(number))
+    assert len(lake.scan("x", version=3).collect()) == 3
+    assert len(lake.files("x", version=0)) == 0
+    with pytest.raises(RequestError, match="no version 99"):
+        lake.scan("x", version=99)
+
+
+def test_a_commit_carries_run_configuration_and_transaction(local_lake: Lake) -> None:
+    local_lake.append("x", _rows(1), transaction="t1", run_id="run_7", config_hash="abc")
+    log = local_lake.read_bytes("tables/x/_delta_log/00000000000000000001.json").splitlines()
+    actions = {key: value for line in log for key, value in json.loads(line).items()}
+    info = actions["commitInfo"]
+    assert (info["run_id"], info["config_hash"], info["transaction"]) == ("run_7", "abc", "t1")
+    assert actions["txn"]["appId"] == "t1"
+
+
+def test_a_file_that_is_not_there_is_not_committed(lake: Lake) -> None:
+    lake.create_table("x", ROWS)
+    file = lake.write_file("x", "k", _rows(1))
+    with pytest.raises(EngineError, match="not 1"):
+        lake.commit("x", [dataclasses.replace(file, bytes=1)], transaction="t")
+    with pytest.raises(EngineError, match="missing"):
+        lake.commit("x", [dataclasses.replace(file, path="tables/x/none.parquet")], transaction="t")
+    lake.create_table("y", ROWS)
+    with pytest.raises(EngineError, match="cannot commit"):
+        lake.commit("y", [file], transaction="t")
+    assert lake.version("x") == 0 and lake.version("y") == 0
+
+
+def test_rows_must_fit_the_schema(local_lake: Lake) -> None:
+    local_lake.create_table("x", ROWS)
+    with pytest.raises(RequestError, match="differ in: v"):
+        local_lake.write_file("x", "k", _rows(1).drop_columns("v"))
+    wrong = _rows(1).set_column(0, "a", pa.array([2**40]))
+    with pytest.raises(RequestError, match="do not fit"):
+        local_lake.write_file("x", "k", wrong)
+    with pytest.raises(RequestError, match="no column 'verbb'"):
+        local_lake.append_rows("runs", [{"verbb": "score"}], transaction="t")
+    assert not [path for path in local_lake.list("tables/x") if path.endswith(".parquet")]
+
+
+@pytest.mark.parametrize("name", ["../x", "steps/../x", "", "a/b/c", "a b", ".x"])
+def test_a_name_that_is_none_is_refused(local_lake: Lake, name: str) -> None:
+    with pytest.raises(RequestError):
+        local_lake.create_table(name, ROWS)
+    with pytest.raises(RequestError):
+        local_lake.write_file("x", name or "/", _rows(1), ROWS)
+
+
+def test_an_unknown_table_is_a_wrong_request(local_lake: Lake) -> None:
+    with pytest.raises(RequestError, match="no table 'steps/none'"):
+        local_lake.scan("steps/none")
+
+
+def test_row_groups_are_bounded_and_follow_the_stream(local_lake: Lake) -> None:
+    local_lake.create_table("x", ROWS)
+    file = local_lake.write_file("x", "k", iter([_rows(*range(10)), _rows(*range(GROUP_ROWS + 5))]))
+    metadata = pq.ParquetFile(local_lake.local(file.path)).metadata
+    assert [metadata.row_group(i).num_rows for i in range(3)] == [10, GROUP_ROWS, 5]
+
+
+def test_no_rows_make_the_table_and_record_the_transaction(lake: Lake) -> None:
+    lake.append_rows("quarantine", [], transaction="t")
+    assert lake.exists_table("quarantine") and lake.files("quarantine") == [] and lake.committed("quarantine", "t")
