@@ -1,0 +1,193 @@
+"""Arrays with one row a step, as HDF5 and zarr files hold them, turned into canonical step columns and frames.
+
+A :class:`Layout` says which of a source's arrays become which column. Nothing is cast unseen: a state joined from several
+arrays takes the smallest type that holds them all, flags become booleans only out of 0 and 1, and float frames become
+uint8 only where that is exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_engine.errors import SourceError
+from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Feature
+
+__all__ = ["BLOCK_BYTES", "EPISODE_BYTES", "Layout", "Spec", "natural", "to_rgb"]
+
+BLOCK_BYTES = 8 << 20  # arrays are read in whole chunks, in blocks of about this size
+EPISODE_BYTES = 4 << 30  # more than this in one episode's columns is refused: a header can declare any shape
+_SMALLEST_IMAGE = 8
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one array holds a step: numpy's name of the type (``string`` for text) and the step's shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, dtype: np.dtype, shape: tuple[int, ...]) -> Spec:
+        """The spec of an array of ``dtype`` and whole ``shape`` (n, ...). Raises ``SourceError`` for what has no column."""
+        if dtype.kind in "SUT":
+            return cls("string", tuple(shape[1:]))
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise SourceError(f"type {dtype} has no column form", code="bad_dtype")
+        return cls(dtype.newbyteorder("=").name, tuple(shape[1:]))
+
+    @property
+    def size(self) -> int:
+        """Numbers a step."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def is_vector(self) -> bool:
+        """A number or a vector of numbers a step."""
+        return self.dtype != "string" and len(self.shape) <= 1
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether a step looks like an RGB image: uint8 or float, (h, w, 3) or (3, h, w)."""
+        if len(self.shape) != 3 or not (self.dtype == "uint8" or self.dtype.startswith("float")):
+            return False
+        return any(c == 3 and min(h, w) >= _SMALLEST_IMAGE for h, w, c in (self.shape, self.shape[1:] + self.shape[:1]))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, 3) of an RGB step, whichever axis its channels are on."""
+        h, w, c = self.shape if self.shape[2] == 3 else (*self.shape[1:], self.shape[0])
+        return h, w, c
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which of a source's arrays become which column.
+
+    ``specs``: every array by the source's name. ``columns``: a column's name -> the arrays joined into it, in order.
+    ``cameras``: a camera's name -> its array. ``flags``: the columns that are turned into booleans.
+    """
+
+    specs: Mapping[str, Spec]
+    columns: Mapping[str, tuple[str, ...]]
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    flags: frozenset[str] = frozenset()
+
+    @cached_property
+    def features(self) -> tuple[Feature, ...]:
+        """The features of the columns, then of the cameras. Joined vectors name their components ``<array>.<i>``."""
+        found = [self._feature(name, keys) for name, keys in self.columns.items()]
+        for camera, key in self.cameras.items():
+            shape = self.specs[key].image_shape
+            found.append(Feature(name=IMAGES + camera, dtype="image", shape=shape, source=key))
+        return tuple(found)
+
+    def _feature(self, name: str, keys: tuple[str, ...]) -> Feature:
+        parts = [self.specs[key] for key in keys]
+        one = len(keys) == 1
+        names = [
+            f"{key.rsplit('/', 1)[-1]}.{i}" for key, part in zip(keys, parts, strict=True) for i in range(part.size)
+        ]
+        return Feature(
+            name=name,
+            dtype="bool" if name in self.flags else parts[0].dtype if one else _joined(parts),
+            shape=parts[0].shape if one else (len(names),),
+            components=tuple(names) if name in (STATE, ACTION) else None,
+            source=" + ".join(keys),
+        )
+
+    def check(self, key: str, found: Spec) -> None:
+        """Raises ``SourceError`` where an episode's array ``key`` is not what the dataset holds under that name."""
+        if found != self.specs[key]:
+            ours, theirs = (f"{spec.dtype} of shape {spec.shape}" for spec in (found, self.specs[key]))
+            raise SourceError(f"{key} holds {ours} a step, the rest of the dataset {theirs}", code="layout_differs")
+
+    def table(self, arrays: Mapping[str, np.ndarray], timestamp: np.ndarray) -> tuple[pa.Table, list[str]]:
+        """One episode's steps out of ``arrays`` (n, ...), and a note for each column that it lacks, which is null.
+
+        Raises ``SourceError`` where ``observation.state`` or ``action`` cannot be made, and for a flag beyond 0 and 1.
+        """
+        n = len(timestamp)
+        columns: dict[str, pa.Array] = {TIMESTAMP: pa.array(timestamp)}
+        notes = []
+        for feature in self.features:
+            if feature.is_camera:
+                continue
+            keys = self.columns[feature.name]
+            absent = [key for key in keys if key not in arrays]
+            if absent and feature.name in (STATE, ACTION):
+                raise SourceError(f"no {absent[0]}, which {feature.name} is made of", code="missing_column")
+            if absent:
+                notes.append(f"no {absent[0]}: {feature.name} is null")
+                columns[feature.name] = pa.nulls(n, _arrow_type(feature))
+            elif len(keys) == 1:
+                columns[feature.name] = _column(arrays[keys[0]], feature)
+            else:
+                parts = [arrays[key].reshape(n, -1) for key in keys]
+                columns[feature.name] = _column(np.concatenate(parts, axis=1, dtype=feature.dtype), feature)
+        return pa.table(columns), notes
+
+
+def _joined(parts: list[Spec]) -> str:
+    return np.result_type(*(np.dtype(part.dtype) for part in parts)).name
+
+
+def _arrow_type(feature: Feature) -> pa.DataType:
+    item = pa.string() if feature.dtype == "string" else pa.from_numpy_dtype(np.dtype(feature.dtype))
+    return pa.list_(item, feature.size) if feature.shape else item
+
+
+def _column(values: np.ndarray, feature: Feature) -> pa.Array:
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if feature.dtype == "string":
+        items = pa.array([_text(value) for value in flat.tolist()], pa.string())
+    else:
+        if feature.dtype == "bool" and not np.isin(flat, (0, 1)).all():
+            raise SourceError(f"{feature.source} holds values other than 0 and 1", code="bad_flag")
+        items = pa.array(flat.astype(feature.dtype, copy=False))  # bytes in the machine's order; flags to booleans
+    return pa.FixedSizeListArray.from_arrays(items, feature.size) if feature.shape else items
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def natural(name: str) -> list[Any]:
+    """Sort key that puts ``demo_2`` before ``demo_10``."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def to_rgb(
+    blocks: Iterator[np.ndarray], key: str, *, top: float = 255.0, rounding: bool = False
+) -> Iterator[np.ndarray]:
+    """Frames uint8 (h, w, 3) out of ``blocks`` of shape (k, h, w, 3) or (k, 3, h, w), uint8 or float in [0, ``top``].
+
+    A float frame must be whole numbers out of 255, to its type's own precision; ``rounding`` takes the nearest instead.
+    Raises ``SourceError`` for a float frame that is not, and for one out of range.
+    """
+    for block in blocks:
+        frames = block if block.shape[-1] == 3 else block.transpose(0, 2, 3, 1)
+        if frames.dtype != np.uint8:
+            scaled = frames if top == 255 else frames * frames.dtype.type(255 / top)
+            whole = np.rint(scaled)
+            if not (whole.min() >= 0 and whole.max() <= 255):  # NaN fails both
+                raise SourceError(
+                    f"frames of {key} leave the range 0 to {top:g}",
+                    code="image_range",
+                    fix="state image_range, 1 or 255",
+                )
+            slack = 0 if top == 255 else 255 * float(np.finfo(frames.dtype).eps)
+            if not rounding and float(np.abs(scaled - whole).max()) > slack:
+                raise SourceError(
+                    f"frames of {key} are not whole numbers out of 255",
+                    code="image_rounding",
+                    fix="image_rounding: true stores the nearest",
+                )
+            frames = whole.astype(np.uint8)
+        yield from np.ascontiguousarray(frames)

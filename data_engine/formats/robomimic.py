@@ -1,0 +1,95 @@
+"""robomimic HDF5: ``data/demo_i/{obs/*, actions, rewards, dones, states}`` and filter keys under ``mask``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from data_engine.formats.arrays import Layout, Spec
+from data_engine.formats.attributes import plain
+from data_engine.formats.demonstrations import DemonstrationFile
+from data_engine.formats.hdf5 import child, walk
+from data_engine.model import ACTION, REWARD, STATE, TERMINATED
+
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = ["Robomimic"]
+
+_PROPRIOCEPTION = re.compile(r"robot(\d+)_(right_|left_)?(eef_pos|eef_quat|gripper_qpos)")
+_PARTS = ("eef_pos", "eef_quat", "gripper_qpos")
+_OBJECT = ("object", "object-state")
+_NAMES = {"actions": ACTION, "rewards": REWARD, "dones": TERMINATED}
+
+
+class Robomimic(DemonstrationFile):
+    """robomimic's layout.
+
+    ``observation.state`` joins what robomimic's own policies are given by default: for each robot (and arm) in order
+    ``robot<i>_eef_pos``, ``_eef_quat``, ``_gripper_qpos``, then ``object``; a file with no such names joins all its
+    vector observations by name; ``state_keys`` names others. Each component keeps its source: ``object.3``. Vector
+    observations outside the state stay columns ``observation.<key>``, uint8 (h, w, 3) ones are cameras.
+    ``actions`` -> ``action`` (or ``action_keys``, e.g. ``actions_abs``), ``rewards`` -> ``reward``, ``dones`` ->
+    ``terminated`` (0 and 1 only; robomimic sets it at the end of a demonstration, at success, or at both: it is no proof
+    of success). ``next_obs`` is ``obs`` one step on: only its last row is new, and is kept as ``next_obs.last``.
+    """
+
+    name: ClassVar[str] = "robomimic"
+    skipped: ClassVar[frozenset[str]] = frozenset({"next_obs"})
+
+    def claims(self, has_observations: bool) -> bool:
+        """Demonstrations with an ``obs`` group."""
+        return has_observations
+
+    def layout(self, specs: Mapping[str, Spec]) -> tuple[Layout, list[str]]:
+        """See the class."""
+        state = self.chosen("state_keys", "obs/", specs) or _state_keys(specs)
+        action = self.chosen("action_keys", "", specs) or ("actions",)
+        cameras = {
+            path.removeprefix("obs/"): path
+            for path, found in specs.items()
+            if path.startswith("obs/") and found.is_rgb and found.dtype == "uint8"
+        }
+        columns = {name: keys for name, keys in ((STATE, state), (ACTION, action)) if set(keys) & specs.keys()}
+        taken = {*state, *action, *cameras.values()}
+        for path in specs:
+            if path not in taken:
+                name = _NAMES.get(path, path) if path != "actions" or ACTION not in columns else path
+                columns[name.replace("obs/", "observation.", 1).replace("/", ".")] = (path,)
+        notes = [] if state else ["no vector observations: there is no observation.state"]
+        if ACTION not in columns:
+            notes.append("no actions")
+        return Layout(specs, columns, cameras, frozenset({TERMINATED})), notes
+
+    def beyond(self, demo: h5py.Group, layout: Layout) -> tuple[dict[str, Any], list[str]]:
+        """The observation after the last action, where ``next_obs`` holds it, and a note where it is no shifted ``obs``."""
+        if "next_obs" not in demo.keys():  # noqa: SIM118 - `in demo` would follow a link
+            return {}, []
+        last, notes = {}, []
+        for key, after in walk(child(demo, "next_obs")):
+            found = layout.specs.get(f"obs/{key}")
+            if found is None or not found.is_vector or not len(after):
+                notes.append(f"next_obs/{key} is not read")
+                continue
+            last[key] = plain(after[-1])
+            now = child(demo, f"obs/{key}")
+            shifted = len(after) == len(now) and np.array_equal(after[-2:-1], now[-1:], equal_nan=True)
+            if len(now) > 1 and not shifted:
+                notes.append(f"next_obs/{key} is not obs/{key} one step later")
+        return ({"next_obs.last": last} if last else {}), notes
+
+
+def _state_keys(specs: Mapping[str, Spec]) -> tuple[str, ...]:
+    vectors = [path for path, found in specs.items() if path.startswith("obs/") and found.is_vector]
+    ranked = []
+    for path in vectors:
+        key = path.removeprefix("obs/")
+        match = _PROPRIOCEPTION.fullmatch(key)
+        if match:
+            ranked.append(((0, int(match[1]), match[2] or "", _PARTS.index(match[3])), path))
+        elif key in _OBJECT:
+            ranked.append(((1, 0, key, 0), path))
+    return tuple(path for _, path in sorted(ranked)) or tuple(sorted(vectors))

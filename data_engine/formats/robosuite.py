@@ -1,0 +1,61 @@
+"""robosuite's own demonstration files: ``data/demo_i/{states, actions, ...}`` without observations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from data_engine.formats.arrays import Layout, Spec
+from data_engine.formats.demonstrations import DemonstrationFile
+from data_engine.formats.hdf5 import child
+from data_engine.model import ACTION, REWARD, STATE, TERMINATED
+
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = ["Robosuite"]
+
+_NAMES = {"rewards": REWARD, "dones": TERMINATED}
+_VELOCITIES = ("joint_velocities", "gripper_actuations")  # what the environments before 1.0 take as their action
+
+
+class Robosuite(DemonstrationFile):
+    """Both of robosuite's layouts.
+
+    ``states`` -> ``observation.state`` whole: MuJoCo's flattened simulator state, which is time, positions, velocities;
+    the file does not say where one ends, so components are ``states.<i>``. ``actions`` -> ``action``; files before 1.0 have
+    groups instead, of which ``joint_velocities`` then ``gripper_actuations`` are joined, as their environments take them
+    (``action_keys`` names others, e.g. right_dpos, right_dquat, gripper_actuations). All else stays a column by its name.
+
+    ``timestamp`` is the recorded simulation time from the start, where it rises, and the rate is its median: old files
+    were recorded at an uneven rate. The option ``fps`` replaces it by an even one.
+    """
+
+    name: ClassVar[str] = "robosuite"
+
+    def claims(self, has_observations: bool) -> bool:
+        """Demonstrations without an ``obs`` group."""
+        return not has_observations
+
+    def layout(self, specs: Mapping[str, Spec]) -> tuple[Layout, list[str]]:
+        """See the class."""
+        state = self.chosen("state_keys", "", specs) or (("states",) if "states" in specs else ())
+        default = ("actions",) if "actions" in specs else tuple(key for key in _VELOCITIES if key in specs)
+        action = self.chosen("action_keys", "", specs) or default
+        columns = {name: keys for name, keys in ((STATE, state), (ACTION, action)) if keys}
+        for path in specs:
+            if path not in state and path not in action:
+                columns[_NAMES.get(path, path).replace("/", ".")] = (path,)
+        notes = [f"no arrays for {name}" for name in (STATE, ACTION) if name not in columns]
+        return Layout(specs, columns, {}, frozenset({TERMINATED})), notes
+
+    def clock(self, demo: h5py.Group) -> np.ndarray | None:
+        """The simulation time, the first number of each state, where it rises by 0.1 ms to 1 s a step; else None."""
+        states = child(demo, "states") if "states" in list(demo) else None
+        if states is None or states.ndim != 2 or len(states) < 2 or states.shape[1] < 3 or states.dtype.kind != "f":
+            return None
+        time = states[:, 0].astype(np.float64)
+        gaps = np.diff(time)
+        return time if np.isfinite(time).all() and gaps.min() >= 1e-4 and gaps.max() <= 1.0 else None
