@@ -1,0 +1,22 @@
+"""SOURCE OUT: frames a second of forge's conversion, LeRobot v3 to LeRobot v3, imports apart."""
+
+import json
+import sys
+from pathlib import Path
+
+from figures import Work  # first: it starts the clock
+import pyarrow.parquet  # noqa: F401  # isort: skip  (its import would count as work otherwise)
+from forge.convert import convert
+
+
+def main() -> None:
+    n = json.loads(Path(sys.argv[1], "meta/info.json").read_text())["total_frames"]
+    work = Work()
+    result = convert(sys.argv[1], sys.argv[2], target_format="lerobot-v3", fail_on_error=True)
+    if not result.success:
+        raise SystemExit("; ".join(result.errors))
+    work.report("forge-robotics 0.2.0", "convert", n, episodes=result.episodes_converted)
+
+
+if __name__ == "__main__":
+    main()
