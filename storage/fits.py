@@ -27,7 +27,7 @@ def put_fit(lake: Blobs, fit: Fit) -> str:
     folder = f"{FITS}/{fit.producer}/{fit.id}"
     if lake.size(f"{folder}/fit.json") is not None:
         return fit.id
-    arrays = save({name: np.ascontiguousarray(fit.arrays[name]) for name in sorted(fit.arrays)})
+    arrays = save({name: np.asarray(fit.arrays[name], order="C") for name in sorted(fit.arrays)})
     sha256 = hashlib.sha256(arrays).hexdigest()
     document = {
         "producer": fit.producer,
