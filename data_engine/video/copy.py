@@ -74,6 +74,7 @@ def copy_spans(spans: Sequence[Span], out: str | os.PathLike[str]) -> list[tuple
                 for i, decoded in zip(packets.tolist(), (dts + shift).tolist(), strict=True):
                     packet = track.packet(i)
                     packet.pts, packet.dts, packet.duration = packet.pts + shift, decoded, frame
+                    packet.time_base, packet.is_keyframe = track.time_base, bool(track.key[i])
                     packet.stream = stream
                     container.mux(packet)
                 from_s = start_s + shift * tick

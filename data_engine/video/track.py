@@ -165,14 +165,12 @@ class Track:
         return self._loose[i] if at < 0 else self._map[at : at + int(self.size[i])]
 
     def packet(self, i: int) -> Any:
-        """Packet ``i`` as a fresh ``av.Packet`` with its presentation time and its keyframe flag."""
+        """Packet ``i`` as a fresh ``av.Packet`` with its presentation time."""
         import av
 
         packet = av.Packet(int(self.size[i]))  # allocated by FFmpeg with the padding that decoders read into
         packet.update(self.data(i))
         packet.pts = int(self.pts[i])
-        packet.time_base = self.time_base
-        packet.is_keyframe = bool(self.key[i])
         return packet
 
     def span(self, start_s: float = 0.0, end_s: float | None = None) -> slice:
