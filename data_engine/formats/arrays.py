@@ -1,12 +1,13 @@
 """Arrays with one row a step, as HDF5 and zarr files hold them, turned into canonical step columns and frames.
 
-A :class:`Layout` says which of a source's arrays become which column. Nothing is cast unseen: a state joined from several
-arrays takes the smallest type that holds them all, flags become booleans only out of 0 and 1, and float frames become
-uint8 only where that is exact.
+A :class:`Layout` says which of a source's arrays become which column. Nothing is cast unseen: a state joined from
+several arrays takes the smallest type that holds them all, flags become booleans only out of 0 and 1, and float frames
+become uint8 only where that is exact.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Spec:
 
     @classmethod
     def of(cls, dtype: np.dtype, shape: tuple[int, ...]) -> Spec:
-        """The spec of an array of ``dtype`` and whole ``shape`` (n, ...). Raises ``SourceError`` for what has no column."""
+        """The spec of an array of ``dtype`` and whole ``shape`` (n, ...); ``SourceError`` for what has no column."""
         if dtype.kind in "SUT":
             return cls("string", tuple(shape[1:]))
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
@@ -45,7 +46,7 @@ class Spec:
     @property
     def size(self) -> int:
         """Numbers a step."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def is_vector(self) -> bool:
@@ -148,7 +149,7 @@ def _column(values: np.ndarray, feature: Feature) -> pa.Array:
     if feature.dtype == "string":
         items = pa.array([_text(value) for value in flat.tolist()], pa.string())
     else:
-        if feature.dtype == "bool" and not np.isin(flat, (0, 1)).all():
+        if feature.dtype == "bool" and not ((flat == 0) | (flat == 1)).all():
             raise SourceError(f"{feature.source} holds values other than 0 and 1", code="bad_flag")
         items = pa.array(flat.astype(feature.dtype, copy=False))  # bytes in the machine's order; flags to booleans
     return pa.FixedSizeListArray.from_arrays(items, feature.size) if feature.shape else items

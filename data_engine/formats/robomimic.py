@@ -11,7 +11,7 @@ import numpy as np
 from data_engine.formats.arrays import Layout, Spec
 from data_engine.formats.attributes import plain
 from data_engine.formats.demonstrations import DemonstrationFile
-from data_engine.formats.hdf5 import child, walk
+from data_engine.formats.hdf5 import Array, child, walk
 from data_engine.model import ACTION, REWARD, STATE, TERMINATED
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class Robomimic(DemonstrationFile):
     vector observations by name; ``state_keys`` names others. Each component keeps its source: ``object.3``. Vector
     observations outside the state stay columns ``observation.<key>``, uint8 (h, w, 3) ones are cameras.
     ``actions`` -> ``action`` (or ``action_keys``, e.g. ``actions_abs``), ``rewards`` -> ``reward``, ``dones`` ->
-    ``terminated`` (0 and 1 only; robomimic sets it at the end of a demonstration, at success, or at both: it is no proof
-    of success). ``next_obs`` is ``obs`` one step on: only its last row is new, and is kept as ``next_obs.last``.
+    ``terminated`` (0 and 1 only; robomimic sets it at the end of a demonstration, at success, or at both: it proves
+    no success). ``next_obs`` is ``obs`` one step on: only its last row is new, and is kept as ``next_obs.last``.
     """
 
     name: ClassVar[str] = "robomimic"
-    skipped: ClassVar[frozenset[str]] = frozenset({"next_obs"})
+    skipped: ClassVar[str | None] = "next_obs"
 
     def claims(self, has_observations: bool) -> bool:
         """Demonstrations with an ``obs`` group."""
@@ -64,21 +64,20 @@ class Robomimic(DemonstrationFile):
             notes.append("no actions")
         return Layout(specs, columns, cameras, frozenset({TERMINATED})), notes
 
-    def beyond(self, demo: h5py.Group, layout: Layout) -> tuple[dict[str, Any], list[str]]:
-        """The observation after the last action, where ``next_obs`` holds it, and a note where it is no shifted ``obs``."""
-        if "next_obs" not in demo.keys():  # noqa: SIM118 - `in demo` would follow a link
+    def beyond(self, demo: h5py.Group, arrays: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
+        """The observation after the last action, where there is one, and a note where it is not ``obs`` shifted."""
+        if "next_obs" not in list(demo):
             return {}, []
         last, notes = {}, []
-        for key, after in walk(child(demo, "next_obs")):
-            found = layout.specs.get(f"obs/{key}")
-            if found is None or not found.is_vector or not len(after):
-                notes.append(f"next_obs/{key} is not read")
+        for key, after in walk(child(demo, "next_obs")).items():
+            now = arrays.get(f"obs/{key}")
+            if now is None or now.spec != after.spec or len(now) != len(after):
+                notes.append(f"next_obs/{key} does not match obs and is not read")
                 continue
-            last[key] = plain(after[-1])
-            now = child(demo, f"obs/{key}")
-            shifted = len(after) == len(now) and np.array_equal(after[-2:-1], now[-1:], equal_nan=True)
-            if len(now) > 1 and not shifted:
+            if len(now) > 1 and not np.array_equal(after.dataset[-2], now.dataset[-1], equal_nan=now.spec.is_vector):
                 notes.append(f"next_obs/{key} is not obs/{key} one step later")
+            if now.spec.is_vector:
+                last[key] = plain(after.dataset[-1])
         return ({"next_obs.last": last} if last else {}), notes
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from data_engine.formats.arrays import Layout, Spec
 from data_engine.formats.demonstrations import DemonstrationFile
-from data_engine.formats.hdf5 import child
+from data_engine.formats.hdf5 import Array
 from data_engine.model import ACTION, REWARD, STATE, TERMINATED
-
-if TYPE_CHECKING:
-    import h5py
 
 __all__ = ["Robosuite"]
 
@@ -24,13 +21,13 @@ _VELOCITIES = ("joint_velocities", "gripper_actuations")  # what the environment
 class Robosuite(DemonstrationFile):
     """Both of robosuite's layouts.
 
-    ``states`` -> ``observation.state`` whole: MuJoCo's flattened simulator state, which is time, positions, velocities;
-    the file does not say where one ends, so components are ``states.<i>``. ``actions`` -> ``action``; files before 1.0 have
-    groups instead, of which ``joint_velocities`` then ``gripper_actuations`` are joined, as their environments take them
-    (``action_keys`` names others, e.g. right_dpos, right_dquat, gripper_actuations). All else stays a column by its name.
+    ``states`` -> ``observation.state`` whole: MuJoCo's flattened simulator state (time, positions, velocities); the file
+    does not say where one ends, so components are ``states.<i>``. ``actions`` -> ``action``; files before 1.0 have groups
+    instead, of which ``joint_velocities`` then ``gripper_actuations`` are joined, as their environments take them
+    (``action_keys`` names others: right_dpos, right_dquat, gripper_actuations). The rest stay columns by their names.
 
     ``timestamp`` is the recorded simulation time from the start, where it rises, and the rate is its median: old files
-    were recorded at an uneven rate. The option ``fps`` replaces it by an even one.
+    were recorded at an uneven rate. The option ``fps`` puts an even clock in its place.
     """
 
     name: ClassVar[str] = "robosuite"
@@ -51,11 +48,11 @@ class Robosuite(DemonstrationFile):
         notes = [f"no arrays for {name}" for name in (STATE, ACTION) if name not in columns]
         return Layout(specs, columns, {}, frozenset({TERMINATED})), notes
 
-    def clock(self, demo: h5py.Group) -> np.ndarray | None:
+    def clock(self, arrays: Mapping[str, Array]) -> np.ndarray | None:
         """The simulation time, the first number of each state, where it rises by 0.1 ms to 1 s a step; else None."""
-        states = child(demo, "states") if "states" in list(demo) else None
-        if states is None or states.ndim != 2 or len(states) < 2 or states.shape[1] < 3 or states.dtype.kind != "f":
+        states = arrays.get("states")
+        if states is None or not states.spec.dtype.startswith("float") or states.spec.size < 3 or len(states) < 2:
             return None
-        time = states[:, 0].astype(np.float64)
+        time = states.dataset[:, 0].astype(np.float64)
         gaps = np.diff(time)
         return time if np.isfinite(time).all() and gaps.min() >= 1e-4 and gaps.max() <= 1.0 else None
