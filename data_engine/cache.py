@@ -12,8 +12,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import quote
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from data_engine.arrays import to_array
-from data_engine.errors import EngineError, RequestError, SourceError
+from data_engine.errors import RequestError, SourceError
 
 __all__ = ["LRU", "Cache", "sha256_of"]
 
@@ -52,15 +53,15 @@ class LRU(Generic[K, V]):
 
 
 class Cache:
-    """A folder of at most ``max_bytes`` (the entry in use aside).
+    """A folder of at most ``max_bytes``, what was used in the last ``grace_s`` seconds aside: it may be being opened.
 
     ``folder`` defaults to ``$DATA_ENGINE_CACHE``, else ``~/.cache/data-engine``.
     """
 
-    def __init__(self, folder: str | Path | None = None, max_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(self, folder: str | Path | None = None, max_bytes: int = DEFAULT_BYTES, grace_s: float = 60) -> None:
         chosen = folder or os.environ.get("DATA_ENGINE_CACHE") or "~/.cache/data-engine"
         self.folder = Path(chosen).expanduser()
-        self.max_bytes = max_bytes
+        self.max_bytes, self.grace_s = max_bytes, grace_s
 
     def copy(self, fs: AbstractFileSystem, path: str, sha256: str) -> Path:
         """A local copy of ``path``, fetched once. Raises ``SourceError`` where it is missing or not what ``sha256``
@@ -82,15 +83,15 @@ class Cache:
         Raises ``SourceError`` where the file is not what ``sha256`` says, cannot be read, or lacks the column.
         """
         kept = self._entry("steps", sha256) / f"{quote(column, safe='')}.npy"
-        for _ in range(3):
-            if not self._use(kept):
-                if not kept.parent.exists():
-                    verify(file, sha256, str(file))
-                with self._new(kept) as temporary, temporary.open("wb") as out:
-                    np.save(out, _read(file, column), allow_pickle=False)
-            with contextlib.suppress(FileNotFoundError):  # another process's eviction came between
-                return np.load(kept, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        raise EngineError(f"the cache {self.folder} loses entries faster than they are made; give it more room")
+        if self._use(kept):
+            with contextlib.suppress(FileNotFoundError):  # another process made room just now
+                return _mapped(kept)
+        if not kept.parent.exists():
+            verify(file, sha256, str(file))
+        with self._new(kept) as temporary:
+            with temporary.open("wb") as out:
+                np.save(out, _read(file, column), allow_pickle=False)
+            return _mapped(temporary)  # stays mapped whatever becomes of the name
 
     def _entry(self, kind: str, sha256: str) -> Path:
         return self.folder / kind / sha256[:2] / sha256
@@ -98,12 +99,12 @@ class Cache:
     def _use(self, kept: Path) -> bool:
         try:
             os.utime(kept.parent)
-        except FileNotFoundError:
+        except OSError:
             return False
         return kept.exists()
 
     @contextlib.contextmanager
-    def _new(self, kept: Path):  # type: ignore[no-untyped-def]
+    def _new(self, kept: Path) -> Iterator[Path]:
         """A temporary file that becomes ``kept`` when all went well; then room is made."""
         try:
             kept.parent.parent.mkdir(parents=True, exist_ok=True)
@@ -118,8 +119,9 @@ class Cache:
         temporary = Path(name)
         try:
             yield temporary
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(kept)
+            with contextlib.suppress(FileNotFoundError):  # an old entry may go while a column is added to it
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                temporary.replace(kept)
         finally:
             temporary.unlink(missing_ok=True)
         self._make_room(kept.parent)
@@ -131,10 +133,10 @@ class Cache:
                 size = sum(file.stat().st_size for file in entry.iterdir())
                 entries.append((entry.stat().st_mtime_ns, size, entry))
         total = sum(size for _, size, _ in entries)
-        for _, size, entry in sorted(entries):
+        for used, size, entry in sorted(entries):
             if total <= self.max_bytes:
                 return
-            if entry != newest:
+            if entry != newest and used < time.time_ns() - self.grace_s * 1e9:
                 shutil.rmtree(entry, ignore_errors=True)
                 total -= size
 
@@ -151,6 +153,10 @@ def verify(file: Path, sha256: str, name: str) -> None:
         raise SourceError(f"missing file {name}", code="missing_file")
     if sha256_of(file) != sha256:
         raise SourceError(f"{name} is not the file that was frozen: its sha256 differs", code="changed_file")
+
+
+def _mapped(file: Path) -> np.ndarray:
+    return np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
 def _read(file: Path, column: str) -> np.ndarray:

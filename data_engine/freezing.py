@@ -88,7 +88,8 @@ def freeze(
     _check(given, parts, datasets, fractions, weight_kind, epoch_size)
     weights = pa.array([round_significant(w) for w in given["weight"].to_pylist()], pa.float64())
     given = given.set_column(EPISODES.get_field_index("weight"), "weight", weights)
-    split = assign(*(given[key].to_pylist() for key in ("episode_id", "parent", "content_hash")), fractions)
+    ids, parents, contents = (given[key].to_pylist() for key in ("episode_id", "parent", "content_hash"))
+    split = assign(ids, parents, contents, fractions)
     given = given.set_column(EPISODES.get_field_index("split"), "split", pa.array(split, pa.string()))
     used = {key: datasets[key] for key in sorted(given["dataset"].unique().to_pylist())}
     _check_groups(used)

@@ -57,9 +57,13 @@ class Mixture:
         self._reset()
 
     def _reset(self) -> None:
-        self._opened = LRU(16, lambda path: pq.ParquetFile(self.local(path)))
-        self._arrays = LRU(4096, lambda key: self.cache.column(self.local(key[0]), self._files[key[0]][1], key[1]))
+        self._opened: LRU[str, pq.ParquetFile] = LRU(16, lambda path: pq.ParquetFile(self.local(path)))
+        self._arrays: LRU[tuple[str, str], np.ndarray] = LRU(4096, self._decoded)
         self._local: dict[str, Path] = {}
+
+    def _decoded(self, key: tuple[str, str]) -> np.ndarray:
+        path, column = key
+        return self.cache.column(self.local(path), self._files[path][1], column)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_opened", "_arrays", "_local", "rows")}
@@ -193,13 +197,13 @@ def open(
     if not re.search(r"/mixtures/[0-9a-z_]+$", uri):
         raise RequestError(f"{uri!r} is no mixture", code="bad_uri", fix="name <lake>/mixtures/<id>")
     document = _document(uri, _read(uri, "mixture.json", storage_options))
-    tables = []
+    tables: list[pa.Table] = []
     for name, schema in (("episodes.parquet", EPISODES), ("files.parquet", FILES)):
         data = _read(uri, name, storage_options)
         if hashlib.sha256(data).hexdigest() != document.contents.get(name):
             raise RequestError(f"mixture {uri!r}: {name} is not what was frozen", code="broken_mixture")
         tables.append(pq.read_table(pa.BufferReader(data)).cast(schema))
-    return Mixture(uri, document, *tables, storage_options, Cache(cache_dir, cache_bytes))
+    return Mixture(uri, document, tables[0], tables[1], storage_options, Cache(cache_dir, cache_bytes))
 
 
 def _document(uri: str, data: bytes) -> MixtureDocument:

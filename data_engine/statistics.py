@@ -7,6 +7,7 @@ the smallest keyed hashes (bottom-k sampling; Cohen, Kaplan 2007), all of them w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,6 +34,7 @@ class GroupStatistics:
 
     def __init__(self) -> None:
         self._features: dict[str, Accumulator] = {}
+        self._void: Counter[str] = Counter()
 
     def add(self, steps: pa.Table, content_hash: str, start: int = 0) -> None:
         """Add the steps of one episode from step ``start`` on. ``content_hash`` keys the quantiles' sample."""
@@ -41,7 +43,8 @@ class GroupStatistics:
             if is_numeric(field.type) and not pa.types.is_boolean(field.type) and not _is_time(field.name):
                 values = to_array(steps.column(field.name), field.name)
                 wide = values.astype(np.float64).reshape(steps.num_rows, -1)
-                if wide.shape[1] == 0:  # nothing but nulls: their number is all that is known
+                if wide.shape[1] == 0:  # nothing but nulls, not even their width is known
+                    self._void[field.name] += steps.num_rows
                     continue
                 if field.name not in self._features:
                     self._features[field.name] = Accumulator(wide.shape[1])
@@ -49,6 +52,10 @@ class GroupStatistics:
 
     def result(self) -> dict[str, FeatureStatistics]:
         """The statistics of each feature, numbers to 6 significant digits."""
+        for name, steps in self._void.items():
+            if name in self._features:
+                self._features[name].count += steps
+        self._void.clear()
         return {name: self._features[name].result() for name in sorted(self._features)}
 
 

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data_engine.errors import RequestError
+from data_engine.loader import MixtureDataset, MixtureSampler, MixtureStream, Windows, collate
+
+LENGTHS = {"a": [12, 5, 9, 30], "b": [8, 20]}
+
+
+def identity(batch) -> list[tuple[int, str, int]]:
+    return list(zip(batch["index"].tolist(), batch["episode_id"], batch["step"].tolist(), strict=True))
+
+
+def expected_order(dataset: MixtureDataset) -> list[tuple[int, str, int]]:
+    return identity(collate(dataset.__getitems__(list(range(len(dataset))))))
+
+
+@pytest.mark.parametrize("kind", ["probability", "repeat"])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_the_global_order_is_the_same_over_ranks(toy, tmp_path, kind, world_size) -> None:
+    dataset = MixtureDataset(toy(LENGTHS).mixture(tmp_path, weight_kind=kind))
+    whole = expected_order(dataset)
+    ranks = []
+    for rank in range(world_size):
+        sampler = MixtureSampler(dataset, rank, world_size, even=False)
+        batches = [identity(b) for b in DataLoader(dataset, batch_size=5, sampler=sampler, collate_fn=collate)]
+        assert sum(map(len, batches)) == len(sampler)
+        ranks.append([sample for batch in batches for sample in batch])
+    assert all(sample[0] % world_size == rank for rank, samples in enumerate(ranks) for sample in samples)
+    assert sorted(sample for samples in ranks for sample in samples) == whole
+
+
+def test_even_ranks_have_as_many_samples_each(toy, tmp_path) -> None:
+    dataset = MixtureDataset(toy(LENGTHS).mixture(tmp_path))
+    for start in (0, 5, 83, 84):
+        samplers = [MixtureSampler(dataset, rank, 8, start=start) for rank in range(8)]
+        assert {len(list(sampler)) for sampler in samplers} == {(84 - start) // 8}
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_change_nothing(toy, tmp_path, workers) -> None:
+    mixture = toy(LENGTHS).mixture(tmp_path)
+    dataset, stream = MixtureDataset(mixture), MixtureStream(mixture, batch_size=7, world_size=2, rank=1)
+    mapped = DataLoader(
+        dataset, batch_size=7, sampler=MixtureSampler(dataset, 1, 2), collate_fn=collate, num_workers=workers,
+        multiprocessing_context="fork",
+    )  # fmt: skip
+    streamed = DataLoader(stream, batch_size=None, num_workers=workers, multiprocessing_context="fork")
+    alone = [identity(batch) for batch in stream]
+    assert [identity(batch) for batch in mapped] == alone
+    stream.set_epoch(0)
+    assert [identity(batch) for batch in streamed] == alone
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (2, 8), (8, 1)])
+def test_a_stream_resumes_under_another_world_size(toy, tmp_path, before, after) -> None:
+    mixture = toy(LENGTHS).mixture(tmp_path, weight_kind="repeat")
+    whole = expected_order(MixtureDataset(mixture))
+    had, states = [], []
+    for rank in range(before):
+        stream = MixtureStream(mixture, batch_size=3, rank=rank, world_size=before, even=False)
+        batches = iter(stream)
+        for _ in range(3):
+            batch = next(batches)
+            had += identity(batch)
+        assert stream.state_dict() == stream.state_dict(batch)
+        states.append(stream.state_dict())
+    assert all(state == states[0] for state in states)
+    assert len(json.dumps(states[0])) < 50
+    for rank in range(after):
+        stream = MixtureStream(mixture, batch_size=4, rank=rank, world_size=after, even=False)
+        stream.load_state_dict(states[0])
+        batches = list(stream)
+        assert len(batches) <= -(-len(whole) // 4)
+        had += [sample for batch in batches for sample in identity(batch)]
+    assert sorted(had) == whole
+
+
+def test_a_stream_goes_on_with_its_workers_from_a_batchs_state(toy, tmp_path) -> None:
+    mixture = toy(LENGTHS).mixture(tmp_path)
+    stream = MixtureStream(mixture, batch_size=6)
+    loader = DataLoader(stream, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    batches = list(loader)
+    stream.load_state_dict(stream.state_dict(batches[4]))
+    assert [identity(batch) for batch in loader] == [identity(batch) for batch in batches[5:]]
+    assert len(stream) == len(batches) - 5
+
+
+def test_epochs_differ_and_a_pair_names_one(toy, tmp_path) -> None:
+    dataset = MixtureDataset(toy(LENGTHS).mixture(tmp_path))
+    first = expected_order(dataset)
+    pairs = identity(collate(dataset.__getitems__([(1, k) for k in range(84)])))
+    dataset.set_epoch(1)
+    assert expected_order(dataset) == pairs != first
+    other_seed = MixtureDataset(dataset.samples.mixture, seed=1)
+    assert expected_order(other_seed) != first
+    sampler = MixtureSampler(dataset, start=80)
+    assert len(sampler) == 4
+    sampler.set_epoch(5)
+    assert next(iter(sampler)) == (5, 0)
+    with pytest.raises(RequestError, match="two epochs"):
+        dataset.__getitems__([(0, 1), (1, 1)])
+    with pytest.raises(IndexError):
+        dataset[84]
+
+
+def test_single_samples_batches_and_numpy_are_the_same(toy, tmp_path) -> None:
+    mixture = toy(LENGTHS).mixture(tmp_path)
+    windows = Windows(history=2, action_horizon=4, columns=("observation.state", "action", "reward"))
+    dataset = MixtureDataset(mixture, windows)
+    plain = list(mixture.samples(windows))
+    batch = dataset.__getitems__([3, 70, 5])
+    assert plain[3]["action"].shape == (4, 2)
+    for i, k in enumerate((3, 70, 5)):
+        single = dataset[k]
+        assert single.keys() == batch[i].keys() == plain[k].keys()
+        for name, value in single.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, batch[i][name]), name
+                assert np.array_equal(value.numpy(), plain[k][name]), name
+            else:
+                assert value == batch[i][name] == plain[k][name]
+    assert single["observation.state"].dtype == single["action"].dtype == torch.float32
+    assert (single["timestamp"].dtype, single["reward"].shape) == (torch.float64, ())
+    by_torch = next(iter(DataLoader(dataset, batch_size=3, sampler=[3, 70, 5])))
+    assert torch.equal(by_torch["action"], collate(batch)["action"])
+    assert [sample["index"] for sample in mixture.samples(windows, start=80)] == [80, 81, 82, 83]
+
+
+def test_a_mixture_on_an_object_store_is_read_through_the_cache(toy_at, s3, tmp_path) -> None:
+    mixture = toy_at(f"{s3}/lake", {"a": [6, 7]}).mixture(tmp_path / "cache")
+    order = expected_order(MixtureDataset(mixture))
+    loader = DataLoader(MixtureDataset(mixture), batch_size=13, collate_fn=collate, num_workers=1,
+                        multiprocessing_context="spawn")  # fmt: skip
+    assert [sample for batch in loader for sample in identity(batch)] == order
+    assert len(list((tmp_path / "cache").glob("files/??/*/blob.parquet"))) == 1
+
+
+def test_wrong_requests_get_one_line(toy, tmp_path) -> None:
+    mixture = toy({"a": [6]}).mixture(tmp_path)
+    with pytest.raises(RequestError, match="rank 2 of 2"):
+        MixtureStream(mixture, rank=2, world_size=2)
+    with pytest.raises(RequestError, match="rank -1 of 2"):
+        MixtureSampler(MixtureDataset(mixture), rank=-1, world_size=2)
+    with pytest.raises(RequestError, match="batch_size 0"):
+        MixtureStream(mixture, batch_size=0)

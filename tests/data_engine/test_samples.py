@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_engine import mixture as mixtures
+from data_engine.errors import RequestError, SourceError
+from data_engine.model import Feature
+from data_engine.samples import Samples
+from data_engine.windows import Windows
+
+LENGTHS = {"a": [12, 5, 9, 30], "b": [8, 20]}
+
+
+@given(history=st.integers(1, 6), horizon=st.integers(1, 40), start=st.integers(0, 10), cut=st.integers(0, 10))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_windows_never_leave_the_range_and_masks_say_where_they_would(
+    toy_at, tmp_path_factory, history, horizon, start, cut
+) -> None:
+    folder = tmp_path_factory.mktemp("lake")
+    made = toy_at(str(folder), {"a": [25, 30, 28]})
+    rows = [
+        row | {"start": start, "stop": row["stop"] - cut, "row_start": row["row_start"] + start,
+               "row_count": row["row_count"] - start - cut}
+        for row in made.rows
+    ]  # fmt: skip
+    samples = Samples(made.mixture(folder / "cache", rows=rows, weight_kind="repeat"), Windows(history, horizon))
+    batch = samples.read(0, np.arange(samples.size()))
+    seen = set()
+    for i, (episode, step) in enumerate(zip(batch["episode_id"], batch["step"].tolist(), strict=True)):
+        number, stop = int(episode.removeprefix("ep_a_")), rows[int(episode.removeprefix("ep_a_"))]["stop"]
+        seen.add((number, step))
+        past, future = np.arange(step - history + 1, step + 1), np.arange(step, step + horizon)
+        assert batch["observation.state"][i].tolist() == [[number, t] for t in past.clip(start, stop - 1)]
+        assert batch["action"][i].tolist() == [[number, t] for t in future.clip(start, stop - 1)]
+        assert batch["observation_is_pad"][i].tolist() == (past < start).tolist()
+        assert batch["action_is_pad"][i].tolist() == (future >= stop).tolist()
+        assert batch["timestamp"][i] == pytest.approx(step / 10)
+    assert seen == {(number, t) for number, row in enumerate(rows) for t in range(start, row["stop"])}
+
+
+@pytest.mark.parametrize("kind", ["probability", "repeat", "choose"])
+def test_samples_follow_the_weights_through_the_loader(toy, tmp_path, kind) -> None:
+    made = toy({"a": [10] * 4, "b": [10] * 4})
+    entries = [{"selection": "a", "weight": 3}, {"selection": "b", "weight": 1}]
+    size = {"epoch_size": 20_000} if kind == "probability" else {}
+    samples = Samples(made.mixture(tmp_path, entries=entries, weight_kind=kind, unit="episode", **size))
+    texts = samples.read(0, np.arange(samples.size()))["dataset"]
+    share = texts.count("a") / len(texts)
+    error = 4 * np.sqrt(0.75 * 0.25 / 20_000) if kind == "probability" else 0
+    assert share == pytest.approx(0.75, abs=error + 1e-12)
+    assert len(texts) == {"probability": 20_000, "repeat": 160, "choose": 40}[kind]
+
+
+@pytest.mark.parametrize(("normalise", "low", "high"), [("mean_std", "mean", "std"), ("quantile", "q01", "q99")])
+def test_normalising_uses_the_groups_own_statistics(toy, tmp_path, normalise, low, high) -> None:
+    mixture = toy({"a": [9, 12], "b": [20, 7]}, {"b": 3}).mixture(tmp_path)
+    raw, normal = list(mixture.samples(Windows(1, 1))), mixture.samples(Windows(1, 1, normalise=normalise))
+    for before, after in zip(raw, normal, strict=True):
+        found = mixture.statistics(f"{before['embodiment']}/delta")["action"]
+        if normalise == "mean_std":
+            wanted = (before["action"] - found[low]) / found[high]
+        else:
+            wanted = 2 * (before["action"] - found[low]) / (found[high] - found[low]) - 1
+        assert after["action"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_unlike_widths_are_refused_in_a_batch_or_padded(toy, tmp_path) -> None:
+    mixture = toy({"a": [9, 12], "b": [20, 7]}, {"b": 3}).mixture(tmp_path)
+    alone = list(mixture.samples(Windows(normalise="mean_std")))
+    assert {sample["action"].shape[1] for sample in alone} == {2, 3}
+    with pytest.raises(RequestError, match=r"whose action is .*pad_to=\{'action': WIDTH\}"):
+        Samples(mixture).read(0, np.arange(len(alone)))
+    windows = Windows(pad_to={"action": 5, "observation.state": 3}, normalise="mean_std")
+    batch = Samples(mixture, windows).read(0, np.arange(len(alone)))
+    for i, sample in enumerate(alone):
+        width = sample["action"].shape[1]
+        assert batch["action_dim_is_pad"][i].tolist() == [False] * width + [True] * (5 - width)
+        assert not batch["action"][i, :, width:].any()
+        assert np.array_equal(batch["action"][i, :, :width], sample["action"])
+    with pytest.raises(RequestError, match="action is 3 wide, pad_to says 2"):
+        Samples(mixture, Windows(pad_to={"action": 2}))
+
+
+def test_a_dataset_without_actions_is_padded_whole(toy, tmp_path) -> None:
+    made = toy({"a": [9], "b": [9]}, {"b": 3})
+    without = tuple(f for f in made.datasets["b"].features if f.name != "action")
+    made.datasets["b"] = made.datasets["b"].model_copy(update={"features": without})
+    mixture = made.mixture(tmp_path)
+    assert {"action" in sample for sample in mixture.samples()} == {True, False}
+    batch = Samples(mixture, Windows(pad_to={"action": 2, "observation.state": 3})).read(0, np.arange(18))
+    for name, mask in zip(batch["dataset"], batch["action_dim_is_pad"].tolist(), strict=True):
+        assert mask == [name == "b"] * 2
+
+
+def test_missing_values_come_as_nan(toy, tmp_path) -> None:
+    made = toy({"a": [6]})
+    file = Path(made.lake) / made.files[0]["path"]
+    table = pq.read_table(file)
+    holes = pa.array([None, [1.0, None], [2.0, 2.0], None, [4.0, 4.0], [5.0, 5.0]], pa.list_(pa.float64()))
+    table = table.set_column(table.column_names.index("action"), "action", holes)
+    table = table.append_column("flag", pa.array([None, 1, 0, 1, 0, 1]))
+    pq.write_table(table, file)
+    made.files[0] |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    features = (*made.datasets["a"].features, Feature(name="flag", dtype="int64"))
+    made.datasets["a"] = made.datasets["a"].model_copy(update={"features": features})
+    mixture = made.mixture(tmp_path, weight_kind="repeat")
+    for sample in mixture.samples(Windows(1, 1)):
+        value = holes[int(sample["step"])].as_py() or [None, None]
+        assert np.array_equal(sample["action"][0], np.array(value, np.float32), equal_nan=True)
+    with pytest.raises(SourceError, match=r"'flag' .* has missing values"):
+        next(mixture.samples(Windows(columns=("flag",))))
+
+
+def test_wrong_requests_get_one_line(toy, tmp_path) -> None:
+    mixture = toy(LENGTHS).mixture(tmp_path)
+    for windows, message in (
+        (Windows(columns=("acton",)), r"no dataset of mixture 'toy' has 'acton' \(known: action, observation\.state"),
+        (Windows(cameras=("top",)), "has 'observation.images.top'"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            Samples(mixture, windows)
+    with pytest.raises(RequestError, match=r"split 'test' holds no episodes \(known: train\)"):
+        Samples(mixture, split="test")
+    with pytest.raises(RequestError, match="at least 1"):
+        Windows(action_horizon=0)
+    Path(mixture.local(mixture.files[0])).unlink()
+    with pytest.raises(SourceError, match="lacks its file"):
+        list(mixtures.open(mixture.uri, cache_dir=tmp_path / "other").samples())
