@@ -20,6 +20,7 @@ from data_engine.expression.values import (
     number,
     truth,
     with_article,
+    without,
 )
 
 if TYPE_CHECKING:
@@ -126,14 +127,16 @@ class Translator:
             refuse(f"scorer {scorer!r} has no metric {metric!r}", did_you_mean(metric, self.scores[scorer]), at)
         ref = ScoreRef(scorer, metric or None, version or None, which)
         self.found_scores.add(ref)
-        return Value("number", pl.col(ref.column).cast(pl.Float64).fill_nan(None), name)
+        return Value("number", without(pl.col(ref.column).cast(pl.Float64), math.nan), name)
 
     def _literal(self, node: exp.Expression) -> Value:
         import polars as pl
 
         text = str(node.this)
         if node.args.get("is_string"):
-            return Value("text", pl.lit(text, dtype=pl.String), repr(text), text)
+            return Value(
+                "text", pl.lit(text, dtype=pl.String), repr(text if len(text) <= 40 else text[:40] + "..."), text
+            )
         real = float(text)
         if not math.isfinite(real):
             refuse(f"{text} is out of range")
@@ -189,7 +192,7 @@ class Translator:
     def _in(self, node: exp.Expression) -> Value:
         if not node.expressions:
             refuse("IN needs a list", fix="write task IN ('a', 'b')", at=_position(node))
-        value, at = self.value(node.this), _position(node)
+        value, at = self._want(node.this, "number", "text", "time"), _position(node)
         return truth(balanced([compare(value, self.value(item), eq, at).expr for item in node.expressions], or_))
 
     def _is(self, node: exp.Expression) -> Value:
@@ -224,12 +227,10 @@ class Translator:
         return self._arithmetic(node, lambda a, b: a * b)
 
     def _div(self, node: exp.Expression) -> Value:
-        import polars as pl
-
-        return self._arithmetic(node, lambda a, b: pl.when(b != 0).then(a / b))
+        return self._arithmetic(node, lambda a, b: a / without(b, 0.0))
 
     def _arithmetic(self, node: exp.Expression, operation: Callable) -> Value:
-        return number(operation(self._float(node.this), self._float(node.expression)).fill_nan(None))
+        return number(without(operation(self._float(node.this), self._float(node.expression)), math.nan))
 
     def _float(self, node: exp.Expression) -> pl.Expr:
         import polars as pl
@@ -243,15 +244,12 @@ class Translator:
         return number(self._float(node.this).abs())
 
     def _round(self, node: exp.Expression) -> Value:
-        import polars as pl
-
         value, digits = self._float(node.this), 0
         if node.args.get("decimals") is not None:
             digits = self.value(node.args["decimals"]).literal
         if type(digits) is not int or digits > 15:
             refuse("round takes a number of digits from 0 to 15", at=_position(node))
-        rounded = value.round(digits, mode="half_away_from_zero")  # beyond 2**52 there is nothing left to round
-        return number(pl.when(value.abs() < 2**52).then(rounded).otherwise(value))
+        return number(value.round(digits, mode="half_away_from_zero"))
 
     def _lower(self, node: exp.Expression) -> Value:
         return Value("text", self._want(node.this, "text").expr.str.to_lowercase(), "lower(...)")

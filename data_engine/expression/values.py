@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,18 @@ from data_engine.expression.text import refuse
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Kind", "Value", "as_time", "balanced", "column_value", "compare", "number", "truth", "with_article"]
+__all__ = [
+    "Kind",
+    "Value",
+    "as_time",
+    "balanced",
+    "column_value",
+    "compare",
+    "number",
+    "truth",
+    "with_article",
+    "without",
+]
 
 Kind = Literal["true or false", "number", "text", "time", "list of text", "other"]
 
@@ -39,7 +51,7 @@ def column_value(name: str, dtype: str, column: pl.Expr) -> Value:
     if dtype.startswith(("int", "uint")):
         return Value("number", column, name)
     if dtype.startswith(("float", "double", "halffloat", "decimal")):
-        return Value("number", column.cast(pl.Float64).fill_nan(None), name)
+        return Value("number", without(column.cast(pl.Float64), math.nan), name)
     if dtype.startswith(("string", "large_string", "utf8", "str", "categorical", "enum")) and "struct" not in dtype:
         return Value("text", column.cast(pl.String), name)
     if dtype.startswith(("timestamp", "datetime", "date")):
@@ -86,6 +98,11 @@ def truth(expr: pl.Expr) -> Value:
 def number(expr: pl.Expr) -> Value:
     """A computed number."""
     return Value("number", expr, "the expression")
+
+
+def without(expr: pl.Expr, value: float) -> pl.Expr:
+    """``expr`` with null for ``value``. ``fill_nan`` and ``when`` repeat their input, which doubles a plan a level."""
+    return expr.replace(value, None)
 
 
 def balanced(parts: list[pl.Expr], join: Callable) -> pl.Expr:
