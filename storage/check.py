@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine.errors import EngineError
+from data_engine.model import TABLES
 from data_engine.steps import EPISODE_ID, STEP
 from storage import indices
 from storage.blobs import VIDEOS, DataFile
@@ -53,6 +54,7 @@ class _Look:
         self.lake, self.deep = lake, deep
         self.hashes: dict[str, str] = {}
         self.files: dict[str, DataFile] = {}
+        self.committed: set[tuple[str, str]] = set()
         self.bad: set[str] = set()
 
     def file(self, file: DataFile) -> Iterator[Problem]:
@@ -77,8 +79,8 @@ class _Look:
         for name in self.lake.tables():
             try:
                 files = self.lake.files(name)
-            except Exception as error:  # whatever a damaged log makes deltalake raise
-                yield _problem(self.lake.folder(name), f"the table's log is damaged: {error}")
+            except EngineError as error:
+                yield _problem(self.lake.folder(name), error)
                 continue
             self.files |= {file.path: file for file in files}
             yield from self.log(name, {PurePosixPath(file.path).name for file in files})
@@ -96,6 +98,7 @@ class _Look:
                 actions = [json.loads(line) for line in self.lake.read_bytes(path).splitlines()]
                 added |= {action["add"]["path"] for action in actions if "add" in action}
                 added -= {action["remove"]["path"] for action in actions if "remove" in action}
+                self.committed |= {(name, action["txn"]["appId"]) for action in actions if "txn" in action}
             except (ValueError, KeyError, TypeError) as error:
                 yield _problem(path, f"damaged: {error}")
         for path in sorted(added ^ files):
@@ -146,9 +149,10 @@ class _Look:
 
     def readable(self, name: str) -> pl.DataFrame:
         """The rows of the table's sound files: the damaged ones are reported already."""
-        good = [file.path for file in self.lake.files(name) if file.path not in self.bad]
-        empty = self.lake.scan(name).head(0).collect()
-        return pl.concat([empty, *(pl.DataFrame(pq.read_table(io.BytesIO(self.lake.read_bytes(p)))) for p in good)])
+        folder = f"{self.lake.folder(name)}/"
+        good = [path for path in self.files if path.startswith(folder) and path not in self.bad]
+        tables = (pq.read_table(io.BytesIO(self.lake.read_bytes(path))) for path in good)
+        return pl.DataFrame(pa.concat_tables([TABLES[name].empty_table(), *(t.cast(TABLES[name]) for t in tables)]))
 
     def steps(self, rows: pl.DataFrame) -> Iterator[Problem]:
         for row, table in self.lake.steps(rows, [EPISODE_ID, STEP]):
@@ -184,7 +188,7 @@ class _Look:
             came = receipt["stored"]["episodes"] + receipt["unchanged"] + len(receipt["quarantined"])
             if came != receipt["in"]["episodes"]:
                 yield _problem("receipts", f"{row['dataset']}: {receipt['in']['episodes']} episodes in, {came} out")
-            if self.lake.committed("episodes", receipt["transaction"]):
+            if ("episodes", receipt["transaction"]) in self.committed:
                 stored[row["dataset"]] = stored.get(row["dataset"], 0) + receipt["stored"]["episodes"]
         for dataset, count in stored.items():
             there = len(episodes.filter(pl.col("dataset") == dataset))

@@ -17,7 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from data_engine.errors import EngineError, RequestError
+from data_engine.errors import EngineError, RequestError, SourceError
 
 __all__ = ["commit", "create", "open_table", "schema_of"]
 
@@ -32,7 +32,7 @@ ATTEMPTS = 20
 def open_table(uri: str, options: Mapping[str, str], version: int | None = None) -> DeltaTable | None:
     """The Delta table at ``uri``, at its newest version or at ``version``; None where there is none.
 
-    Raises ``RequestError`` for a version that the table does not have.
+    Raises ``RequestError`` for a version that the table does not have, ``SourceError`` where its log cannot be read.
     """
     try:
         return DeltaTable(uri, version=version, storage_options=dict(options))
@@ -40,7 +40,7 @@ def open_table(uri: str, options: Mapping[str, str], version: int | None = None)
         return None
     except DeltaError as error:
         if version is None:
-            raise
+            raise SourceError(f"the log of table {uri} cannot be read: {error}", code="damaged") from error
         raise RequestError(f"{uri} has no version {version}", code="no_version") from error
 
 

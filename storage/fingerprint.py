@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_engine.canonical import canonical_json, digest
+from data_engine.errors import SourceError
 from storage.reading import steps
 from storage.tables import Tables
 
@@ -35,13 +36,16 @@ class _Sha(Protocol):
 def fingerprint(lake: Tables) -> str:
     """sha256 in hex over the sorted logical rows of every table; equal for equal lakes, whatever their files.
 
-    Raises ``SourceError`` where a steps file cannot be read.
+    Raises ``SourceError`` where a file cannot be read.
     """
     parts: list[str] = []
     for name in lake.tables():
         if name == "runs" or name.startswith("steps/"):
             continue
-        rows = lake.scan(name).collect()
+        try:
+            rows = lake.scan(name).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise SourceError(f"table {name} cannot be read: {error}", code="damaged") from error
         if not len(rows):
             continue  # a table that was made and never filled is no difference
         if name == "episodes":

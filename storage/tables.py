@@ -60,7 +60,7 @@ class Tables(Blobs):
 
     def exists_table(self, name: str) -> bool:
         """Whether the table is there."""
-        return self._open(name) is not None
+        return self.size(f"{self.folder(name)}/_delta_log/{0:020}.json") is not None
 
     def create_table(self, name: str, schema: pa.Schema) -> None:
         """Create the table where it is absent. Racing creators are fine; another schema raises ``RequestError``."""

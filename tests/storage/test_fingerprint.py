@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_engine.canonical import canonical_json
+from data_engine.errors import SourceError
 from data_engine.model import EMBEDDINGS, SCORES
 from storage.check import fingerprint
 from storage.fingerprint import steps_digest
@@ -71,6 +73,16 @@ def test_every_difference_shows(tmp_path: Path, filler) -> None:
     assert len(set(prints)) == len(prints)
     plain.append("embeddings/trajectory", vector.set_column(9, "run_id", pa.array(["other"])), transaction="v")
     assert fingerprint(plain) == prints[-1]
+
+
+def test_a_damaged_lake_has_none(tmp_path: Path, filler) -> None:
+    for name in ("scores", "episodes", "steps/arms"):
+        lake = _lake(tmp_path, "r", filler, [["a"]])
+        lake.append_rows("scores", [{"value": 1.0}], transaction="t")
+        path = Path(lake.root, lake.files(name)[0].path)
+        path.write_bytes(path.read_bytes()[:20])
+        with pytest.raises(SourceError, match="damaged|cannot be read"):
+            fingerprint(lake)
 
 
 def test_versions_and_durations_inside_json_are_left_out(tmp_path: Path) -> None:
