@@ -2,9 +2,10 @@
 
     python -m benchmarks.rivals [--data ../shared/data] [--only loader|writer|forge|ksg ...]
 
-Every figure is one JSON object with ``tool``, ``task``, ``n`` and ``per_second`` (frames, windows or steps), ``seconds``,
-``cpu_s``, ``startup_s`` (imports and opening, outside ``seconds``) and ``peak_mb`` of the rival's process. A rival that
-cannot run here says why under ``error``. Without ffmpeg's libraries LeRobot's torchcodec backend is such a one.
+Every figure is one JSON object with ``tool``, ``task``, ``n`` and ``per_second`` (frames, windows or steps),
+``seconds``, ``cpu_s``, ``startup_s`` (all of the process outside ``seconds``: imports, opening, ending) and ``peak_mb``
+of the rival's process. A rival that cannot run here says why under ``error``; LeRobot's torchcodec backend needs
+ffmpeg's libraries.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,13 @@ def measure(env: tuple[str, list[str]] | None, script: str, *arguments: object, 
     """The figures that ``script`` prints as its last line, run in ``env`` (this one for None)."""
     python = environment(*env) if env else Path(sys.executable)
     command = [str(python), str(SCRIPTS / script), *map(str, arguments)]
+    began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    wall = time.perf_counter() - began
     if done.returncode:
         return {"script": script, "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**figures, "startup_s": wall - figures["seconds"]}
 
 
 def loader(root: Path, backend: str = "none", workers: int = 0, seconds: float = 10) -> dict[str, Any]:

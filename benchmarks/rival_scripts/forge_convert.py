@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from figures import Work  # first: it starts the clock
-import pyarrow.parquet  # noqa: F401  # isort: skip  (its import would count as work otherwise)
+import pyarrow.parquet  # noqa: F401  (else its import would count as work)
+from figures import Work
 from forge.convert import convert
 
 

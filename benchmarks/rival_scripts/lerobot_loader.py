@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from figures import Work  # first: it starts the clock
+from figures import Work
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Generator
 from torch.utils.data import DataLoader

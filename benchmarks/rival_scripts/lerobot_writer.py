@@ -2,8 +2,8 @@
 
 import sys
 
-from figures import Work  # first: it starts the clock
-import numpy as np  # isort: skip
+import numpy as np
+from figures import Work
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 NAMES = {"state": "observation.state", "action": "action", "image": "observation.images.top"}

@@ -5,8 +5,8 @@ Kraskov, Stoegbauer, Grassberger 2004, "Estimating mutual information", first es
 
 import sys
 
-from figures import Work  # first: it starts the clock
-import numpy as np  # isort: skip
+import numpy as np
+from figures import Work
 from scipy.special import digamma
 from sklearn.neighbors import KDTree, NearestNeighbors
 
