@@ -37,6 +37,7 @@ STEP_NAMES = {
     "next.done": TERMINATED,
 }
 _OWN = re.compile(r"(episode_index|tasks|length|task_index|(data|videos|stats|meta)/.*|dataset_(from|to)_index)$")
+_FIELDS = {"v3.": ("chunk_index", "file_index"), "v2.": ("episode_chunk", "episode_index")}
 _DIGITS = re.compile(r"(0?\d{1,2})?d?$")
 
 
@@ -102,7 +103,10 @@ def read_info(source: Source, major: str, *, fps: float | None = None) -> Info |
         licence=_licence(source),
         notes=tuple(notes),
     )
-    if info.cameras and info.video_path is None:
+    fill(info.data_path, **dict.fromkeys(_FIELDS[major], 0))
+    if info.video_path is not None:
+        fill(info.video_path, video_key="camera", **dict.fromkeys(_FIELDS[major], 0))
+    elif info.cameras:
         raise SourceError("meta/info.json declares video features and no video_path", code="bad_info")
     return info
 

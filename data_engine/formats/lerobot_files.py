@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
 
 from data_engine.errors import SourceError
 from data_engine.formats import (
@@ -20,14 +23,20 @@ from data_engine.formats.lerobot import Info, fill
 from data_engine.formats.lerobot_steps import Listed, file_types, open_parquet
 from data_engine.model import Feature
 
-__all__ = ["VideoFiles", "declare", "files_under", "in_order"]
+__all__ = ["VideoFiles", "declare", "files_of", "files_under", "in_order"]
 
 
 def files_under(source: Source, folder: str) -> list[str]:
     """Every file below ``folder``, relative to the source, sorted; none where the folder is absent."""
-    if not folder or not source.exists(folder):
+    if not source.exists(folder):
         return []
     return sorted(source.relative(path) for path in source.fs.find(source.path(folder)))
+
+
+def files_of(source: Source, template: str) -> list[str]:
+    """Every file in the top folder of a path template of info.json."""
+    top = template.split("/", 1)[0]
+    return files_under(source, "." if "{" in top else top)
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,7 @@ class VideoFiles:
         """Every file under ``videos/`` and under the template's own top folder, relative to the source."""
         if not self.info.cameras:
             return frozenset()
-        tops = {"videos", str(self.info.video_path).split("/", 1)[0]}
-        return frozenset(path for top in tops if "{" not in top for path in files_under(self.source, top))
+        return frozenset(files_under(self.source, "videos") + files_of(self.source, str(self.info.video_path)))
 
     @cached_property
     def _by_name(self) -> dict[tuple[str, str], list[str]]:
@@ -100,10 +108,7 @@ def declare(
     absent = [camera for camera in info.cameras if not filmed.get(camera.name)]
     lies += [f"{camera.source}: none of its videos is there; read without this camera" for camera in absent]
     features: Sequence[Feature] = [feature for feature in info.features if feature not in absent]
-    there = next((path for path in data_files if path is not None), None)
-    if there is None:
-        raise SourceError(f"{source.uri} has none of the data files that it declares", code="missing_file")
-    features, wrong = file_types(open_parquet(source, there).schema_arrow, features)
+    features, wrong = file_types(_first_schema(source, data_files), features)
     present = sum(path is not None for path in data_files)
     if info.total_episodes is not None and info.total_episodes != present:
         lies.append(f"declares {info.total_episodes} episodes, {present} present")
@@ -125,12 +130,38 @@ def declare(
     )
 
 
+def _first_schema(source: Source, data_files: Iterable[str | None]) -> pa.Schema:
+    """The schema of the first data file that is one. Raises ``SourceError`` where none is."""
+    broken: SourceError | None = None
+    for path in dict.fromkeys(path for path in data_files if path is not None):
+        try:
+            return open_parquet(source, path).schema_arrow
+        except SourceError as error:
+            broken = broken or error
+    raise broken or SourceError(f"{source.uri} has none of the data files that it declares", code="missing_file")
+
+
 def in_order(
+    options: Format,
     keys: Iterable[str],
     find: Callable[[str], Listed | Unreadable],
     read: Callable[[Sequence[Listed]], Iterator[SourceEpisode | Unreadable]],
 ) -> Iterator[SourceEpisode | Unreadable]:
-    """What ``read`` makes of the findable ``keys``, and the unfindable, in the order of ``keys``."""
+    """What ``read`` makes of the findable ``keys``, and the unfindable, in the order of ``keys``.
+
+    The task and the operator that ``options`` state win over the source's.
+    """
+    stated: dict[str, Any] = {"operator": options.operator} if options.operator else {}
+    stated |= {"task": options.task, "language": (options.task,)} if options.task else {}
+    for found in _in_order(keys, find, read):
+        yield replace(found, **stated) if stated and isinstance(found, SourceEpisode) else found
+
+
+def _in_order(
+    keys: Iterable[str],
+    find: Callable[[str], Listed | Unreadable],
+    read: Callable[[Sequence[Listed]], Iterator[SourceEpisode | Unreadable]],
+) -> Iterator[SourceEpisode | Unreadable]:
     run: list[Listed] = []
     for key in keys:
         found = find(key)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from data_engine.errors import EngineError, SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
-from data_engine.formats.lerobot_files import VideoFiles, declare, files_under, in_order
+from data_engine.formats.lerobot_files import VideoFiles, declare, files_of, in_order
 from data_engine.formats.lerobot_steps import EPISODE, Listed, cameras_in_parquet, episodes_in, open_parquet
 from data_engine.model import IMAGES, Feature
 
@@ -30,7 +30,7 @@ class LeRobotV2(Format):
         if info is None:
             return None
         rows = _episode_rows(source)
-        present = frozenset(files_under(source, info.data_path.split("/", 1)[0]))
+        present = frozenset(files_of(source, info.data_path))
         videos = VideoFiles(source, info)
         shared = ["meta/info.json", "meta/episodes.jsonl"]
         shared += ["meta/tasks.jsonl"] if source.exists("meta", "tasks.jsonl") else []
@@ -61,7 +61,7 @@ class LeRobotV2(Format):
         def find(key: str) -> Listed | Unreadable:
             return _listed(info, rows.get(key), key, probe.features, videos)
 
-        yield from in_order(keys, find, partial(_read_files, source, info, probe.features, tasks))
+        yield from in_order(self, keys, find, partial(_read_files, source, info, probe.features, tasks))
 
 
 def _read_files(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from data_engine.errors import SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
-from data_engine.formats.lerobot_files import VideoFiles, declare, files_under, in_order
+from data_engine.formats.lerobot_files import VideoFiles, declare, files_of, files_under, in_order
 from data_engine.formats.lerobot_steps import EPISODE, Listed, cameras_in_parquet, episodes_in, open_parquet, spans_of
 from data_engine.model import IMAGES, Feature
 
@@ -37,7 +37,7 @@ class LeRobotV3(Format):
         if info is None:
             return None
         rows = _episode_rows(source)
-        present = frozenset(files_under(source, info.data_path.split("/", 1)[0]))
+        present = frozenset(files_of(source, info.data_path))
         videos = VideoFiles(source, info)
         shared = ["meta/info.json", *(["meta/tasks.parquet"] if source.exists("meta", "tasks.parquet") else [])]
         refs: list[EpisodeRef] = []
@@ -73,7 +73,7 @@ class LeRobotV3(Format):
             if path is None:
                 yield from (Unreadable(key, "unknown_key", "the metadata list no such episode") for key in group)
             else:
-                yield from in_order(group, find, partial(_read_file, source, path, probe.features, tasks))
+                yield from in_order(self, group, find, partial(_read_file, source, path, probe.features, tasks))
 
 
 def _read_file(

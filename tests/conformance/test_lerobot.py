@@ -28,7 +28,8 @@ import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 root, asked = sys.argv[1], json.loads(sys.argv[2])
-ds = LeRobotDataset("local/set", root=root, video_backend="pyav", delta_timestamps=asked["deltas"], episodes=asked["episodes"])
+options = {"delta_timestamps": asked["deltas"], "episodes": asked["episodes"], "video_backend": "pyav"}
+ds = LeRobotDataset("local/set", root=root, **options)
 columns = asked["columns"]
 out = {name: [] for name in columns}
 items = range(len(ds)) if asked["items"] is None else asked["items"]
