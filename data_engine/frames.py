@@ -43,7 +43,9 @@ class Frames:
         """
         if self._process != os.getpid():  # a fork shares neither threads nor a decoder's state
             self._process = os.getpid()
-            self._readers = LRU(_OPEN_READERS, lambda key: FrameReader(self.mixture.local(key[0])))
+            self._readers: LRU[tuple[str, int], FrameReader] = LRU(
+                _OPEN_READERS, lambda key: FrameReader(self.mixture.local(key[0]))
+            )
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frames")
         blobs, start = self._videos.get(camera, ({}, None))
         n, history = times.shape
