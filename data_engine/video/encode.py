@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data_engine.errors import DefectError, RequestError, SourceError
+from data_engine.errors import DefectError, EngineError, RequestError, SourceError
 from data_engine.video.track import Track, VideoInfo
 
 __all__ = ["EncodeSettings", "Encoded", "encode", "encode_timed", "fit_settings", "frames_digest"]
@@ -114,8 +114,7 @@ def encode_timed(
             for array, ticks in _chain(first, source):
                 _check(array, shape, count)
                 data = np.ascontiguousarray(array)
-                sha.update(repr(shape).encode())
-                sha.update(data.data)
+                _digest(sha, data)
                 frame = av.VideoFrame.from_ndarray(data, format="rgb24")
                 frame.pts, frame.time_base = ticks, time_base
                 container.mux(stream.encode(frame))
@@ -128,18 +127,25 @@ def encode_timed(
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, av.FFmpegError):
-            fix = "odd sides need pix_fmt yuv444p with libx264" if shape[0] % 2 or shape[1] % 2 else None
-            size = f"{shape[1]}x{shape[0]}"
-            raise RequestError(
-                f"{settings.codec} refuses {size} frames: {error}", code="bad_encoding", fix=fix
-            ) from error
+            raise EngineError(f"cannot write {path}: {error.strerror}", code="write_failed") from error
         raise
     return Encoded(info=track.info, source_digest=sha.hexdigest(), frames=count, settings=settings)
+
+
+def frames_digest(frames: Iterable[np.ndarray]) -> tuple[str, int]:
+    """What ``Encoded.source_digest`` would be of ``frames``, and how many there are, without encoding them."""
+    sha, count = hashlib.sha256(), 0
+    for frame in frames:
+        _digest(sha, np.ascontiguousarray(frame))
+        count += 1
+    return sha.hexdigest(), count
 
 
 def _stream(
     container: Any, rate: Fraction, time_base: Fraction, shape: tuple[int, ...], settings: EncodeSettings
 ) -> Any:
+    import av
+
     options = {"crf": str(settings.crf), "g": str(settings.gop)}
     if settings.codec == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes a page to stderr for every file otherwise
@@ -155,7 +161,23 @@ def _stream(
     except ValueError as error:
         raise RequestError(f"unknown pix_fmt {settings.pix_fmt!r}", code="bad_encoding", fix="yuv420p") from error
     stream.codec_context.time_base = time_base
+    try:
+        container.start_encoding()
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):  # the file, not the encoder
+            raise
+        fix = "odd sides need pix_fmt yuv444p" if shape[0] % 2 or shape[1] % 2 else "check crf, gop, preset and pix_fmt"
+        raise RequestError(
+            f"{settings.codec} refuses {shape[1]}x{shape[0]} frames with {settings.as_dict()}",
+            code="bad_encoding",
+            fix=fix,
+        ) from error
     return stream
+
+
+def _digest(sha: Any, frame: np.ndarray) -> None:
+    sha.update(repr(frame.shape).encode())
+    sha.update(frame.data)
 
 
 def _check(frame: np.ndarray, shape: tuple[int, ...], i: int) -> None:
@@ -170,13 +192,3 @@ def _check(frame: np.ndarray, shape: tuple[int, ...], i: int) -> None:
 def _chain(first: tuple[np.ndarray, int], rest: Iterator[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
     yield first
     yield from rest
-
-
-def frames_digest(frames: Iterable[np.ndarray]) -> tuple[str, int]:
-    """sha256 over each frame's shape and bytes in order, and how many there were: ``Encoded.source_digest`` beforehand."""
-    sha, count = hashlib.sha256(), 0
-    for array in frames:
-        sha.update(repr(array.shape).encode())
-        sha.update(np.ascontiguousarray(array).data)
-        count += 1
-    return sha.hexdigest(), count

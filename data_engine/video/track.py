@@ -146,7 +146,7 @@ class Track:
         if len(ticks) < 2:
             return declared if declared > 0 else 1.0
         gaps = np.diff(ticks)
-        middle = np.median(gaps)
+        middle = np.sort(gaps)[(len(gaps) - 1) // 2]  # one of the gaps, so that the regular ones are never none
         regular = gaps[(gaps > 0.5 * middle) & (gaps < 1.5 * middle)]
         return float(Fraction(len(regular), int(regular.sum())) / self.time_base)
 

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from data_engine.errors import RequestError, SourceError
-from data_engine.video import EncodeSettings, FrameReader, encode
+from data_engine.errors import EngineError, RequestError, SourceError
+from data_engine.video import EncodeSettings, FrameReader, encode, frames_digest
 
 
 def pictures(n, height=64, width=96):
@@ -62,6 +62,7 @@ def test_bytes_are_the_same_from_run_to_run_on_any_number_of_cores(tmp_path, set
 def test_the_source_digest_names_the_frames(tmp_path):
     frames = pictures(6)
     one = encode(iter(frames), tmp_path / "a.mp4", 10).source_digest
+    assert frames_digest(iter(frames)) == (one, 6)
     assert encode(iter(frames.copy()), tmp_path / "b.mp4", 30, EncodeSettings(crf=50)).source_digest == one
     assert encode(iter(frames[:, ::-1]), tmp_path / "c.mp4", 10).source_digest != one
     assert encode(iter(frames[:5]), tmp_path / "d.mp4", 10).source_digest != one
@@ -113,6 +114,11 @@ def test_wrong_settings_are_requests(tmp_path):
     with pytest.raises(RequestError):
         encode(iter(pictures(2)), path, 10, EncodeSettings(pix_fmt="nonsense"))
     assert not path.exists()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(EngineError, match="No such file"):
+        encode(iter(pictures(2)), tmp_path / "none" / "v.mp4", 10)
 
 
 def test_frames_are_taken_one_at_a_time(tmp_path):

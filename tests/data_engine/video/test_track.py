@@ -27,6 +27,10 @@ def test_a_few_dropped_frames_do_not_change_the_rate(make_video):
     assert Track(make_video(n=len(ticks), ticks=ticks)).info.fps == pytest.approx(10)
 
 
+def test_uneven_gaps_still_have_a_rate(make_video):
+    assert Track(make_video(n=3, ticks=[0, 100, 1100])).info.fps == pytest.approx(10)
+
+
 def test_one_frame_has_the_rate_that_the_container_states(make_video):
     info = Track(make_video(n=1)).info
     assert info.frames == 1 and info.fps > 0 and np.isfinite(info.duration_s)
