@@ -32,7 +32,7 @@ _DEFAULT_FPS = 20.0
 
 
 class DemonstrationFile(Format):
-    """Base of the two layouts. ``state_keys`` and ``action_keys`` name the arrays to join in place of the usual ones."""
+    """Base of the two layouts. ``state_keys`` and ``action_keys`` name the arrays to join instead of the usual ones."""
 
     skipped: ClassVar[str | None] = None
 

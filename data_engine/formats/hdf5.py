@@ -73,7 +73,7 @@ def open_file(source: Source) -> Iterator[h5py.File]:
 class Array:
     """One dataset of a file, by h5py's low-level handle: its high-level object costs more than reading a short array.
 
-    ``shape`` is the whole shape, ``dtype`` the stored type, ``spec`` what it holds a step. ``len`` is its number of rows.
+    ``shape`` is the whole shape, ``dtype`` the stored type, ``spec`` what it holds a step. ``len`` counts its rows.
     """
 
     id: h5py.h5d.DatasetID

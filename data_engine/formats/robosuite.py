@@ -21,10 +21,10 @@ _VELOCITIES = ("joint_velocities", "gripper_actuations")  # what the environment
 class Robosuite(DemonstrationFile):
     """Both of robosuite's layouts.
 
-    ``states`` -> ``observation.state`` whole: MuJoCo's flattened simulator state (time, positions, velocities); the file
-    does not say where one ends, so components are ``states.<i>``. ``actions`` -> ``action``; files before 1.0 have groups
-    instead, of which ``joint_velocities`` then ``gripper_actuations`` are joined, as their environments take them
-    (``action_keys`` names others: right_dpos, right_dquat, gripper_actuations). The rest stay columns by their names.
+    ``states`` -> ``observation.state`` whole: MuJoCo's flattened simulator state (time, positions, velocities); the
+    file does not say where one ends, so components are ``states.<i>``. ``actions`` -> ``action``; files before 1.0 have
+    groups instead, of which ``joint_velocities`` then ``gripper_actuations`` are joined, as their environments take
+    them (``action_keys`` names others: right_dpos, right_dquat, gripper_actuations). The rest are columns by name.
 
     ``timestamp`` is the recorded simulation time from the start, where it rises, and the rate is its median: old files
     were recorded at an uneven rate. The option ``fps`` puts an even clock in its place.

@@ -1,0 +1,175 @@
+"""Opening zarr stores of strangers: a folder or a zip, local or remote, zarr v2 or v3; and rows read by whole chunks."""
+
+from __future__ import annotations
+
+import math
+import os
+import posixpath
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_engine.errors import SourceError
+from data_engine.formats import Source
+from data_engine.formats.arrays import BLOCK_BYTES, Spec
+from data_engine.fs import options
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["Rows", "Store", "open_store"]
+
+_MARKS = (".zgroup", "zarr.json")
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store: zarr's own handle, and the file system and path that its members are listed through.
+
+    Members are listed here and opened one at a time: zarr's listing skips, with a warning, what it cannot open.
+    """
+
+    uri: str
+    handle: Any
+    fs: Any
+    root: str
+
+    def members(self, group: str) -> list[str]:
+        """Names of the folders in ``group``, sorted; none where there is no such group."""
+        path = posixpath.join(self.root, group)
+        if not self.fs.isdir(path):
+            return []
+        names = (posixpath.basename(entry["name"].rstrip("/")) for entry in self.fs.ls(path, detail=True))
+        return sorted(name for name in names if self.fs.isdir(posixpath.join(path, name)))
+
+    def is_array(self, path: str) -> bool:
+        """Whether there is an array and not a group at ``path``."""
+        folder = posixpath.join(self.root, path)
+        if self.fs.exists(posixpath.join(folder, "zarr.json")):
+            return b'"array"' in self.fs.cat_file(posixpath.join(folder, "zarr.json"))
+        return bool(self.fs.exists(posixpath.join(folder, ".zarray")))
+
+    def array(self, path: str) -> zarr.Array:
+        """The array at ``path``. Raises ``SourceError`` where it has no plain type: decoding objects runs code."""
+        import zarr
+
+        try:
+            found = zarr.open_array(store=self.handle, path=path, mode="r")
+        except Exception as error:  # zarr raises its own and anyone's: metadata is parsed by many hands
+            raise SourceError(
+                f"{path} of {self.uri} cannot be opened: {error}", code="bad_array", fix="store plain numbers or text"
+            ) from error
+        if "pickle" in str(found.metadata.to_dict().get("codecs", "")):
+            raise SourceError(f"{path} of {self.uri} is pickled, which is never decoded", code="bad_array")
+        return found
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        """The attributes of ``group``; empty where it has none."""
+        import zarr
+
+        try:
+            return dict(zarr.open_group(store=self.handle, path=group, mode="r", use_consolidated=False).attrs)
+        except Exception as error:
+            raise SourceError(
+                f"{self.uri} has damaged metadata in {group or '/'}: {error}", code="bad_array"
+            ) from error
+
+
+class Rows:
+    """Rows of one array, decoded by whole chunks in blocks of about 8 MB; the last block is kept.
+
+    Episodes that share a chunk and are read in order therefore decode it once.
+    """
+
+    def __init__(self, array: zarr.Array, name: str) -> None:
+        self.array = array
+        self.name = name
+        self.spec = Spec.of(np.dtype("U") if str(array.dtype).startswith("StringDType") else array.dtype, array.shape)
+        chunk = max(int(array.chunks[0]), 1)
+        row = math.prod(array.shape[1:]) * max(array.dtype.itemsize, 1)
+        self._step = chunk * max(BLOCK_BYTES // max(row * chunk, 1), 1)
+        self._kept: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0])
+
+    def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Rows ``start`` to ``stop`` in order, some at a time. Raises ``SourceError`` for a damaged chunk."""
+        for index in range(start // self._step, -(-stop // self._step)):
+            base = index * self._step
+            at, block = self._kept
+            if at != index:
+                try:
+                    block = np.asarray(self.array[base : min(base + self._step, len(self))])
+                except Exception as error:  # whatever the codec raises
+                    raise SourceError(
+                        f"{self.name} is damaged in rows {base} to {base + self._step}: {error}", code="damaged_chunk"
+                    ) from error
+                self._kept = index, block
+            yield block[max(start - base, 0) : stop - base]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` as one array of their own; text as numpy strings."""
+        found = np.concatenate(list(self.blocks(start, stop)) or [np.empty((0, *self.spec.shape))])
+        return found.astype(str) if self.spec.dtype == "string" and found.dtype.kind != "S" else found
+
+
+def open_store(source: Source) -> Store | None:
+    """The store at ``source``, None where it is no zarr group.
+
+    Raises ``SourceError`` for a damaged zip, a zip whose names leave it, and a folder with links that leave it.
+    """
+    if source.is_file:
+        return _open_zip(source) if source.fs.cat_file(source.root, start=0, end=2) == b"PK" else _not_a_zip(source)
+    if not any(source.exists(mark) for mark in _MARKS):
+        return None
+    from zarr.storage import FsspecStore, LocalStore
+
+    if source.is_local:
+        _refuse_links(source)
+        return Store(source.uri, LocalStore(source.root, read_only=True), source.fs, source.root)
+    handle = FsspecStore.from_url(source.uri, storage_options=options(source.uri).fsspec, read_only=True)
+    return Store(source.uri, handle, source.fs, source.root)
+
+
+def _not_a_zip(source: Source) -> None:
+    if source.root.lower().endswith(".zarr.zip"):
+        raise SourceError(
+            f"{source.uri} is not a zip file: empty, cut or another kind of file", fix="copy the file again"
+        )
+
+
+def _open_zip(source: Source) -> Store | None:
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from fsspec.implementations.zip import ZipFileSystem
+    from zarr.storage import FsspecStore
+
+    try:
+        with source.open() as file, zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise SourceError(
+            f"{source.uri} is a damaged zip: {error}", code="damaged_file", fix="copy it again"
+        ) from error
+    groups = [posixpath.dirname(name) for name in names if posixpath.basename(name) in _MARKS]
+    if not groups:
+        return None
+    for name in names:
+        if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+            raise SourceError(f"{source.uri} holds the path {name!r}, which leaves it", code="bad_path")
+    root = min(groups, key=lambda group: (group.count("/") if group else -1, group))
+    fs = ZipFileSystem(source.open(), skip_instance_cache=True)
+    handle = FsspecStore(AsyncFileSystemWrapper(fs, asynchronous=True), read_only=True, path=root or "/")
+    return Store(source.uri, handle, fs, root)
+
+
+def _refuse_links(source: Source) -> None:
+    """Refuse symbolic links below a local store that lead out of it: a chunk would be another file of the machine."""
+    for folder, folders, files in os.walk(source.root):
+        for name in (*folders, *files):
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                source.path(os.path.relpath(path, source.root))  # raises where it leaves the source
