@@ -50,7 +50,7 @@ class LeRobotV3Exporter(Exporter):
     stats_frames: int = Field(default=16, gt=0)
 
     def export(self, mixture: Mixture, uri: str) -> ExportReport:
-        """Write ``mixture`` to ``uri`` (absent or empty). Memory: one episode's steps and every episode's statistics.
+        """Write ``mixture`` to ``uri`` (absent or empty). Memory: some row groups of steps and every episode's statistics.
 
         Raises ``RequestError`` for datasets that are not one LeRobot dataset, for missing values and for times that are
         not steps at the dataset's fps; then nothing is left at ``uri``.

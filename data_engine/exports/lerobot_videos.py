@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,9 +71,10 @@ def write_camera(
     files: list[_File] = []
     open_files: dict[str, _File] = {}
     transcoded: dict[int, str] = {}
+    reasons = _must_encode(clips, readers, fps)
     for number, clip in enumerate(clips):
-        path, start_s, end_s = clip.path, clip.start_s, clip.start_s + clip.frames / fps
-        reason = _must_encode(clip, readers(clip.path), fps)
+        path, start_s, end_s = _span(clip, fps)
+        reason = reasons.get(number)
         if reason is not None:
             path, start_s, end_s = scratch / f"{folder.name}-{number}.mp4", 0.0, clip.frames / fps
             encode(_frames(readers(clip.path), clip, fps), path, fps, EncodeSettings())
@@ -119,22 +120,48 @@ def write_camera(
     )
 
 
-def _must_encode(clip: Clip, reader: FrameReader, fps: float) -> str | None:
-    """Why a clip cannot be copied, or None. Raises ``SourceError`` where it has not its frames."""
+def _span(clip: Clip, fps: float) -> tuple[Path, float, float]:
+    return clip.path, clip.start_s, clip.start_s + clip.frames / fps
+
+
+def _must_encode(clips: Sequence[Clip], readers: Callable[[Path], FrameReader], fps: float) -> dict[int, str]:
+    """Why clips cannot be copied, by number. Raises ``SourceError`` where one has not its frames."""
+    reasons: dict[int, str] = {}
+    to_copy: dict[Path, list[int]] = {}
+    for number, clip in enumerate(clips):
+        reason = _off_grid(clip, readers(clip.path), fps)
+        if reason is not None:
+            reasons[number] = reason
+        else:
+            to_copy.setdefault(clip.path, []).append(number)
+    for numbers in to_copy.values():
+        for number in _uncopyable(numbers, [_span(clips[number], fps) for number in numbers]):
+            reasons[number] = "it does not start on a keyframe"
+    return reasons
+
+
+def _uncopyable(numbers: Sequence[int], spans: Sequence[tuple[Path, float, float]]) -> list[int]:
+    """The ``numbers`` whose spans, all of one file, cannot be copied: by halves, as each question indexes the file."""
+    if can_copy(spans):
+        return []
+    if len(numbers) == 1:
+        return list(numbers)
+    half = len(numbers) // 2
+    return _uncopyable(numbers[:half], spans[:half]) + _uncopyable(numbers[half:], spans[half:])
+
+
+def _off_grid(clip: Clip, reader: FrameReader, fps: float) -> str | None:
+    """Why a clip's frames are not one a step at ``fps``, or None. Raises ``SourceError`` where it lacks frames."""
     wanted = clip.start_s + np.arange(clip.frames) / fps
     times = reader.times
     nearest = times[np.clip(np.searchsorted(times, wanted - 0.5 / fps), 0, len(times) - 1)]
-    if np.abs(nearest - wanted).max() > 0.5 / fps + 1e-6:
-        raise SourceError(
-            f"{clip.path.name} has no frame near {wanted[np.abs(nearest - wanted).argmax()]:.3f} s",
-            code="missing_frame",
-        )
-    if reader.count(clip.start_s, clip.start_s + clip.frames / fps) != clip.frames:
+    off = np.abs(nearest - wanted)
+    if off.max() > 0.5 / fps + 1e-6:
+        raise SourceError(f"{clip.path.name} has no frame near {wanted[off.argmax()]:.3f} s", code="missing_frame")
+    if reader.count(*_span(clip, fps)[1:]) != clip.frames:
         return f"its frames are not one a step at {fps:g} frames a second"
-    if np.abs(nearest - wanted).max() > TOLERANCE_S:
+    if off.max() > TOLERANCE_S:
         return f"its frames are off the grid of {fps:g} frames a second"
-    if not can_copy([(clip.path, clip.start_s, clip.start_s + clip.frames / fps)]):
-        return "it does not start on a keyframe"
     return None
 
 
