@@ -482,10 +482,7 @@ def curate(
 
             answer = curate_flow(uri, resolved.model_dump(mode="json"), executor, workers)
     table = answer.pop("table")
-    exports = "".join(f"\nexport   {item['uri']}" for item in answer["exports"])
-    text = (
-        f"{table}\nmixture  {answer['mixture_id']}\n         {answer['mixture']}{exports}\nreport   {answer['report']}"
-    )
+    text = table + "".join(f"\nexport   {item['uri']}" for item in answer["exports"])
     return {**answer, "text": text}
 
 

@@ -1,8 +1,8 @@
 """Control mode: whether an action is an absolute target of the state or a change to it, with the evidence for it.
 
-Names decide where they speak (``dx``, ``delta_x``); otherwise an action is ``absolute`` when every moving dimension of it
-follows some state dimension closely in both course and place. What neither shows stays ``unspecified``: an option of the
-source states it.
+Names decide where they speak (``dx``, ``delta_x``); otherwise an action is ``absolute`` when nearly all its moving
+dimensions follow some state dimension closely in both course and place. What neither shows stays ``unspecified``: an
+option of the source states it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 from data_engine.model import ACTION, STATE, Feature
 
 __all__ = ["control_mode"]
+
+_MOST = 0.8  # of the moving dimensions; grippers and thumbs often go their own way
 
 _DELTA = re.compile(r"^(d|delta[_.]?)(x|y|z|roll|pitch|yaw|rx|ry|rz|pos|rot|q\d*|joint.*)$", re.IGNORECASE)
 
@@ -50,6 +52,7 @@ def control_mode(features: Sequence[Feature], samples: Sequence[tuple[np.ndarray
         if fits.max() > 0.8:
             followed += 1
             worst = min(worst, float(fits.max()))
-    if moving.any() and followed == moving.sum():
-        return "absolute", f"every moving action dimension follows a state dimension (correlation {worst:.2f} or more)"
-    return "unspecified", f"{followed} of {int(moving.sum())} moving action dimensions follow a state dimension"
+    evidence = f"{followed} of {int(moving.sum())} moving action dimensions follow a state dimension"
+    if moving.any() and followed >= _MOST * moving.sum():
+        return "absolute", f"{evidence} (correlation {worst:.2f} or more)"
+    return "unspecified", evidence

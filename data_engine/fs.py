@@ -11,7 +11,6 @@ import posixpath
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -44,7 +43,7 @@ def resolve(uri: str) -> str:
             f"chained URL {uri!r} is refused", code="bad_uri", fix="name one file system, as in s3://bucket/path"
         )
     if is_local(uri):
-        return str(Path(uri.removeprefix("file://")).expanduser().absolute())
+        return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
     return uri.rstrip("/")
 
 

@@ -123,6 +123,7 @@ class _Curation:
         document = self._report(receipts, episodes, scores, selections, mixture, exports, fits, versions)
         document["batch"] = batch
         path = f"reports/{self.run_.id}.html"
+        document["report"] = lake.uri_of(path)
         lake.write_bytes(path, reports.render(document).encode())
         return {
             "run_id": self.run_.id,
@@ -257,9 +258,13 @@ class _Curation:
 
 def _first_batch(uri: str, size: int = 16) -> dict[str, Any]:
     """Read one batch through the loader: the shapes that a trainer will see."""
-    from data_engine.loader import MixtureDataset
+    from data_engine.loader import MixtureDataset, collate
 
     dataset = MixtureDataset(mixtures.open(uri))
-    batch = dataset.__getitems__(list(range(min(size, len(dataset)))))
-    sample = batch[0] if isinstance(batch, list) else batch
-    return {name: list(value.shape) for name, value in sample.items() if hasattr(value, "shape")}
+    try:
+        batch = collate(dataset.__getitems__(list(range(min(size, len(dataset))))))
+    except RequestError as error:
+        if error.code != "unlike_samples":
+            raise
+        batch = dataset[0]  # embodiments of unlike widths share no batch unless the trainer pads them
+    return {name: list(value.shape) for name, value in batch.items() if hasattr(value, "shape")}

@@ -67,7 +67,7 @@ def embed(
         transaction = digest("embed", [shard.fingerprint for shard in shards])
         lake.create_table(table, EMBEDDINGS)
         rows = (lake.read_pending(shard.fingerprint) for shard in shards)
-        file = lake.write_file(table, transaction, rows, EMBEDDINGS)
+        file = lake.write_file(table, transaction[:32], rows, EMBEDDINGS)
         lake.commit(table, [file], transaction=transaction, run_id=run_id, config_hash=encoder.config_hash)
     return {
         "space": recipe.name,

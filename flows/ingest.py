@@ -402,7 +402,7 @@ def _publish(
     )
     head = next(rows, None)
     published = (
-        [] if head is None else [lake.write_file("episodes", f"{transaction}-{run_id}", _chain(head, rows), EPISODES)]
+        [] if head is None else [lake.write_file("episodes", transaction[:32], _chain(head, rows), EPISODES)]
     )
     lake.commit("episodes", published, **common)
 

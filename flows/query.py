@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
@@ -65,7 +65,7 @@ def matching(
     """
     if not where:
         return episodes, 0
-    compiled = expression.compile(where, dict(episodes.schema), _metrics())
+    compiled = expression.compile(where, dict(episodes.schema), _Metrics())
     wide = episodes
     for reference in compiled.scores:
         wide = wide.with_columns(_score(lake, episodes, reference, fits).alias(reference.column))
@@ -80,7 +80,7 @@ def score_column(lake: Lake, episodes: pl.DataFrame, name: str, fits: Mapping[st
 
 def score_reference(name: str) -> ScoreRef:
     """What ``name`` (as in expressions) refers to. Raises ``RequestError`` where it is not the name of a score."""
-    compiled = expression.compile(f"{name} IS NOT NULL", {}, _metrics())
+    compiled = expression.compile(f"{name} IS NOT NULL", {}, _Metrics())
     if len(compiled.scores) != 1 or "IS" in name.upper().split():
         raise RequestError(f"{name!r} is no name of a score", code="unknown_score", fix="as in action_divergence")
     return compiled.scores[0]
@@ -93,13 +93,23 @@ def score_metric(name: str) -> Metric:
     return next((metric for metric in metrics if metric.name == reference.metric), metrics[0])
 
 
-def _metrics() -> dict[str, list[str]]:
-    """Metric names by scorer, the headline first."""
-    return {name: [m.name for m in registry.load("scorers", name).spec.metrics] for name in registry.names("scorers")}
+class _Metrics(Mapping[str, list[str]]):
+    """Metric names by scorer, the headline first; a scorer is imported when its metrics are asked for."""
+
+    def __getitem__(self, name: str) -> list[str]:
+        if name not in registry.names("scorers"):
+            raise KeyError(name)
+        return [metric.name for metric in registry.load("scorers", name).spec.metrics]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry.names("scorers"))
+
+    def __len__(self) -> int:
+        return len(registry.names("scorers"))
 
 
 def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mapping[str, str] | None = None) -> pl.Series:
-    metric = reference.metric or _metrics()[reference.scorer][0]
+    metric = reference.metric or _Metrics()[reference.scorer][0]
     rows = (
         lake.scan("scores")
         .filter((pl.col("scorer") == reference.scorer) & (pl.col("metric") == metric))

@@ -70,7 +70,7 @@ def score(
         lake.create_table("scores", SCORES)
         rank = _Percentiles(lake, episodes if reference is None else reference, shards, stored)
         tables = (rank.fill(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
-        file = lake.write_file("scores", f"{transaction}-{run_id}", tables, SCORES)
+        file = lake.write_file("scores", transaction[:32], tables, SCORES)
         lake.commit("scores", [file], **common)
     return {
         "scorer": spec.name,

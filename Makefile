@@ -1,0 +1,43 @@
+# Two commands do everything on a machine with python3, make and gcc: `make demo` and `make test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export DO_NOT_TRACK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo test conformance lint bench wheels clean
+
+demo: $(READY)
+	$(BIN)/python examples/record_demo.py demo/recordings
+	$(BIN)/data-engine curate examples/demo.yaml --lake demo/lake
+
+test: $(READY)
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not conformance"
+
+conformance: $(READY)
+	$(BIN)/pytest -m conformance
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/mutual_information.py
+
+wheels: $(READY)
+	$(BIN)/uv build --wheel --out-dir dist .
+	$(BIN)/uv build --wheel --out-dir dist infra/light
+
+clean:
+	rm -rf demo dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[demo,dev]"
+	touch $(READY)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from data_engine.errors import RequestError
+from data_engine.recipe import Recipe, apply_overrides, read, render, schema, template, validate
+
+MINIMAL = {"source": {"uri": "data/demos.hdf5"}, "select": [{"name": "all", "method": "filter"}]}
+
+
+def test_the_template_is_a_valid_recipe():
+    recipe = validate(yaml.safe_load(template()))
+    assert recipe.select[0].method == "transport"
+    assert {key for key in yaml.safe_load(template())} | {"label", "schedule"} == set(Recipe.model_fields)
+
+
+def test_resolving_fills_in_every_default_and_is_a_fixed_point():
+    recipe = validate(MINIMAL)
+    assert recipe.sources[0].name == "demos"
+    assert recipe.sources[0].uri.endswith("/data/demos.hdf5")
+    assert recipe.mixture.entries[0].selection == "all"
+    assert recipe.spaces[0].params == recipe.spaces[0].params | {}
+    again = validate(recipe.model_dump(mode="json"))
+    assert again == recipe
+    assert again.hash == recipe.hash
+
+
+def test_the_hash_follows_content_not_spelling():
+    longer = {
+        "sources": [{"uri": "data/demos.hdf5", "format": "auto"}],
+        "select": [{"method": "filter", "name": "all"}],
+    }
+    assert validate(longer).hash == validate(MINIMAL).hash
+    assert validate(MINIMAL | {"mixture": {"seed": 1}}).hash != validate(MINIMAL).hash
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"selct": []}, "unknown key 'selct'; did you mean 'select'"),
+        ({"mixture": {"wieght_kind": "choose"}}, "did you mean 'weight_kind'"),
+        ({"mixture": {"weight_kind": "share"}}, "mixture.weight_kind"),
+        ({"mixture": {"splits": {"train": 0.5}}}, "splits sum to 0.5"),
+        ({"mixture": {"entries": [{"selection": "none"}]}}, "names selection 'none'; the recipe makes all"),
+        ({"select": [{"name": "a", "method": "nope"}]}, "unknown selector 'nope'"),
+        ({"select": [{"name": "a", "method": "transport"}]}, "needs a target"),
+        ({"select": [{"name": "a", "method": "filter", "budget": "auto"}]}, "no automatic budget"),
+        ({"select": [{"name": "a b", "method": "filter"}]}, "is no name"),
+        ({"select": [{"name": "a", "method": "filter"}] * 2}, "'a' is named twice"),
+        ({"select": [{"name": "a", "method": "nearest", "space": "eyes", "target": {"ids": ["e"]}}]}, "names space 'eyes'"),
+        ({"select": [{"name": "a", "method": "filter", "target": {"top": 3}}]}, "top and by go together"),
+        ({"select": [{"name": "a", "method": "filter", "target": {"where": "success", "ids": ["e"]}}]}, "exactly one"),
+        ({"score": [{"scorer": "integrty"}]}, "did you mean 'integrity'"),
+        ({"score": [{"scorer": "mutual_information", "params": {"kk": 5}}]}, "unknown key 'kk'"),
+        ({"export": [{"format": "lerobot_v9", "uri": "x"}]}, "unknown exporter 'lerobot_v9'"),
+        ({"schedule": {"cron": "0 3 * * *", "interval_s": 5}}, "either cron or interval_s"),
+        ({"sources": [{"uri": "b"}]}, "source or sources, not both"),
+        ({"source": {}}, "uri"),
+    ],
+)  # fmt: skip
+def test_a_wrong_recipe_gets_one_line_that_says_what_is_right(change, line):
+    with pytest.raises(RequestError) as caught:
+        validate(MINIMAL | change)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_reach_any_depth_and_read_yaml():
+    value = {"source": {"uri": "a"}, "select": [{"name": "x"}]}
+    changed = apply_overrides(value, ["source.uri=s3://b/c", "select.0.budget=0.25", "mixture.splits={train: 1.0}"])
+    assert changed["source"]["uri"] == "s3://b/c"
+    assert changed["select"][0]["budget"] == 0.25
+    assert changed["mixture"] == {"splits": {"train": 1.0}}
+    assert value == {"source": {"uri": "a"}, "select": [{"name": "x"}]}
+
+
+@pytest.mark.parametrize(
+    "override", ["source.uri", "=x", "select.x=1", "select.5.name=a", "source.uri.deep=1", "a..b=1"]
+)
+def test_a_wrong_override_is_refused(override):
+    with pytest.raises(RequestError, match="--set"):
+        apply_overrides({"source": {"uri": "a"}, "select": [{}]}, [override])
+
+
+def test_reads_files_and_says_what_is_wrong_with_them(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    assert render(str(path), ["mixture.seed=7"]).mixture.seed == 7
+    with pytest.raises(RequestError, match="cannot read recipe"):
+        read(str(tmp_path / "absent.yaml"))
+    path.write_text("a: [1,")
+    with pytest.raises(RequestError, match="is not YAML"):
+        read(str(path))
+    path.write_text("- 1")
+    with pytest.raises(RequestError, match="holds no mapping"):
+        read(str(path))
+
+
+def test_the_schema_is_json():
+    assert "weight_kind" in json.dumps(schema())
