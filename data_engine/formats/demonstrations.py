@@ -219,7 +219,8 @@ def _members(data: h5py.Group) -> tuple[list[str], list[str]]:
     import h5py
     from h5py import h5l
 
-    keys, strays = [], []
+    keys: list[str] = []
+    strays: list[str] = []
     for name in data:
         hard = data.id.links.get_info(name.encode()).type == h5l.TYPE_HARD
         (strays if hard and data.get(name, getclass=True) != h5py.Group else keys).append(name)

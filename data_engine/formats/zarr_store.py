@@ -1,4 +1,4 @@
-"""Opening zarr stores of strangers: a folder or a zip, local or remote, zarr v2 or v3; and rows read by whole chunks."""
+"""Opening zarr stores of strangers (a folder or a zip, local or remote, zarr v2 or v3); rows read by whole chunks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class Store:
             raise SourceError(
                 f"{path} of {self.uri} cannot be opened: {error}", code="bad_array", fix="store plain numbers or text"
             ) from error
-        if "pickle" in str(found.metadata.to_dict().get("codecs", "")):
+        metadata = found.metadata.to_dict()
+        if any("pickle" in str(metadata.get(codecs)) for codecs in ("codecs", "filters", "compressor")):
             raise SourceError(f"{path} of {self.uri} is pickled, which is never decoded", code="bad_array")
         return found
 
@@ -123,7 +124,11 @@ def open_store(source: Source) -> Store | None:
     Raises ``SourceError`` for a damaged zip, a zip whose names leave it, and a folder with links that leave it.
     """
     if source.is_file:
-        return _open_zip(source) if source.fs.cat_file(source.root, start=0, end=2) == b"PK" else _not_a_zip(source)
+        if source.fs.cat_file(source.root, start=0, end=2) == b"PK":
+            return _open_zip(source)
+        if source.root.lower().endswith(".zarr.zip"):
+            raise SourceError(f"{source.uri} is no zip file: empty, cut or another kind of file", fix="copy it again")
+        return None
     if not any(source.exists(mark) for mark in _MARKS):
         return None
     from zarr.storage import FsspecStore, LocalStore
@@ -133,13 +138,6 @@ def open_store(source: Source) -> Store | None:
         return Store(source.uri, LocalStore(source.root, read_only=True), source.fs, source.root)
     handle = FsspecStore.from_url(source.uri, storage_options=options(source.uri).fsspec, read_only=True)
     return Store(source.uri, handle, source.fs, source.root)
-
-
-def _not_a_zip(source: Source) -> None:
-    if source.root.lower().endswith(".zarr.zip"):
-        raise SourceError(
-            f"{source.uri} is not a zip file: empty, cut or another kind of file", fix="copy the file again"
-        )
 
 
 def _open_zip(source: Source) -> Store | None:
