@@ -23,8 +23,8 @@ __all__ = ["RawEpisode", "Reference", "episodes", "key_of", "matrix"]
 class RawEpisode:
     """State [n, ds] and action [n, da] of one episode as recorded, float64, missing as NaN.
 
-    ``dataset`` holds what its source declares (names, units, fps). ``group`` is (embodiment, control mode, ds, da): what shares a view. ``problem`` says why there is nothing to
-    measure (no state or action column, no steps), or is None.
+    ``dataset`` holds what its source declares (names, units, fps). ``group`` is (embodiment, control mode, ds, da): what
+    shares a view. ``problem`` says why there is nothing to measure (no state or action column, no steps), or is None.
     """
 
     content_hash: str
@@ -107,8 +107,8 @@ class Reference:
         self.groups: dict[str, list[RawEpisode]] = {}
         for (group, _), pool in sorted(kept.items()):
             self.groups.setdefault(group, []).extend(episode for _, episode in pool.values())
-        for group in self.groups.values():
-            group.sort(key=lambda episode: episode.content_hash)
+        for members in self.groups.values():
+            members.sort(key=lambda episode: episode.content_hash)
 
 
 def _trim(pool: dict[str, tuple[int, RawEpisode]], budget: int) -> None:

@@ -1,19 +1,20 @@
 """The view: states and actions in the coordinates that measures are taken in, one view per group of like robots.
 
-Raw columns mislead: an angle that wraps reads as a teleport, an idle dimension drowns the others, an absolute target says
-more about where the robot is than about what it does. A view is learned from a reference set and is plain JSON:
+Raw columns mislead: an angle that wraps reads as a teleport, an idle dimension drowns the others, an absolute target
+says more about where the robot is than about what it does. A view is learned from a reference set and is plain JSON:
 
-- angles (they wrap in at least two episodes, or are named so and fill half a turn) become sin and cos; runs of four dimensions of norm 1 are
-  quaternions and become the first two columns of their rotation matrix (rot6d, Zhou et al. 2019), which is quadratic in
-  the quaternion and so needs no sign; dimensions of at most 8 values (grippers, modes) are discrete, spread over [-1, 1];
+- angles (they wrap in at least two episodes, or are named so and fill half a turn) become sin and cos; runs of four
+  dimensions of norm 1 are quaternions and become the first two columns of their rotation matrix (rot6d, Zhou et al.
+  2019), which is quadratic in the quaternion and so needs no sign; dimensions of at most 8 values (grippers, modes) are
+  discrete, spread over [-1, 1];
 - dimensions that vary in no more than one episode are dropped;
 - the rest is (x - median) / scale with scale = max(IQR / 1.349, (q95 - q5) / 6), so that no single episode moves it;
 - an action dimension that is the absolute target of a state dimension (it stays within a quarter of that dimension's
   spread and follows it, in the median episode) is replaced by action - state;
 - the velocity of each continuous state coordinate is appended, per second: with relative actions it tells a late action
   from a timely one. It weighs ``VELOCITY`` of the position;
-- coordinates are cut at +-``BOUND`` and each block divided by the root of its width, so that state and action are of one
-  size whatever their widths.
+- coordinates are cut at +-``BOUND`` and each block divided by the root of its width, so that state and action are of
+  one size whatever their widths.
 """
 
 from __future__ import annotations
@@ -156,7 +157,9 @@ def _rows(x: np.ndarray) -> np.ndarray:
 def _hints(found: Sequence[RawEpisode], column: str) -> set[int]:
     """Dimensions that a source names as angles or gives in degrees or radians."""
     hinted: set[int] = set()
-    for feature in {episode.dataset.feature(column) for episode in found} - {None}:
+    for feature in {episode.dataset.feature(column) for episode in found}:
+        if feature is None:
+            continue
         angular = (feature.unit or "").lower().startswith(("rad", "deg"))
         names = feature.components or ("",) * feature.size
         hinted |= {i for i, name in enumerate(names) if angular or any(a in name.lower() for a in _ANGLE_NAMES)}
@@ -251,7 +254,7 @@ def _coordinates(found: Sequence[np.ndarray]) -> list[Coordinate]:
 
 
 def _levels(found: Sequence[np.ndarray]) -> np.ndarray | None:
-    """[lowest, highest] of a discrete coordinate: at most 8 values in all but a tenth of the episodes; None for others."""
+    """[lowest, highest] of a discrete coordinate (at most 8 values in all but a tenth of the episodes), else None."""
     few = [np.unique(x) for x in found]
     few = [values for values in few if len(values) <= LEVELS]
     if len(few) < 0.9 * len(found):

@@ -1,8 +1,9 @@
 """Action divergence: how far a step's action is from what others did in like states.
 
-Belkhale, Cui and Sadigh, "Data Quality in Imitation Learning" (2023): a learner stays in distribution where demonstrations
-agree on the action. The headline is the step's own residual against its neighbours from other episodes; the variance among
-those neighbours (``ambiguity``) says how much the region disagrees with itself, but cannot see the step's own action.
+Belkhale, Cui and Sadigh, "Data Quality in Imitation Learning" (2023): a learner stays in distribution where
+demonstrations agree on the action. The headline is the step's own residual against its neighbours from other episodes;
+the variance among those (``ambiguity``) says how much the region disagrees with itself, but cannot see the step's own
+action.
 """
 
 from __future__ import annotations
@@ -28,17 +29,18 @@ _CALIBRATION = 1024  # reference steps that the radius and the bad-step quantile
 class ActionDivergence(Scorer):
     """Squared distance of each action to the mean action of its ``k`` nearest states in other episodes.
 
-    States and actions are view coordinates; the distance is divided by the action's width, so 1 is one scale unit off in
-    each dimension. A neighbour must lie within twice the 95 % quantile of the reference's own k-th neighbour distances; a
-    step with fewer than 3 such neighbours is undefined (not zero), and so is an episode where that is most steps.
+    States and actions are view coordinates; the distance is divided by the action's width, so 1 is one scale unit off
+    in each dimension. A neighbour must lie within twice the 95 % quantile of the reference's own k-th neighbour
+    distances; a step with fewer than 3 such neighbours is undefined (not zero), and so is an episode where that is most
+    steps.
 
     Metrics: ``own_residual`` (mean over steps), ``own_residual_median``, ``own_residual_horizon`` (weights (H - t) / H,
-    normalised: early errors cost more), ``ambiguity`` (variance among the neighbours), ``neighbour_count`` (of ``k``, within
-    reach), ``length``, the baseline to beat.
+    normalised: early errors cost more), ``ambiguity`` (variance among the neighbours), ``neighbour_count`` (of ``k``,
+    within reach), ``length``, the baseline to beat.
     """
 
     k: int = Field(default=10, ge=3, le=100)
-    pool_size: int = Field(default=8192, ge=64, le=32768)
+    pool_size: int = Field(default=4096, ge=64, le=32768)
 
     spec: ClassVar[Spec] = Spec(
         name="action_divergence",

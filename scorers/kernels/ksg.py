@@ -15,7 +15,7 @@ from scorers.kernels.neighbours import squared_distances, to_grid
 
 __all__ = ["pointwise"]
 
-_ROWS = 512  # a chunk's distances to 1,024 points then stay in a core's cache
+_ROWS = 1024  # 8 MB of distances at once
 
 
 def pointwise(

@@ -15,7 +15,7 @@ import torch
 __all__ = ["GRID", "chunks", "nearest", "squared_distances", "to_grid"]
 
 GRID = float(2**14)
-_CELLS = 2**22  # distances held at once: 32 MB
+_CELLS = 2**21  # distances held at once: 16 MB
 
 
 def to_grid(x: np.ndarray, device: str = "cpu") -> torch.Tensor:
@@ -43,7 +43,7 @@ def nearest(
     pool_owner: np.ndarray | None = None,
     device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` nearest of ``pool`` [m, d] for each of ``queries`` [n, d], nearest first; of two equals, the lower index.
+    """The ``k`` nearest of ``pool`` [m, d] for each of ``queries`` [n, d], nearest first; of equals, the lower index.
 
     Where ``owner`` [n] equals ``pool_owner`` [m] the pair is left out (a step's own episode). Returns distances float32
     [n, k], infinity where there are fewer than ``k``, and indices int64 [n, k], -1 there. Raises ``ValueError`` where

@@ -1,0 +1,233 @@
+"""Mutual information between state and action: how predictably, and how richly, an episode acts on what it sees.
+
+Hejna et al., "Robot Data Curation with Mutual Information Estimators" (DemInf, 2025). Upstream shuffles the dataset into
+batches of 1,024 and estimates each step inside the batch it falls into. Here the batches are drawn once, at the fit, and a
+step is joined on its own to each (less the steps of its own episode): the same estimate, and one that no other episode in
+the call can change, that is the same for a step of the reference and a newcomer, and that needs no second reading.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from data_engine.reference import RawEpisode
+from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Spec
+from data_engine.view import EpisodeView
+from scorers.kernels import vae
+from scorers.kernels.ksg import pointwise
+from scorers.pool import MIN_EPISODES, Pool, Pools, worst_spans
+
+__all__ = ["MutualInformation"]
+
+_BATCH = 1024
+_KS = (5, 6, 7)
+_LEAST = 64  # reference steps below which there is no estimate
+_TRAINING = 8192  # steps of a group that a VAE learns from
+_LATENT = {"state": 12, "action": 6}
+Key = tuple[str, str | None]
+
+
+class MutualInformation(Scorer):
+    """The KSG estimate of each step's information, averaged over ``passes`` reference batches and k in 5, 6, 7.
+
+    ``codes``: ``none`` measures in the view itself (relative actions, velocities); ``vae`` in the mean codes of one
+    beta-VAE for states (12 numbers) and one for actions (6), DemInf's robomimic configuration, chunks of 1, trained for
+    ``vae_steps``.
+
+    A step whose state and action another five steps repeat exactly has radius 0: it is null (``tied``) and leaves the
+    reference; integrity judges it. Episodes far out of the usual action range serve nobody as reference: among
+    themselves rare actions are the most informative of all.
+
+    Metrics: ``information`` (steps cut at the reference's 1 and 99 % quantiles and z-scored within (task, embodiment),
+    their mean), ``nats`` (mean raw estimate), ``tied_fraction``, ``length``, the baseline to beat.
+    """
+
+    codes: Literal["none", "vae"] = "none"
+    passes: int = Field(default=4, ge=1, le=64)
+    vae_steps: int = Field(default=4000, ge=1)
+
+    spec: ClassVar[Spec] = Spec(
+        name="mutual_information",
+        version="1",
+        level="episode",
+        metrics=(
+            Metric("information", "z", "higher"),
+            Metric("nats", "nats", "higher"),
+            Metric("tied_fraction", "fraction of steps", "neither"),
+            Metric("length", "steps", "neither"),
+        ),
+        resources=Resources(cpus=1, memory_mb=2048),
+    )
+
+    def fit(
+        self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
+    ) -> Fit:
+        """Draw the reference batches (and train the VAEs), and measure their own steps for the z-score."""
+        size = _BATCH if self.codes == "none" else _TRAINING
+        pools, seen = Pools.build(
+            batches, seed=seed, size=size, draws=self.passes, keep=lambda view: ~_tied(view.state, view.action)
+        )
+        weights: dict[str, np.ndarray] = {}
+        if self.codes == "vae":
+            weights = self._train(pools, seed, device)
+        draws = {
+            key: [_untied(_coded(_cut(pool), weights, _group_number(pools, key[0]), device)) for pool in found]
+            for key, found in pools.draws.items()
+        }
+        pools = replace(pools, draws=draws)
+        scales = []
+        for found in draws.values():
+            parts = [_estimate(pool.state, pool.action, pool.owner, found, device) for pool in found]
+            values = np.concatenate(parts)
+            values = values[np.isfinite(values)]
+            if len(values) < _LEAST:
+                scales.append(None)
+                continue
+            low, high = np.percentile(values, [1, 99])
+            cut = np.clip(values, low, high)
+            scales.append([float(low), float(high), float(cut.mean()), float(max(cut.std(), 1e-9))])
+        return Fit(
+            producer=self.spec.name,
+            version=self.spec.version,
+            config=self.config,
+            seed=seed,
+            reference=seen,
+            arrays={**pools.arrays(), **weights},
+            meta={**pools.meta(), "scales": scales},
+            base=base.id if base else None,
+        )
+
+    def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
+        """Every metric of every episode against the fit's batches, its own recording left out of them."""
+        pools = Pools.load(fit)
+        scales = dict(zip(pools.draws, fit.meta["scales"], strict=True))
+        measured = pools.measure(batch)
+        against: dict[Key, list[EpisodeView]] = defaultdict(list)
+        for _, view in measured:
+            if view is not None and len(view.state):
+                pool = pools.of(view)[0]
+                against[pool.group, pool.task].append(view)
+        nats: dict[int, np.ndarray] = {}
+        for key, views in against.items():
+            number = _group_number(pools, key[0])
+            state = _code(np.concatenate([view.state for view in views]), fit.arrays, number, "state", device)
+            action = _code(np.concatenate([view.action for view in views]), fit.arrays, number, "action", device)
+            owner = np.concatenate([np.full(len(view.state), pools.owner(view)) for view in views])
+            values = _estimate(state, action, owner, pools.draws[key], device)
+            ends = np.cumsum([len(view.state) for view in views])
+            nats.update(zip(map(id, views), np.split(values, ends[:-1]), strict=True))
+        return [self._rows(raw, view, nats, pools, scales) for raw, view in measured]
+
+    def _rows(
+        self,
+        raw: RawEpisode,
+        view: EpisodeView | None,
+        nats: Mapping[int, np.ndarray],
+        pools: Pools,
+        scales: Mapping[Key, Any],
+    ) -> list[ScoreRow]:
+        n = len(raw.state)
+        if view is None or not len(view.state):
+            reason = raw.problem or ("no finite step" if not raw.finite.any() else f"no reference for {raw.group}")
+            return self._undefined(n, reason)
+        pool = pools.of(view)[0]
+        scale = scales[pool.group, pool.task]
+        if scale is None:
+            return self._undefined(n, f"sparse: the reference has fewer than {_LEAST} steps of other episodes")
+        tied = _tied(view.state, view.action)
+        values = np.where(tied, np.nan, nats[id(view)])
+        defined = np.isfinite(values)
+        share = ScoreRow("tied_fraction", float(1 - defined.mean()))
+        if not defined.any():
+            reason = (
+                "tied: every step repeats others exactly" if tied.all() else "sparse or tied: no step has an estimate"
+            )
+            rows = self._undefined(n, reason)
+            return [*rows[:2], share, rows[3]]
+        low, high, mean, deviation = scale
+        steps = np.full(n, np.nan)
+        steps[view.valid] = (np.clip(values, low, high) - mean) / deviation
+        reason = None
+        if pool.task is None and view.task:
+            reason = f"against every task: this one has fewer than {MIN_EPISODES} reference episodes"
+        spans = worst_spans(-steps, np.nan_to_num(steps) < -1.5, "uninformative_action")
+        headline = float(np.nanmean(steps))
+        return [
+            ScoreRow("information", headline, reason=reason, step_values=steps.astype(np.float32), spans=spans),
+            ScoreRow("nats", float(values[defined].mean()), reason=reason),
+            share,
+            ScoreRow("length", float(n)),
+        ]
+
+    def _undefined(self, n: int, reason: str) -> list[ScoreRow]:
+        rows = [ScoreRow(name, None, "undefined", reason) for name in ("information", "nats", "tied_fraction")]
+        return [*rows, ScoreRow("length", float(n))]
+
+    def _train(self, pools: Pools, seed: int, device: str) -> dict[str, np.ndarray]:
+        weights = {}
+        for group in pools.views:
+            pool = pools.draws[group, None][0]
+            for name, latent in _LATENT.items():
+                x = getattr(pool, name)
+                if len(x) and x.shape[1]:
+                    trained = vae.train(x, latent=latent, seed=seed, steps=self.vae_steps, device=device)
+                    prefix = f"vae.{_group_number(pools, group)}.{name}."
+                    weights.update({prefix + key: value for key, value in trained.items()})
+        return weights
+
+
+def _group_number(pools: Pools, group: str) -> int:
+    return list(pools.views).index(group)
+
+
+def _code(x: np.ndarray, weights: Mapping[str, np.ndarray], number: int, name: str, device: str) -> np.ndarray:
+    """``x`` as codes where the fit holds a VAE for it, else as it is."""
+    prefix = f"vae.{number}.{name}."
+    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    return vae.codes(x, own, device=device) if own else x
+
+
+def _coded(pool: Pool, weights: Mapping[str, np.ndarray], number: int, device: str) -> Pool:
+    state = _code(pool.state, weights, number, "state", device)
+    return replace(pool, state=state, action=_code(pool.action, weights, number, "action", device))
+
+
+def _cut(pool: Pool) -> Pool:
+    """The first 1,024 of a draw, itself a draw."""
+    return replace(pool, state=pool.state[:_BATCH], action=pool.action[:_BATCH], owner=pool.owner[:_BATCH])
+
+
+def _untied(pool: Pool) -> Pool:
+    """``pool`` without the steps that it holds too often for a radius above 0."""
+    keep = ~_tied(pool.state, pool.action)
+    return replace(pool, state=pool.state[keep], action=pool.action[keep], owner=pool.owner[keep])
+
+
+def _tied(state: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """bool [n]: the steps that at least five others repeat exactly."""
+    if not len(state):
+        return np.zeros(0, dtype=bool)
+    rows = np.ascontiguousarray(np.concatenate([state, action], axis=1) + np.float32(0))  # -0 is 0
+    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    return counts[inverse] > _KS[0]
+
+
+def _estimate(
+    state: np.ndarray, action: np.ndarray, owner: np.ndarray, found: Iterable[Pool], device: str
+) -> np.ndarray:
+    """The estimate of each step in nats, averaged over the batches that define it; NaN where none does."""
+    passes = np.stack(
+        [
+            pointwise(state, action, p.state, p.action, ks=_KS, owner=owner, reference_owner=p.owner, device=device)
+            for p in found
+        ]
+    )
+    defined = np.isfinite(passes)
+    return np.where(defined, passes, 0.0).sum(axis=0) / np.where(defined.any(axis=0), defined.sum(axis=0), np.nan)
