@@ -62,6 +62,7 @@ class Cache:
         chosen = folder or os.environ.get("DATA_ENGINE_CACHE") or "~/.cache/data-engine"
         self.folder = Path(chosen).expanduser()
         self.max_bytes, self.grace_s = max_bytes, grace_s
+        self._room = 0.0  # bytes to write before looking again at what all processes have written
 
     def copy(self, fs: AbstractFileSystem, path: str, sha256: str) -> Path:
         """A local copy of ``path``, fetched once. Raises ``SourceError`` where it is missing or not what ``sha256``
@@ -119,6 +120,7 @@ class Cache:
         temporary = Path(name)
         try:
             yield temporary
+            self._room -= temporary.stat().st_size
             with contextlib.suppress(FileNotFoundError):  # an old entry may go while a column is added to it
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 temporary.replace(kept)
@@ -127,6 +129,8 @@ class Cache:
         self._make_room(kept.parent)
 
     def _make_room(self, newest: Path) -> None:
+        if self._room >= 0:
+            return
         entries = []
         for entry in self.folder.glob("*/??/*"):
             with contextlib.suppress(FileNotFoundError):
@@ -135,10 +139,11 @@ class Cache:
         total = sum(size for _, size, _ in entries)
         for used, size, entry in sorted(entries):
             if total <= self.max_bytes:
-                return
+                break
             if entry != newest and used < time.time_ns() - self.grace_s * 1e9:
                 shutil.rmtree(entry, ignore_errors=True)
                 total -= size
+        self._room = min(self.max_bytes - total, self.max_bytes / 16)
 
 
 def sha256_of(file: Path) -> str:

@@ -147,7 +147,7 @@ class MixtureStream(IterableDataset[dict[str, Any]]):
         state = stream.state_dict(batch)     # after `batch`; without workers stream.state_dict() does
         stream.load_state_dict(state)        # in any later stream over the mixture, of any world size
 
-    Iterating runs from the state to the end of its epoch; ``set_epoch`` goes on.
+    Each iteration runs from the state that was loaded, or the epoch's start, to the epoch's end; ``set_epoch`` goes on.
     """
 
     def __init__(
@@ -168,11 +168,11 @@ class MixtureStream(IterableDataset[dict[str, Any]]):
             raise RequestError(f"batch_size {batch_size} is below 1", code="bad_batch_size")
         self.samples = Samples(mixture, windows, split=split, seed=seed)
         self.batch_size, self.rank, self.world_size, self.even = batch_size, rank, world_size, even
-        self.epoch, self.position = epoch, 0
+        self.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Go on with ``epoch`` from its first sample."""
-        self.epoch, self.position = epoch, 0
+        self.load_state_dict({"epoch": epoch, "position": 0})
 
     def state_dict(self, batch: Mapping[str, Any] | None = None) -> dict[str, int]:
         """Where the stream is after ``batch``, or after the last batch given in this process: epoch and global
@@ -181,13 +181,17 @@ class MixtureStream(IterableDataset[dict[str, Any]]):
         The position counts the samples of all ranks, which move in step; every rank's state is the same.
         """
         if batch is None:
-            return {"epoch": self.epoch, "position": self.position}
-        after = (int(batch["index"][-1]) // self.world_size + 1) * self.world_size
-        return {"epoch": int(batch["epoch"][0]), "position": min(after, self.samples.size(int(batch["epoch"][0])))}
+            return dict(self._state)
+        if int(batch["epoch"][0]) != self.epoch:
+            raise RequestError(f"the batch is of epoch {int(batch['epoch'][0])}, the stream in {self.epoch}")
+        behind = (self.rank - self.position) % self.world_size  # how far into a round of all ranks this one comes
+        after = int(batch["index"][-1]) - behind + self.world_size
+        return {"epoch": self.epoch, "position": min(after, self.samples.size(self.epoch))}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from ``state``, whatever the world size it was taken under."""
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        self._state = {"epoch": self.epoch, "position": self.position}
 
     def _positions(self) -> range:
         return _positions(self.samples.size(self.epoch), self.position, self.rank, self.world_size, self.even)
@@ -204,7 +208,7 @@ class MixtureStream(IterableDataset[dict[str, Any]]):
             k = np.arange(*_bounds(positions[first : first + self.batch_size]))
             batch = Batch(self.samples.read(epoch, k)).tensors
             if worker is None:
-                self.load_state_dict(self.state_dict(batch))
+                self._state = self.state_dict(batch)
             yield batch
 
 

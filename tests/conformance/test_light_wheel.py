@@ -41,7 +41,7 @@ print(json.dumps({
     "plain": plain,
     "without_torch": without_torch,
     "torch": [batch["action"].double().sum().item() for batch in loader],
-    "absent": [m for m in ("polars", "deltalake", "prefect", "ray", "av", "h5py") if importlib.util.find_spec(m) is None],
+    "absent": [m for m in ("polars", "deltalake", "prefect", "ray", "av", "h5py") if not importlib.util.find_spec(m)],
     "packages": [p for p in ("data_engine", "storage", "flows", "scorers", "api") if importlib.util.find_spec(p)],
     "formats": names("formats"), "scorers": names("scorers"),
     "installed": sorted(d.name for d in distributions()),
