@@ -85,8 +85,8 @@ def commit(
 ) -> int:
     """Add ``files`` (path inside the table, bytes, rows) in one Delta transaction and return the table's version.
 
-    A ``transaction`` that the table has seen adds nothing. ``table`` may be passed where it was opened just now. Raises
-    ``EngineError`` where the table stays contended through all attempts; nothing was added then.
+    A ``transaction`` that the table has seen adds nothing. ``table`` may be passed where it was opened just now and has
+    not seen it. Raises ``EngineError`` where the table stays contended through all attempts; nothing was added then.
     """
     adds: list[AddAction | RemoveAction] = [
         AddAction(path, size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": rows}))
@@ -99,10 +99,10 @@ def commit(
     for attempt in range(ATTEMPTS):
         if table is None:
             table = open_table(uri, options)
-        if table is None:
-            raise EngineError(f"no table at {uri}", code="no_table")
-        if table.transaction_version(transaction) is not None:
-            return table.version()
+            if table is None:
+                raise EngineError(f"no table at {uri}", code="no_table")
+            if table.transaction_version(transaction) is not None:
+                return table.version()
         try:
             table.create_write_transaction(adds, "append", table.schema(), commit_properties=properties)
             table.update_incremental()

@@ -53,7 +53,10 @@ class Lake(Tables):
             _tested.add(lake.uri)
         if marker is None:
             lake._refuse_other()
-            lake.write_bytes(MARKER, json.dumps({"version": VERSION}).encode())
+            try:
+                lake.write_bytes(MARKER, json.dumps({"version": VERSION}).encode())
+            except OSError as error:
+                raise RequestError(f"cannot write to {lake.uri}: {error}", code="no_lake") from error
         elif _version(marker) != VERSION:
             raise RequestError(f"{lake.uri} is not a lake of version {VERSION}", code="lake_version")
         return lake

@@ -129,8 +129,7 @@ class Tables(Blobs):
                         writer.write_table(table, row_group_size=_group_rows(table))
                         count += table.num_rows
             file = file_of(f"{folder}/{key}-{file_sha256(staged)}.parquet", staged.stat().st_size, count)
-            if self.size(file.path) != file.bytes:
-                self.publish(staged, file.path)
+            self.publish(staged, file.path)
         return file
 
     def commit(
@@ -168,7 +167,7 @@ class Tables(Blobs):
         self, name: str, rows: Sequence[Mapping[str, Any]], *, transaction: str, run_id: str = "", config_hash: str = ""
     ) -> int:
         """:meth:`append` for plain rows: columns that a row lacks are null, unknown ones raise ``RequestError``."""
-        schema = self.schema(name)
+        schema = TABLES[name] if name in TABLES else self.schema(name)
         unknown = sorted({key for row in rows for key in row} - set(schema.names))
         if unknown:
             raise RequestError(f"table {name!r} has no column {unknown[0]!r}", code="schema_conflict")
@@ -206,10 +205,23 @@ def _conform(part: pa.Table | pa.RecordBatch, schema: pa.Schema, name: str) -> p
     if set(table.column_names) != set(schema.names):
         odd = sorted(set(table.column_names) ^ set(schema.names))
         raise RequestError(f"rows for {name} and its schema differ in: {', '.join(odd)}", code="schema_conflict")
+    for field in schema:
+        if _narrows(table.schema.field(field.name).type, field.type):
+            raise RequestError(
+                f"rows for {name} do not fit its schema: {field.name} would lose precision", code="schema_conflict"
+            )
     try:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise RequestError(f"rows for {name} do not fit its schema: {error}", code="schema_conflict") from error
+
+
+def _narrows(have: pa.DataType, want: pa.DataType) -> bool:
+    """Whether a cast loses float precision, which Arrow's safe cast lets pass."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    while any(is_kind(have) for is_kind in lists) and pa.types.is_list(want):
+        have, want = have.value_type, want.value_type
+    return pa.types.is_floating(have) and pa.types.is_floating(want) and have.bit_width > want.bit_width
 
 
 def _group_rows(table: pa.Table) -> int:

@@ -81,7 +81,7 @@ def test_a_damaged_lake_has_none(tmp_path: Path, filler) -> None:
         lake.append_rows("scores", [{"value": 1.0}], transaction="t")
         path = Path(lake.root, lake.files(name)[0].path)
         path.write_bytes(path.read_bytes()[:20])
-        with pytest.raises(SourceError, match="damaged|cannot be read"):
+        with pytest.raises(SourceError, match=r"damaged|cannot be read"):
             fingerprint(lake)
 
 

@@ -46,6 +46,13 @@ def test_a_marker_of_another_version_or_damaged_is_refused(tmp_path: Path) -> No
         Lake.open(str(tmp_path))
 
 
+def test_a_place_that_cannot_hold_a_lake_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for uri in (tmp_path / "file", tmp_path / "file" / "below", "/proc/lake"):
+        with pytest.raises(RequestError, match=r"cannot|holds something else"):
+            Lake.open(str(uri), create=True)
+
+
 def test_a_missing_bucket_is_one_clear_line(s3: str) -> None:
     with pytest.raises(RequestError, match="cannot write to s3://nobody-made-this/lake"):
         Lake.open("s3://nobody-made-this/lake", create=True)

@@ -90,6 +90,9 @@ def test_rows_must_fit_the_schema(local_lake: Lake) -> None:
     wrong = _rows(1).set_column(0, "a", pa.array([2**40]))
     with pytest.raises(RequestError, match="do not fit"):
         local_lake.write_file("x", "k", wrong)
+    precise = _rows(1).set_column(1, "v", pa.array([[0.1]], pa.list_(pa.float64())))
+    with pytest.raises(RequestError, match="v would lose precision"):
+        local_lake.write_file("x", "k", precise)
     with pytest.raises(RequestError, match="no column 'verbb'"):
         local_lake.append_rows("runs", [{"verbb": "score"}], transaction="t")
     assert not [path for path in local_lake.list("tables/x") if path.endswith(".parquet")]
@@ -106,6 +109,22 @@ def test_a_name_that_is_none_is_refused(local_lake: Lake, name: str) -> None:
 def test_an_unknown_table_is_a_wrong_request(local_lake: Lake) -> None:
     with pytest.raises(RequestError, match="no table 'steps/none'"):
         local_lake.scan("steps/none")
+
+
+def test_rows_from_polars_and_fixed_size_lists_fit(local_lake: Lake) -> None:
+    local_lake.create_table("x", ROWS)
+    local_lake.append("x", pl.DataFrame(_rows(1, 2)).to_arrow(), transaction="polars")
+    fixed = _rows(3).set_column(1, "v", pa.array([[1.0]], pa.list_(pa.float32(), 1)))
+    local_lake.append("x", fixed, transaction="fixed")
+    assert sorted(local_lake.scan("x").collect()["a"]) == [1, 2, 3]
+
+
+def test_writing_again_heals_a_damaged_file(lake: Lake) -> None:
+    lake.append("x", _rows(1), transaction="t")
+    (file,) = lake.files("x")
+    lake.write_bytes(file.path, b"?" * file.bytes)
+    lake.write_file("x", file.path.split("/")[-1].split("-")[0], _rows(1))
+    assert lake.sha256(file.path) == file.sha256
 
 
 def test_row_groups_are_bounded_and_follow_the_stream(local_lake: Lake) -> None:
