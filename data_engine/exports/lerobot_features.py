@@ -58,7 +58,8 @@ def merge(datasets: Sequence[Dataset], columns: str | Sequence[str] = "all") -> 
     """The features that all of ``datasets`` share.
 
     ``columns``: ``all`` demands that they have the same, ``common`` keeps what all have, a list names the canonical
-    columns to keep. Floats of unlike widths become the wider; component names that only some know are taken from those.
+    columns to keep. Floats of unlike widths become the wider; component names that
+    only some know, or that only number the entries, give way to the others'.
     Raises ``RequestError`` naming the first difference in embodiment, control mode, fps or a feature.
     """
     first = datasets[0]
@@ -129,15 +130,16 @@ def _chosen(datasets: Sequence[Dataset], columns: str | Sequence[str]) -> list[s
 def _merged(name: str, datasets: Sequence[Dataset]) -> Feature:
     found: Mapping[str, Feature] = {dataset.name: feature for dataset in datasets if (feature := dataset.feature(name))}
     (owner, first), *others = found.items()
-    dtype, components = first.dtype, first.components
+    dtype, components = first.dtype, _names(first)
     for other, feature in others:
         if (first.is_camera, first.shape) != (feature.is_camera, feature.shape):
             raise _differs(name, owner, first.shape, other, feature.shape, "shape")
-        if components and feature.components and components != feature.components:
-            raise _differs(name, owner, components, other, feature.components, "components")
+        names = _names(feature)
+        if components and names and components != names:
+            raise _differs(name, owner, components, other, names, "components")
         if first.unit and feature.unit and first.unit != feature.unit:
             raise _differs(name, owner, first.unit, other, feature.unit, "unit")
-        components = components or feature.components
+        components = components or names
         if first.is_camera or dtype == feature.dtype:
             continue
         if "float" not in dtype or "float" not in feature.dtype:
@@ -146,6 +148,15 @@ def _merged(name: str, datasets: Sequence[Dataset]) -> Feature:
     if not first.is_camera and dtype != "string" and not _writable(dtype):
         raise RequestError(f"LeRobot has no column of dtype {dtype} ({name!r})", code="bad_dtype", fix="state columns")
     return first.model_copy(update={"dtype": dtype, "components": components})
+
+
+def _names(feature: Feature) -> tuple[str, ...] | None:
+    """The feature's component names, None where they only number its entries (``actions.0``, ``actions.1``, ...)."""
+    names = feature.components
+    if names and len({name.rpartition(".")[0] for name in names}) == 1:
+        numbers = [name.rpartition(".")[2] for name in names]
+        return None if numbers == [str(i) for i in range(len(names))] else names
+    return names
 
 
 def _writable(dtype: str) -> bool:

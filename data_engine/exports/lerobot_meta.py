@@ -47,9 +47,13 @@ def write_meta(
     cameras: Cameras,
     folder: Path,
     sizes: Mapping[str, int],
+    options: Mapping[str, Any],
     weights: str,
 ) -> None:
-    """Write ``folder/meta``. ``sizes``: LeRobot's file size settings. ``weights``: a line on what became of them."""
+    """Write ``folder/meta``.
+
+    ``sizes``: LeRobot's file size settings. ``options``: the exporter's. ``weights``: a line on what became of them.
+    """
     episodes = folder / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
     episodes.parent.mkdir(parents=True)
     pq.write_table(_episodes(columns, data, cameras), episodes, compression="snappy")
@@ -61,6 +65,7 @@ def write_meta(
     origin = {
         "mixture_id": mixture.id,
         "name": mixture.name,
+        "options": dict(options),
         "weight_kind": mixture.document.weight_kind,
         "unit": mixture.document.unit,
         "weights": weights,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from data_engine.errors import RequestError
+from data_engine.errors import EngineError, RequestError
 from data_engine.exports import Exporter, ExportReport
 from data_engine.exports.lerobot_data import CHUNKS_SIZE, DataFiles
 from data_engine.exports.lerobot_features import Columns, camera_name, lerobot_name, merge
@@ -17,8 +18,9 @@ from data_engine.exports.lerobot_verify import differences
 from data_engine.exports.lerobot_videos import CameraFiles, Clip, write_camera
 from data_engine.exports.publish import staged
 from data_engine.exports.rows import rows_and_steps
+from data_engine.formats import Source
 from data_engine.mixture import Mixture
-from data_engine.model import Feature
+from data_engine.model import IMAGES, Feature
 
 __all__ = ["LeRobotV3Exporter"]
 
@@ -50,13 +52,17 @@ class LeRobotV3Exporter(Exporter):
     stats_frames: int = Field(default=16, gt=0)
 
     def export(self, mixture: Mixture, uri: str) -> ExportReport:
-        """Write ``mixture`` to ``uri`` (absent or empty). Memory: some row groups of steps and every episode's statistics.
+        """Write ``mixture`` to ``uri`` (absent or empty). Memory: some row groups, and every episode's statistics.
 
+        The same export that already lies there is left as it is, so that a run that was killed can be run again.
         Raises ``RequestError`` for datasets that are not one LeRobot dataset, for missing values and for times that are
         not steps at the dataset's fps; then nothing is left at ``uri``.
         """
         if mixture.episodes.num_rows == 0:
             raise RequestError(f"mixture {mixture.name!r} has no episodes", code="empty_mixture")
+        done = self._done(mixture, uri)
+        if done is not None:
+            return done
         columns = self._columns(mixture)
         with staged(uri, "meta/info.json") as folder:
             data = DataFiles(folder, columns, self.data_files_size_in_mb << 20)
@@ -69,21 +75,39 @@ class LeRobotV3Exporter(Exporter):
                 "video_files_size_in_mb": self.video_files_size_in_mb,
             }
             weights = _DRAWN[mixture.document.weight_kind]
-            write_meta(mixture, columns, data, cameras, folder, sizes, weights)
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return ExportReport(
-            format=self.name,
-            uri=uri,
-            episodes=len(data.rows),
-            steps=data.written,
-            frames={camera_name(feature): data.written for feature in cameras},
-            bytes=size,
-            weights=weights,
-        )
+            write_meta(mixture, columns, data, cameras, folder, sizes, self.config, weights)
+        done = self._done(mixture, uri)
+        if done is None:
+            raise EngineError(f"{uri} is not what was just written there", code="bad_export")
+        return done
 
     def verify(self, mixture: Mixture, uri: str) -> list[str]:
         """Read ``uri`` back through the LeRobot reader; hold rows, values, frames and origins against ``mixture``."""
         return differences(mixture, self._columns(mixture), export_order(mixture), uri)
+
+    def _done(self, mixture: Mixture, uri: str) -> ExportReport | None:
+        """The report of this very export where it already lies whole at ``uri``."""
+        source = Source(uri)
+        if not all(source.exists("meta", name) for name in ("info.json", "mixture.json")):
+            return None
+        try:
+            with source.open("meta", "mixture.json") as origin, source.open("meta", "info.json") as info:
+                made, told = json.loads(origin.read()), json.loads(info.read())
+            if made["mixture_id"] != mixture.id or made["options"] != self.config:
+                return None
+            names = [name for name, spec in told["features"].items() if spec["dtype"] == "video"]
+            episodes, steps, weights = told["total_episodes"], told["total_frames"], made["weights"]
+        except (ValueError, KeyError, TypeError):  # somebody else's files: the place is occupied
+            return None
+        return ExportReport(
+            format=self.name,
+            uri=uri,
+            episodes=episodes,
+            steps=steps,
+            frames={name.removeprefix(IMAGES): steps for name in names},
+            bytes=source.fs.du(source.root),
+            weights=weights,
+        )
 
     def _columns(self, mixture: Mixture) -> Columns:
         used = sorted(set(mixture.episodes["dataset"].to_pylist()))

@@ -101,8 +101,11 @@ def _frames(camera: Feature, steps: pa.Table, episode: SourceEpisode, videos: An
 def _provenance(source: Source) -> list[dict[str, Any]]:
     if not source.exists("meta", "provenance.parquet"):
         return []
-    with source.open("meta", "provenance.parquet") as file:
-        rows = pq.read_table(pa.BufferReader(file.read())).to_pylist()
+    try:
+        with source.open("meta", "provenance.parquet") as file:
+            rows = pq.read_table(pa.BufferReader(file.read())).cast(PROVENANCE).to_pylist()
+    except (OSError, ValueError):  # pyarrow's own errors are both
+        return []
     return sorted(rows, key=lambda row: row["episode_index"])
 
 

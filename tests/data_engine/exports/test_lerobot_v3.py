@@ -294,18 +294,23 @@ def test_verify_names_what_was_changed(made: Mixture, tmp_path: Path) -> None:
 def test_export_and_verify_on_an_object_store(made: Mixture, s3: str) -> None:
     exporter = LeRobotV3Exporter()
     uri = f"{s3}/exports/one"
-    assert exporter.export(made, uri).episodes == 3
+    report = exporter.export(made, uri)
+    assert (report.episodes, report.steps, report.frames) == (3, 15, {"top": 15})
     assert exporter.verify(made, uri) == []
+    assert exporter.export(made, uri) == report
     with pytest.raises(RequestError, match="not empty"):
-        exporter.export(made, uri)
+        LeRobotV3Exporter(stats_frames=2).export(made, uri)
 
 
 def test_an_occupied_place_is_refused_and_left_alone(made: Mixture, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     exported(made, tmp_path / "out")
     before = tree(tmp_path / "out")
+    changed = (tmp_path / "out" / DATA).stat().st_mtime_ns
+    exported(made, tmp_path / "out")  # the same again: nothing is done
+    assert (tmp_path / "out" / DATA).stat().st_mtime_ns == changed
     with pytest.raises(RequestError, match="not empty"):
-        exported(made, tmp_path / "out")
+        exported(made, tmp_path / "out", stats_frames=3)
     assert tree(tmp_path / "out") == before
 
 
@@ -323,3 +328,17 @@ def test_fps_of_the_set_is_whole_where_it_is(made: Mixture, tmp_path: Path) -> N
     assert (info["fps"], type(info["fps"])) == (FPS, int)
     assert info["features"]["observation.images.top"]["info"]["video.codec"] == "av1"
     assert info["features"]["observation.images.top"]["shape"] == [64, 80, 3]
+
+
+def test_two_formats_of_one_robot_become_one_set(shared_data: Path, tmp_path: Path) -> None:
+    tiers = shared_data / "metaworld_tiers"
+    sources = {"a": ("lerobot_v3", tiers / "lerobot_v3"), "b": ("robomimic", tiers / "robomimic.hdf5")}
+    keys = ["episode_000000", "demo_0"]
+    mixture = mixture_of(tmp_path / "lake", sources, keys=keys, options={"embodiment": "sawyer"})
+    exporter = LeRobotV3Exporter(columns="common")
+    exporter.export(mixture, str(tmp_path / "out"))
+    assert exporter.verify(mixture, str(tmp_path / "out")) == []
+    one, two = read_back(tmp_path / "out")
+    assert one.steps[ACTION].equals(two.steps[ACTION])
+    names = json.loads((tmp_path / "out" / "meta" / "info.json").read_text())["features"][ACTION]["names"]
+    assert names == ["dx", "dy", "dz", "gripper"]
