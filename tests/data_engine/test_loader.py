@@ -146,3 +146,33 @@ def test_wrong_requests_get_one_line(toy, tmp_path) -> None:
         MixtureSampler(MixtureDataset(mixture), rank=-1, world_size=2)
     with pytest.raises(RequestError, match="batch_size 0"):
         MixtureStream(mixture, batch_size=0)
+
+
+def test_real_recordings_of_two_robots_with_and_without_video_load(shared_data, tmp_path) -> None:
+    from tests.mixtures import mixture_of
+
+    sources = {
+        "tiers": ("lerobot_v3", shared_data / "metaworld_tiers/lerobot_v3"),
+        "g1": ("lerobot_v2", shared_data / "g1_lerobot_v21"),
+    }
+    mixture = mixture_of(tmp_path / "lake", sources, weight_kind="choose", unit="dataset")
+    assert len(mixture.document.statistics) == 2
+    alone = MixtureDataset(mixture, Windows(history=2, action_horizon=8), seed=3)
+    cameras = {name: mixture.datasets[name].cameras for name in sources}
+    assert not cameras["tiers"]
+    assert cameras["g1"]
+    for name, row in zip(mixture.episodes["dataset"].to_pylist(), range(len(mixture)), strict=True):
+        assert mixture.steps(row).num_rows == mixture.rows["row_count"][row], name
+    for k in range(0, len(alone), max(len(alone) // 12, 1)):
+        sample = alone[k]
+        for camera in cameras[sample["dataset"]]:
+            image = sample[f"observation.images.{camera}"]
+            assert image.dtype == torch.uint8
+            assert image.float().std() > 1
+    widths = {"action": 64, "observation.state": 64}
+    padded = MixtureDataset(mixture, Windows(cameras=(), pad_to=widths, normalise="mean_std"))
+    loader = DataLoader(padded, batch_size=256, sampler=MixtureSampler(padded), collate_fn=collate)
+    values = torch.cat([batch["action"][:, 0] for batch in loader])
+    masks = torch.cat([batch["action_dim_is_pad"] for batch in loader])
+    assert torch.isfinite(values).all()
+    assert not values[masks].any()
