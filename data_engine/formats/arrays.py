@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow as pa
 from data_engine.errors import SourceError
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Feature
 
-__all__ = ["BLOCK_BYTES", "EPISODE_BYTES", "Layout", "Spec", "natural", "to_rgb"]
+__all__ = ["BLOCK_BYTES", "EPISODE_BYTES", "Layout", "Spec", "free_name", "natural", "to_rgb"]
 
 BLOCK_BYTES = 8 << 20  # arrays are read in whole chunks, in blocks of about this size
 EPISODE_BYTES = 4 << 30  # more than this in one episode's columns is refused: a header can declare any shape
@@ -157,6 +157,13 @@ def _column(values: np.ndarray, feature: Feature) -> pa.Array:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """``name``, or ``source.<name>`` where a canonical column or one in ``taken`` has it already."""
+    while name in taken or name in (STATE, ACTION, TIMESTAMP):
+        name = f"source.{name}"
+    return name
 
 
 def natural(name: str) -> list[Any]:

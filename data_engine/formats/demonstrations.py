@@ -34,7 +34,8 @@ _DEFAULT_FPS = 20.0
 class DemonstrationFile(Format):
     """Base of the two layouts. ``state_keys`` and ``action_keys`` name the arrays to join instead of the usual ones."""
 
-    skipped: ClassVar[str | None] = None
+    skipped: ClassVar[str | None] = None  # a group of a demonstration that holds no columns
+    recorded_in: ClassVar[str | None] = None  # the provenance that the layout itself implies
 
     state_keys: tuple[str, ...] | None = None
     action_keys: tuple[str, ...] | None = None
@@ -98,7 +99,7 @@ class DemonstrationFile(Format):
             embodiment=self.embodiment or environment.embodiment or "unknown",
             control_mode=self.control_mode or environment.control_mode,
             licence=self.licence,
-            provenance=self.provenance,
+            provenance=self.provenance or self.recorded_in,
             notes=(*notes, *more, *unknown, *environment.notes, *rate_notes),
             context={"layout": layout, "labels": labels, "task": environment.task, "attributes": attributes},
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from data_engine.formats.arrays import Layout, Spec
+from data_engine.formats.arrays import Layout, Spec, free_name
 from data_engine.formats.attributes import plain
 from data_engine.formats.demonstrations import DemonstrationFile
 from data_engine.formats.hdf5 import Array, child, walk
@@ -22,7 +22,7 @@ __all__ = ["Robomimic"]
 _PROPRIOCEPTION = re.compile(r"robot(\d+)_(right_|left_)?(eef_pos|eef_quat|gripper_qpos)")
 _PARTS = ("eef_pos", "eef_quat", "gripper_qpos")
 _OBJECT = ("object", "object-state")
-_NAMES = {"actions": ACTION, "rewards": REWARD, "dones": TERMINATED}
+_NAMES = {"rewards": REWARD, "dones": TERMINATED}
 
 
 class Robomimic(DemonstrationFile):
@@ -57,8 +57,8 @@ class Robomimic(DemonstrationFile):
         taken = {*state, *action, *cameras.values()}
         for path in specs:
             if path not in taken:
-                name = _NAMES.get(path, path) if path != "actions" or ACTION not in columns else path
-                columns[name.replace("obs/", "observation.", 1).replace("/", ".")] = (path,)
+                name = _NAMES.get(path, path).replace("obs/", "observation.", 1).replace("/", ".")
+                columns[free_name(name, columns)] = (path,)
         notes = [] if state else ["no vector observations: there is no observation.state"]
         if ACTION not in columns:
             notes.append("no actions")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from data_engine.formats.arrays import Layout, Spec
+from data_engine.formats.arrays import Layout, Spec, free_name
 from data_engine.formats.demonstrations import DemonstrationFile
 from data_engine.formats.hdf5 import Array
 from data_engine.model import ACTION, REWARD, STATE, TERMINATED
+
+if TYPE_CHECKING:
+    import h5py
 
 __all__ = ["Robosuite"]
 
@@ -31,6 +34,7 @@ class Robosuite(DemonstrationFile):
     """
 
     name: ClassVar[str] = "robosuite"
+    recorded_in: ClassVar[str | None] = "sim"
 
     def claims(self, has_observations: bool) -> bool:
         """Demonstrations without an ``obs`` group."""
@@ -44,7 +48,7 @@ class Robosuite(DemonstrationFile):
         columns = {name: keys for name, keys in ((STATE, state), (ACTION, action)) if keys}
         for path in specs:
             if path not in state and path not in action:
-                columns[_NAMES.get(path, path).replace("/", ".")] = (path,)
+                columns[free_name(_NAMES.get(path, path).replace("/", "."), columns)] = (path,)
         notes = [f"no arrays for {name}" for name in (STATE, ACTION) if name not in columns]
         return Layout(specs, columns, {}, frozenset({TERMINATED})), notes
 
@@ -53,6 +57,18 @@ class Robosuite(DemonstrationFile):
         states = arrays.get("states")
         if states is None or not states.spec.dtype.startswith("float") or states.spec.size < 3 or len(states) < 2:
             return None
-        time = states.dataset[:, 0].astype(np.float64)
+        time: np.ndarray = states.dataset[:, 0].astype(np.float64)
         gaps = np.diff(time)
         return time if np.isfinite(time).all() and gaps.min() >= 1e-4 and gaps.max() <= 1.0 else None
+
+    def beyond(self, demo: h5py.Group, arrays: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
+        """A note where the recorded clock is uneven, or cannot be trusted."""
+        if self.fps is not None:
+            return {}, []
+        clock = self.clock(arrays)
+        if clock is None:
+            return {}, ["the states hold no rising simulation time: timestamps are even"]
+        gaps = np.diff(clock)
+        if np.ptp(gaps) > 0.01 * np.median(gaps):
+            return {}, [f"the recorded clock is uneven: {gaps.min() * 1e3:.3g} to {gaps.max() * 1e3:.3g} ms a step"]
+        return {}, []

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_engine.errors import RequestError, SourceError
 from data_engine.formats import EpisodeRef, Format, Probe, RawFrames, Source, SourceEpisode, Unreadable
-from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec, to_rgb
+from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec, free_name, to_rgb
 from data_engine.formats.attributes import pick, plain
 from data_engine.formats.zarr_store import Rows, Store, open_store
 from data_engine.model import ACTION, STATE
@@ -82,7 +82,7 @@ class ZarrReplay(Format):
         joined = {name: keys for name, keys in ((STATE, state), (ACTION, action)) if keys}
         taken = {*state, *action}
         cameras = {key: key for key, spec in specs.items() if spec.is_rgb and key not in taken}
-        others = {key: (key,) for key in specs if key not in taken and key not in cameras}
+        others = {free_name(key, joined): (key,) for key in specs if key not in taken and key not in cameras}
         notes = [
             f"no array for {name}: give the option {option}"
             for name, option in ((STATE, "state_key"), (ACTION, "action_key"))
