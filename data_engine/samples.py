@@ -166,7 +166,7 @@ class _Batch:
             self._refuse_unlike(np.unique(dataset))
         file = samples._file[rows]
         if len(file) == 1 or (file == file[0]).all():
-            parts = [slice(None)]
+            parts: list[Any] = [slice(None)]
         else:
             order = np.argsort(file, kind="stable")
             parts = np.split(order, np.flatnonzero(np.diff(file[order])) + 1)
