@@ -40,10 +40,11 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A choice: ``order`` int64 [k], indices into the candidates, best first; ``weights`` float64 [k], positive, mean 1.
+    """What was chosen: ``order`` int64 [k], indices into the candidates, best first; ``weights`` float64 [k], positive,
+    mean 1.
 
-    ``reasons`` has one line for every candidate, chosen or not. ``report`` is what the method measured on the way (plain
-    JSON: the curve of the automatic budget, ranks kept, the baselines' figures).
+    ``reasons`` has one line for every candidate, chosen or not. ``report`` is what the method measured on the way
+    (plain JSON: the curve of the automatic budget, ranks kept, the baselines' figures).
     """
 
     order: np.ndarray
@@ -61,10 +62,8 @@ class Selector(Plugin):
     has_auto_budget: ClassVar[bool] = False
 
     @abstractmethod
-    def select(
-        self, candidates: Candidates, targets: Candidates | None, *, budget: Budget | None, seed: int
-    ) -> Chosen:
-        """Choose from ``candidates``. ``budget``: a count, a fraction in (0, 1), ``auto``, or None for all that qualify."""
+    def select(self, candidates: Candidates, targets: Candidates | None, *, budget: Budget | None, seed: int) -> Chosen:
+        """Choose from ``candidates``. ``budget``: a count, a share in (0, 1], ``auto``, or None for all that qualify."""
 
 
 def resolve_budget(budget: Budget | None, n: int) -> int:
@@ -81,5 +80,7 @@ def resolve_budget(budget: Budget | None, n: int) -> int:
             raise RequestError(f"budget {budget} chooses nothing", code="bad_budget", fix="give at least 1")
         return min(budget, n)
     if not 0 < budget <= 1:
-        raise RequestError(f"budget {budget} is not a share in (0, 1]", code="bad_budget", fix="give 0.5, or 50 for a count")
+        raise RequestError(
+            f"budget {budget} is not a share in (0, 1]", code="bad_budget", fix="give 0.5, or 50 for a count"
+        )
     return min(max(round(budget * n), 1), n)

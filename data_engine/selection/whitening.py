@@ -13,7 +13,11 @@ import numpy as np
 
 from data_engine.errors import RequestError
 
-__all__ = ["Whitening", "fit_whitening"]
+__all__ = ["REACH", "Whitening", "fit_whitening"]
+
+
+REACH = 5.0
+"""How far a vector may lie, in median distances from the median, before its pull on the estimate is cut."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,14 @@ def fit_whitening(vectors: np.ndarray, *, variance: float, rank_share: float, ri
     With eigenpairs (l_i, v_i) of the covariance X^T X / n of the centred vectors, largest first, keep the fewest that
     carry ``variance`` of the trace, at most ``rank_share`` of n (but 2, where there are 2), and scale each by
     1 / sqrt(l_i + ridge * trace / d). At full rank this equals X L^-T, with L L^T the ridged covariance, up to a
-    rotation, which no cosine sees. Raises ``RequestError`` where all vectors are equal.
+    rotation, which no cosine sees. So that one wild vector does not set everybody's space, a vector farther from the
+    median than ``REACH`` times the median distance counts, here only, as if it lay there. Raises ``RequestError`` where
+    all vectors are equal.
     """
     n, d = vectors.shape
-    mean = vectors.mean(axis=0)
-    centred = vectors - mean
+    tame = _drawn_in(vectors)
+    mean = tame.mean(axis=0)
+    centred = tame - mean
     values, components = _principal(centred)
     trace = float((centred**2).sum() / n)
     if not len(values):
@@ -59,6 +66,16 @@ def fit_whitening(vectors: np.ndarray, *, variance: float, rank_share: float, ri
     rank = min(enough, max(2, int(rank_share * n)), len(values))
     scale = 1.0 / np.sqrt(values[:rank] + ridge * trace / d)
     return Whitening(mean, components[:, :rank] * scale, float(min(shares[rank - 1], 1.0)))
+
+
+def _drawn_in(vectors: np.ndarray) -> np.ndarray:
+    middle = np.median(vectors, axis=0)
+    away = vectors - middle
+    distance = np.linalg.norm(away, axis=1, keepdims=True)
+    limit = REACH * float(np.median(distance))
+    if limit == 0:  # most vectors are equal: distances from them say nothing about the rest
+        return vectors
+    return np.where(distance > limit, middle + away * (limit / np.maximum(distance, limit)), vectors)
 
 
 def _principal(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
