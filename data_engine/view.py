@@ -75,7 +75,7 @@ class View:
     def measure(self, episode: RawEpisode) -> EpisodeView:
         """``episode`` in this view's coordinates. Its non-finite steps are left out, never filled."""
         valid = episode.finite
-        state, action = self._unfolded(episode)
+        state, action = self.unfolded(episode)
         state, action = np.where(valid[:, None], state, 0.0), np.where(valid[:, None], action, 0.0)
         speed = _velocity(state, valid, episode.dataset.fps)
         position, scaled = _scaled(state[valid], self.position), _scaled(action[valid], self.action)
@@ -92,7 +92,7 @@ class View:
             positions=position.shape[1],
         )
 
-    def _unfolded(self, episode: RawEpisode) -> tuple[np.ndarray, np.ndarray]:
+    def unfolded(self, episode: RawEpisode) -> tuple[np.ndarray, np.ndarray]:
         """State and action with angles, quaternions and relative actions resolved, in raw units."""
         periods = dict(self.angles[STATE])
         action = episode.action.copy()
@@ -134,7 +134,7 @@ def _fit(found: Sequence[RawEpisode]) -> View:
     positions, speeds, moves = [], [], []
     for episode in found:
         valid = episode.finite
-        state, action = bare._unfolded(episode)
+        state, action = bare.unfolded(episode)
         state = np.where(valid[:, None], state, 0.0)
         positions.append(_rows(state[valid]))
         speeds.append(_rows(_velocity(state, valid, episode.dataset.fps)[valid]))

@@ -19,7 +19,7 @@ from data_engine.reference import RawEpisode
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Spec
 from data_engine.view import EpisodeView
 from scorers.kernels.neighbours import nearest
-from scorers.pool import MIN_EPISODES, Pool, Pools, worst_spans
+from scorers.pool import Pool, Pools, worst_spans
 
 __all__ = ["ActionDivergence"]
 
@@ -122,22 +122,20 @@ class ActionDivergence(Scorer):
             names = ("own_residual", "own_residual_median", "own_residual_horizon", "ambiguity")
             return [*(ScoreRow(name, None, "undefined", reason) for name in names), counts, length]
         weight = np.where(defined, (n - np.arange(n)) / n, 0.0)
-        reason = None
-        if pool.task is None and view.task:
-            reason = f"against every task: this one has fewer than {MIN_EPISODES} reference episodes"
+        note = pool.note(view)
         values = residual[defined]
         return [
             ScoreRow(
                 "own_residual",
                 float(values.mean()),
-                reason=reason,
+                reason=note,
                 step_values=residual.astype(np.float32),
                 spans=worst_spans(residual, np.nan_to_num(residual) > bad, "divergent_action"),
             ),
-            ScoreRow("own_residual_median", float(np.median(values)), reason=reason),
-            ScoreRow("own_residual_horizon", float(weight @ np.nan_to_num(residual) / weight.sum()), reason=reason),
+            ScoreRow("own_residual_median", float(np.median(values)), reason=note),
+            ScoreRow("own_residual_horizon", float(weight @ np.nan_to_num(residual) / weight.sum()), reason=note),
             ScoreRow(
-                "ambiguity", float(ambiguity[defined].mean()), reason=reason, step_values=ambiguity.astype(np.float32)
+                "ambiguity", float(ambiguity[defined].mean()), reason=note, step_values=ambiguity.astype(np.float32)
             ),
             counts,
             length,

@@ -1,9 +1,9 @@
 """Mutual information between state and action: how predictably, and how richly, an episode acts on what it sees.
 
 Hejna et al., "Robot Data Curation with Mutual Information Estimators" (DemInf, 2025). Upstream shuffles the dataset into
-batches of 1,024 and estimates each step inside the batch it falls into. Here the batches are drawn once, at the fit, and a
-step is joined on its own to each (less the steps of its own episode): the same estimate, and one that no other episode in
-the call can change, that is the same for a step of the reference and a newcomer, and that needs no second reading.
+batches of 1,024 and estimates each step inside the batch it falls into. Here the batches are drawn once, at the fit, and
+a step is joined on its own to each (less the steps of its own episode): the same estimate, one that no other episode in
+the call can change, and the same for a step of the reference as for a newcomer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, Sc
 from data_engine.view import EpisodeView
 from scorers.kernels import vae
 from scorers.kernels.ksg import pointwise
-from scorers.pool import MIN_EPISODES, Pool, Pools, worst_spans
+from scorers.pool import Pool, Pools, worst_spans
 
 __all__ = ["MutualInformation"]
 
@@ -81,7 +81,7 @@ class MutualInformation(Scorer):
             for key, found in pools.draws.items()
         }
         pools = replace(pools, draws=draws)
-        scales = []
+        scales: list[list[float] | None] = []
         for found in draws.values():
             parts = [_estimate(pool.state, pool.action, pool.owner, found, device) for pool in found]
             values = np.concatenate(parts)
@@ -153,14 +153,12 @@ class MutualInformation(Scorer):
         low, high, mean, deviation = scale
         steps = np.full(n, np.nan)
         steps[view.valid] = (np.clip(values, low, high) - mean) / deviation
-        reason = None
-        if pool.task is None and view.task:
-            reason = f"against every task: this one has fewer than {MIN_EPISODES} reference episodes"
+        note = pool.note(view)
         spans = worst_spans(-steps, np.nan_to_num(steps) < -1.5, "uninformative_action")
         headline = float(np.nanmean(steps))
         return [
-            ScoreRow("information", headline, reason=reason, step_values=steps.astype(np.float32), spans=spans),
-            ScoreRow("nats", float(values[defined].mean()), reason=reason),
+            ScoreRow("information", headline, reason=note, step_values=steps.astype(np.float32), spans=spans),
+            ScoreRow("nats", float(values[defined].mean()), reason=note),
             share,
             ScoreRow("length", float(n)),
         ]

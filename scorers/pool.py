@@ -1,7 +1,7 @@
 """Reference pools: the steps of other episodes that a step is held against, one pool per group and task.
 
-A task with at least ``MIN_EPISODES`` reference episodes has a pool of its own; every group has one over all its tasks for
-the rest. A pool is a draw of steps keyed by content hash and seed, so it depends on neither order nor names, and an
+A task with at least ``MIN_EPISODES`` reference episodes has a pool of its own; every group has one over all its tasks
+for the rest. A pool is a draw of steps keyed by content hash and seed, so it depends on neither order nor names, and an
 episode more or less changes only its own share of it. Episodes far out of the ordinary are scored, but serve nobody as
 reference: those with more than ``max(0.1, 3 x the median share)`` of their steps outside the view's usual action range
 (relative to the task, so that heavy-tailed actions exclude no one).
@@ -37,6 +37,12 @@ class Pool:
     action: np.ndarray
     owner: np.ndarray
     episodes: int
+
+    def note(self, view: EpisodeView) -> str | None:
+        """What to say of a score against this pool: that it is of every task, or nothing."""
+        if self.task is None and view.task:
+            return f"against every task: this one has fewer than {MIN_EPISODES} reference episodes"
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A small beta-VAE whose mean codes stand for states or actions.
 
-Kingma and Welling, "Auto-Encoding Variational Bayes" (2014); Higgins et al., "beta-VAE" (2017). The defaults are DemInf's
-robomimic configuration: two hidden layers of 512, Adam at 1e-4, batches of 256, beta 0.05.
+Kingma and Welling, "Auto-Encoding Variational Bayes" (2014); Higgins et al., "beta-VAE" (2017). The defaults are
+those of DemInf's robomimic configuration: two hidden layers of 512, Adam at 1e-4, batches of 256, beta 0.05.
 """
 
 from __future__ import annotations

@@ -1,0 +1,267 @@
+"""Integrity: is the recording what it claims to be? Defects per episode and step range, each with a reason code.
+
+Limits are learned from the reference set as quantiles over episodes, so that no bad episode sets its own limit; angles
+count as sin and cos, so that a wrap is no teleport. A defect is evidence, not a verdict: thresholds lie in selections.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from data_engine.model import ACTION, STATE, TIMESTAMP
+from data_engine.reference import RawEpisode, Reference, episodes, matrix
+from data_engine.scoring import EpisodeBatch, Fit, Metric, Needs, Resources, Scorer, ScoreRow, Span, Spec
+from data_engine.view import View, fit_views
+
+__all__ = ["Integrity"]
+
+_REFERENCE_STEPS = 20_000
+_BLACK = 8  # of 255: the brightest pixel of a black frame
+Found = tuple[np.ndarray, str]  # bool [n] steps, reason code
+
+
+class Integrity(Scorer):
+    """Defects that show without knowing the task.
+
+    Reason codes: ``missing_state``, ``missing_action``, ``wrong_shape``, ``wrong_dtype`` (against the declared
+    features), ``too_short`` (under ``min_steps`` or a quarter of the task's median length), ``not_finite``,
+    ``time_not_increasing``, ``time_gap`` (over 1.5 periods late), ``time_jitter`` (over ``jitter`` of a period off),
+    ``frozen_state`` (the same state for ``freeze_s`` and five steps while the action changes), ``constant_action`` (a
+    dimension still all through that moves in 95 % of episodes), ``saturated_action`` (at a limit in more than half its
+    steps, and half as often again as 95 % of episodes), ``out_of_range`` (beyond the reference's range by all its
+    width), ``teleport`` (a jump over five times that of 95 % of episodes), ``black_frames``, ``frozen_frames``,
+    ``undecodable_frames`` (on ``frames`` sampled per camera).
+
+    Metrics: ``defect_fraction`` (steps in any defect, of all), ``defects`` (spans), ``copies`` (recordings of this
+    exact content in the reference; more than 1 is a ``duplicate`` span, which counts as no defect, or the original would be
+    lost with its copy), ``length``.
+    """
+
+    min_steps: int = Field(default=8, ge=1)
+    jitter: float = Field(default=0.3, gt=0)
+    freeze_s: float = Field(default=0.5, gt=0)
+    frames: int = Field(default=4, ge=0, le=64)
+
+    spec: ClassVar[Spec] = Spec(
+        name="integrity",
+        version="1",
+        level="episode",
+        metrics=(
+            Metric("defect_fraction", "fraction of steps", "lower"),
+            Metric("defects", "spans", "lower"),
+            Metric("copies", "recordings", "neither"),
+            Metric("length", "steps", "neither"),
+        ),
+        needs=Needs(frames=True),
+        resources=Resources(cpus=1),
+    )
+
+    def fit(
+        self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
+    ) -> Fit:
+        """Learn usual ranges, jumps and lengths from the reference, and which contents it holds more than once."""
+        reference = Reference(batches, seed=seed, budget=_REFERENCE_STEPS)
+        views = fit_views(reference)
+        copies = {content: count for content, count in Counter(reference.seen).items() if count > 1}
+        return Fit(
+            producer=self.spec.name,
+            version=self.spec.version,
+            config=self.config,
+            seed=seed,
+            reference=reference.seen,
+            meta={
+                "views": {group: view.as_dict() for group, view in views.items()},
+                "limits": {group: _limits(found, views[group]) for group, found in reference.groups.items()},
+                "copies": copies,
+            },
+            base=base.id if base else None,
+        )
+
+    def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
+        """Every defect of every episode. Never raises for what it finds."""
+        declared = list(_declared(batch))
+        times = matrix(batch, TIMESTAMP)
+        known = set(fit.reference)
+        rows = []
+        for i, (raw, span) in enumerate(zip(episodes(batch), batch, strict=True)):
+            n = span.stop - span.start
+            found = [(np.ones(n, bool), reason) for reason in declared]
+            found += self._recorded(raw, n, fit)
+            if times is not None:
+                found += _times(times[span, 0], batch.dataset.fps, self.jitter)
+            found += self._cameras(batch, i, raw, times[span, 0] if times is not None else None, n)
+            copies = fit.meta["copies"].get(raw.content_hash, int(raw.content_hash in known))
+            rows.append(_rows(n, found, copies))
+        return rows
+
+    def _recorded(self, raw: RawEpisode, n: int, fit: Fit) -> Iterator[Found]:
+        """What states and actions show, alone and against the group's limits."""
+        every = np.ones(n, bool)
+        limits = fit.meta["limits"].get(raw.group)
+        median = limits["lengths"].get(raw.task, 0) if limits else 0
+        if n < max(self.min_steps, median / 4):
+            yield every, "too_short"
+        if raw.problem is not None or not n:
+            return
+        finite = raw.finite
+        yield ~finite, "not_finite"
+        still = np.zeros(n, bool)
+        still[1:] = (np.diff(raw.state, axis=0) == 0).all(axis=1)
+        least = max(5, round(self.freeze_s * raw.dataset.fps))
+        for start, stop in _runs(still):
+            if stop - start >= least and np.ptp(raw.action[start - 1 : stop], axis=0).max() > 0:
+                yield _steps(n, start - 1, stop), "frozen_state"
+        if limits is None:
+            return
+        state, action = View(**fit.meta["views"][raw.group]).unfolded(raw)
+        state, action = state[finite], action[finite]
+        outside = np.zeros(n, bool)
+        outside[finite] = _beyond(state, limits["state"]) | _beyond(action, limits["action"])
+        yield outside, "out_of_range"
+        jumped = np.zeros(n, bool)
+        after = np.flatnonzero(finite)[1:]
+        jumped[after] = (np.abs(np.diff(state, axis=0)) > np.array(limits["jump"])).any(axis=1)
+        jumped[after[np.diff(np.flatnonzero(finite)) > 1]] = False
+        yield jumped, "teleport"
+        recorded = raw.action[finite]
+        if len(recorded) >= self.min_steps:
+            constant = (np.ptp(recorded, axis=0) == 0) & np.array(limits["moves"])
+            if constant.any():
+                yield every, "constant_action"
+            low, high = np.array(limits["bounds"])
+            at = (recorded <= low) | (recorded >= high)
+            dims = (at.mean(axis=0) > np.array(limits["saturation"])) & ~constant
+            saturated = np.zeros(n, bool)
+            saturated[finite] = at[:, dims].any(axis=1)
+            yield saturated, "saturated_action"
+
+    def _cameras(
+        self, batch: EpisodeBatch, i: int, raw: RawEpisode, times: np.ndarray | None, n: int
+    ) -> Iterator[Found]:
+        """Black, frozen and undecodable cameras, from a few frames spread over the episode."""
+        if batch.frames is None or not self.frames or n == 0:
+            return
+        steps = np.unique(np.linspace(0, n - 1, self.frames).round().astype(int))
+        when = times[steps] if times is not None else steps / batch.dataset.fps
+        when = when[np.isfinite(when)]
+        moves = raw.problem is None and bool((np.nanmax(raw.state, axis=0) > np.nanmin(raw.state, axis=0)).any())
+        for camera in batch.dataset.cameras:
+            try:
+                seen = batch.frames(i, camera, [float(t) for t in when])
+            except Exception:  # whatever a decoder raises on a broken stream is the finding
+                yield np.ones(n, bool), "undecodable_frames"
+                continue
+            if not len(seen):
+                continue
+            if int(np.max(seen)) <= _BLACK:
+                yield np.ones(n, bool), "black_frames"
+            elif len(seen) > 1 and moves and bool((np.asarray(seen) == seen[0]).all()):
+                yield np.ones(n, bool), "frozen_frames"
+
+
+def _declared(batch: EpisodeBatch) -> Iterator[str]:
+    """Reason codes of the columns that are absent or not as the dataset's features declare them."""
+    for column, missing in ((STATE, "missing_state"), (ACTION, "missing_action")):
+        values = matrix(batch, column) if column in batch.steps.column_names else None
+        if values is None:
+            yield missing
+            continue
+        feature = batch.dataset.feature(column)
+        if feature is None:
+            continue
+        if len(values) and values.shape[1] != feature.size:
+            yield "wrong_shape"
+        kind = batch.steps.schema.field(column).type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            kind = kind.value_type
+        if pa.types.is_floating(kind) != feature.dtype.startswith("float"):
+            yield "wrong_dtype"
+
+
+def _times(times: np.ndarray, fps: float, jitter: float) -> Iterator[Found]:
+    periods = np.full(len(times), np.nan)
+    periods[1:] = np.diff(times) * fps
+    back = periods <= 0
+    gap = periods > 2.5
+    yield back | ~np.isfinite(times), "time_not_increasing"
+    yield gap, "time_gap"
+    yield (np.abs(periods - 1) > jitter) & ~back & ~gap, "time_jitter"
+
+
+def _limits(found: list[RawEpisode], view: View) -> dict[str, Any]:
+    """What is usual in one group, as plain JSON: quantiles over episodes of each episode's own extremes."""
+    unfolded = [tuple(x[raw.finite] for x in view.unfolded(raw)) for raw in found]
+    recorded = [raw.action[raw.finite] for raw in found]
+    ranges = {name: _range([parts[i] for parts in unfolded]) for i, name in enumerate(("state", "action"))}
+    jumps = [np.abs(np.diff(state, axis=0)).max(axis=0) for state, _ in unfolded if len(state) > 1]
+    width = np.array(ranges["state"][1]) - np.array(ranges["state"][0])
+    jump = np.maximum(5 * np.quantile(jumps, 0.95, axis=0), 0.5 * width) if jumps else np.full(len(width), np.inf)
+    jump = np.where(jump > 0, jump, np.finfo(np.float64).max)  # a dimension at rest everywhere: out_of_range sees to it
+    low = np.quantile([x.min(axis=0) for x in recorded], 0.1, axis=0)
+    high = np.quantile([x.max(axis=0) for x in recorded], 0.9, axis=0)
+    at = np.quantile([((x <= low) | (x >= high)).mean(axis=0) for x in recorded], 0.95, axis=0)
+    lengths: dict[str, list[int]] = {}
+    for raw in found:
+        lengths.setdefault(raw.task, []).append(len(raw.state))
+    return {
+        **ranges,
+        "jump": jump.tolist(),
+        "bounds": [low.tolist(), high.tolist()],
+        "saturation": np.maximum(0.5, 1.5 * at).tolist(),
+        "moves": (np.mean([np.ptp(x, axis=0) > 0 for x in recorded], axis=0) >= 0.95).tolist(),
+        "lengths": {task: float(np.median(steps)) for task, steps in lengths.items()},
+    }
+
+
+def _range(found: list[np.ndarray]) -> list[list[float]]:
+    low = np.quantile([x.min(axis=0) for x in found], 0.05, axis=0)
+    high = np.quantile([x.max(axis=0) for x in found], 0.95, axis=0)
+    return [low.tolist(), high.tolist()]
+
+
+def _beyond(x: np.ndarray, limits: list[list[float]]) -> np.ndarray:
+    """bool [n]: rows with a value farther outside [low, high] than it is wide (for a constant: than its own size)."""
+    low, high = np.array(limits)
+    slack = np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
+    return ((x < low - slack) | (x > high + slack)).any(axis=1)
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _steps(n: int, start: int, stop: int) -> np.ndarray:
+    flags = np.zeros(n, bool)
+    flags[start:stop] = True
+    return flags
+
+
+def _rows(n: int, found: list[Found], copies: int) -> list[ScoreRow]:
+    flagged = np.zeros(n, bool)
+    spans = []
+    reasons: Mapping[str, None] = {reason: None for flags, reason in found if flags.any() or n == 0}
+    for flags, reason in found:
+        flagged |= flags
+        spans += [Span(start, stop, reason) for start, stop in _runs(flags)]
+    summary = ", ".join(reasons) or None
+    twice = (Span(0, n, "duplicate"),) if copies > 1 else ()
+    fraction = float(flagged.mean()) if n else 1.0
+    return [
+        ScoreRow(
+            "defect_fraction",
+            fraction,
+            reason=summary,
+            step_values=flagged.astype(np.float32),
+            spans=(*sorted(spans, key=lambda span: (span.start, span.stop, span.reason)), *twice),
+        ),
+        ScoreRow("defects", float(len(spans) if n else 1), reason=summary),
+        ScoreRow("copies", float(copies), reason="duplicate" if copies > 1 else None),
+        ScoreRow("length", float(n)),
+    ]
