@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: demo test conformance lint bench wheels clean
 
 demo: $(READY)
-	$(BIN)/python examples/record_demo.py demo/recordings
+	$(BIN)/python examples/record_demo.py demo/sources
 	$(BIN)/data-engine curate examples/demo.yaml --lake demo/lake
 
 test: $(READY)

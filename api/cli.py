@@ -666,7 +666,7 @@ def check(lake: str, fingerprint: bool, quick: bool) -> dict[str, Any]:
     target = _existing(lake)
     problems = checks.check(target, deep=not quick)
     answer: dict[str, Any] = {"sound": not problems, "problems": problems}
-    if fingerprint:
+    if fingerprint and not problems:
         answer["fingerprint"] = checks.fingerprint(target)
     if problems:
         from data_engine.errors import DefectError

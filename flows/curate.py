@@ -172,11 +172,12 @@ class _Curation:
         recipe = self.recipe
         chosen: dict[str, float] = {}
         targets: set[str] = set()
+        mixed = {entry.selection for entry in recipe.mixture.entries}
         for item in selections:
             rows = stored(self.lake, item["selection_id"])
-            chosen |= {
-                row["episode_id"]: row["weight"] for row in rows.iter_rows(named=True) if row["rank"] is not None
-            }
+            if item["name"] in mixed:
+                taken = rows.filter(pl.col("rank").is_not_null())
+                chosen |= dict(zip(taken["episode_id"], taken["weight"], strict=True))
             targets |= set(rows.filter(pl.col("reason") == "target")["episode_id"])
         places = self._places(episodes, versions)
         datasets = self.lake.datasets()
