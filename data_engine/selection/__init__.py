@@ -63,7 +63,7 @@ class Selector(Plugin):
 
     @abstractmethod
     def select(self, candidates: Candidates, targets: Candidates | None, *, budget: Budget | None, seed: int) -> Chosen:
-        """Choose from ``candidates``. ``budget``: a count, a share in (0, 1], ``auto``, or None for all that qualify."""
+        """Choose from ``candidates``. ``budget``: a count, a share in (0, 1], ``auto``, or None for all of them."""
 
 
 def resolve_budget(budget: Budget | None, n: int) -> int:

@@ -57,7 +57,7 @@ class Transport(Selector):
 
     ``auto``: targets are split into K = min(``folds``, targets) folds. For each fold the k nearest candidates (cosine
     above 0) of its targets are held against the other folds' targets by transport distance; k grows until the distance
-    has not fallen for ``patience`` rounds; the best k is kept, and the union over the folds is chosen. That needs two
+    has not fallen for ``patience`` steps; the best k is kept, and the union over the folds is chosen. That needs two
     targets at least.
 
     Weights are softmax(-potential / ``tau``) over the chosen, at mean 1: a shift of the potential changes nothing.
@@ -189,17 +189,21 @@ class Transport(Selector):
         for fold in np.array_split(shuffled, min(self.folds, m)):
             others = np.setdiff1d(shuffled, fold)
             layer = layers(space.similarity[:, fold], above=0.0)
+            last = int(layer[layer < n].max(initial=-1)) + 1
+            sizes: list[int] = []
             distances: list[float] = []
-            best = 0
-            for k in range(1, int(layer[layer < n].max(initial=-1)) + 2):
+            best, k = 0, 1
+            while k <= last and len(sizes) - 1 - best < self.patience:
+                sizes.append(k)
                 distances.append(self._solve(cost[np.ix_(layer < k, others)]).distance)
                 if distances[-1] < distances[best]:
-                    best = k - 1
-                elif k - 1 - best >= self.patience:
-                    break
-            if distances:
-                kept |= layer <= best
-            curves.append({"targets": len(fold), "distance": distances, "best_k": best + 1 if distances else 0})
+                    best = len(sizes) - 1
+                k += max(1, k // 8)  # finer steps than an eighth tell nothing and cost a solution each
+            if sizes:
+                kept |= layer < sizes[best]
+            curves.append(
+                {"targets": len(fold), "k": sizes, "distance": distances, "best_k": sizes[best] if sizes else 0}
+            )
         if not kept.any():
             raise RequestError(
                 "no candidate has a positive cosine with any target",

@@ -155,7 +155,7 @@ def test_automatic_budget_keeps_the_best_of_each_curve(units):
     curves = chosen.report["automatic_budget"]
     assert len(curves) == 10
     for curve in curves:
-        assert curve["best_k"] == int(np.argmin(curve["distance"])) + 1
+        assert curve["best_k"] == curve["k"][int(np.argmin(curve["distance"]))]
     few = Transport().select(units(candidates, "c"), units(targets[:3], "t"), budget="auto", seed=0)
     assert [curve["targets"] for curve in few.report["automatic_budget"]] == [1, 1, 1]
 
