@@ -23,8 +23,9 @@ __all__ = ["RawEpisode", "Reference", "episodes", "key_of", "matrix"]
 class RawEpisode:
     """State [n, ds] and action [n, da] of one episode as recorded, float64, missing as NaN.
 
-    ``dataset`` holds what its source declares (names, units, fps). ``group`` is (embodiment, control mode, ds, da), what
-    shares a view. ``problem`` says why there is nothing to measure (no state or action column, no steps), or is None.
+    ``dataset`` holds what its source declares (names, units, fps). ``group`` is (embodiment, control mode, ds, da),
+    what shares a view. ``problem`` says why there is nothing to measure (no state or action column, no steps), or is
+    None.
     """
 
     content_hash: str

@@ -39,8 +39,8 @@ class Integrity(Scorer):
     ``undecodable_frames`` (on ``frames`` sampled per camera).
 
     Metrics: ``defect_fraction`` (steps in any defect, of all), ``defects`` (spans), ``copies`` (recordings of this
-    exact content in the reference; more than 1 is a ``duplicate`` span, which counts as no defect, or the original would be
-    lost with its copy), ``length``.
+    exact content in the reference; more than 1 is a ``duplicate`` span, which counts as no defect: else the original
+    would be lost with its copy), ``length``.
     """
 
     min_steps: int = Field(default=8, ge=1)

@@ -1,9 +1,9 @@
 """Mutual information between state and action: how predictably, and how richly, an episode acts on what it sees.
 
-Hejna et al., "Robot Data Curation with Mutual Information Estimators" (DemInf, 2025). Upstream shuffles the dataset into
-batches of 1,024 and estimates each step inside the batch it falls into. Here the batches are drawn once, at the fit, and
-a step is joined on its own to each (less the steps of its own episode): the same estimate, one that no other episode in
-the call can change, and the same for a step of the reference as for a newcomer.
+Hejna et al., "Robot Data Curation with Mutual Information Estimators" (DemInf, 2025). Upstream shuffles the dataset
+into batches of 1,024 and estimates each step inside the batch it falls into. Here the batches are drawn once, at the
+fit, and a step is joined on its own to each (less the steps of its own episode): the same estimate, one that no other
+episode in the call can change, and the same for a step of the reference as for a newcomer.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ episodes is the mean squared distance of their smoothed paths, plus the same of 
 ``rough`` is the root mean square of what 8 coefficients miss (jitter, hesitation), ``speed`` the mean absolute view
 velocity, ``end`` the last position. Blocks are normalised by the view, each to one size whatever its width; nothing is
 whitened, which would lift noise to the rank of signal. Vectors shorter than ``SIZE`` are padded with zeros (distances
-unchanged), longer ones projected at random once and for all (Johnson and Lindenstrauss 1984; distances within some 5 %).
+unchanged), longer ones projected at random once and for all (Johnson and Lindenstrauss 1984; distances to some 5 %).
 """
 
 from __future__ import annotations
