@@ -261,7 +261,9 @@ def _first_batch(uri: str, size: int = 16) -> dict[str, Any]:
     """Read one batch through the loader: the shapes that a trainer will see."""
     from data_engine.loader import MixtureDataset, collate
 
-    dataset = MixtureDataset(mixtures.open(uri))
+    mixture = mixtures.open(uri)
+    held = set(mixture.episodes["split"].to_pylist())  # a tiny mixture may have nothing in train
+    dataset = MixtureDataset(mixture, split="train" if "train" in held else min(held))
     try:
         batch = collate(dataset.__getitems__(list(range(min(size, len(dataset))))))
     except RequestError as error:

@@ -29,6 +29,8 @@ class Ray(Executor):
 
         self._ray = ray
         self._workers = workers
+        self._actors: list[Any] = []
+        self._declared: Resources | None = None
         self._empty = tempfile.TemporaryDirectory(prefix="data-engine-ray-")
         self._owns = not ray.is_initialized()
         if self._owns:
@@ -49,27 +51,18 @@ class Ray(Executor):
         if not shards:
             return
         ray = self._ray
-        cluster = int(ray.cluster_resources().get("CPU", 1))
-        size = max(1, min(self._workers or cluster, cluster // max(resources.cpus, 1), len(shards)))
-        actor = ray.remote(_Worker).options(
-            num_cpus=min(resources.cpus, cluster),
-            num_gpus=resources.gpus if ray.cluster_resources().get("GPU") else 0,
-            memory=resources.memory_mb * 2**20,
-            max_restarts=3,
-            max_task_retries=3,
-        )
-        pool = [actor.remote() for _ in range(size)]
+        pool = self._pool(resources)
+        waiting = iter(enumerate(shards))
+        flying: dict[Any, tuple[int, Any]] = {}
+
+        def send(worker: Any) -> None:
+            for index, shard in waiting:
+                flying[worker.execute.remote(lake.uri, function, shard, resources.cpus)] = (index, worker)
+                return
+
+        for worker in pool * 2:  # one shard at work and one waiting in each actor
+            send(worker)
         try:
-            waiting = iter(enumerate(shards))
-            flying: dict[Any, tuple[int, Any]] = {}
-
-            def send(worker: Any) -> None:
-                for index, shard in waiting:
-                    flying[worker.execute.remote(lake.uri, function, shard, resources.cpus)] = (index, worker)
-                    return
-
-            for worker in pool * 2:  # one shard at work and one waiting in each actor
-                send(worker)
             while flying:
                 (ready,), _ = ray.wait(list(flying), num_returns=1)
                 index, worker = flying.pop(ready)
@@ -80,11 +73,35 @@ class Ray(Executor):
                 yield index, result
                 send(worker)
         finally:
-            for worker in pool:
-                ray.kill(worker)
+            if flying:
+                self._dismiss()
+
+    def _pool(self, resources: Resources) -> list[Any]:
+        """The actors, kept from stage to stage while the next one declares the same resources."""
+        if self._actors and self._declared == resources:
+            return self._actors
+        self._dismiss()
+        have = self._ray.cluster_resources()
+        cpus = int(have.get("CPU", 1))
+        actor = self._ray.remote(_Worker).options(
+            num_cpus=min(resources.cpus, cpus),
+            num_gpus=resources.gpus if have.get("GPU") else 0,
+            memory=resources.memory_mb * 2**20,
+            max_restarts=3,
+            max_task_retries=3,
+        )
+        count = max(1, min(self._workers or cpus, cpus // max(resources.cpus, 1)))
+        self._declared, self._actors = resources, [actor.remote() for _ in range(count)]
+        return self._actors
+
+    def _dismiss(self) -> None:
+        for worker in self._actors:
+            self._ray.kill(worker)
+        self._actors = []
 
     def close(self) -> None:
-        """Stop the local cluster, if this executor started one."""
+        """Give the actors back and stop the local cluster, if this executor started one."""
+        self._dismiss()
         if self._owns:
             self._ray.shutdown()
         self._empty.cleanup()
