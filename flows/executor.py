@@ -1,8 +1,8 @@
 """How shards are run: in this process, in a pool of processes, or on Ray. Same shards, same results, any executor.
 
 A shard is a fingerprint and a payload of plain values. Its function is named ``module:function`` and called as
-``function(lake, payload, fingerprint)``; what it returns (plain JSON) is written to the ledger after its files exist, so a
-run that was cut off finds what is done and goes on from there.
+``function(lake, payload, fingerprint, cpus)``; what it returns (plain JSON) is written to the ledger after its files
+exist, so a run that was cut off finds what is done and goes on from there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from storage.lake import Lake
 __all__ = ["Executor", "Local", "Shard", "execute", "executor", "run_shards", "set_threads"]
 
 
+ONE_CPU = Resources()
+
+
 @dataclass(frozen=True)
 class Shard:
     """A unit of work, named by what it is made from: equal fingerprints give equal results."""
@@ -41,7 +44,7 @@ class Executor(ABC):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Run ``shards``; an error of the function itself is raised, not retried."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (nothing to give back is the usual case)
         """Give back what the executor holds."""
 
     def __enter__(self) -> Executor:
@@ -102,7 +105,7 @@ def run_shards(
     on: Executor,
     progress: Progress,
     title: str,
-    resources: Resources = Resources(),
+    resources: Resources = ONE_CPU,
 ) -> list[dict[str, Any]]:
     """The result of every shard, in order; those that the ledger knows as done are not run again."""
     results: list[dict[str, Any] | None] = [lake.done(shard.fingerprint) for shard in shards]

@@ -1,8 +1,8 @@
 """Children die with their parent: a killed run leaves no process behind.
 
-A watchdog thread in the child asks every 0.2 s whether its parent is still there. (Linux's parent-death signal fires when
-the *thread* that started the child ends, which a flow engine's worker threads do.) ``python -P -m flows.guard PID MODULE
-ARGS...`` runs any module that way.
+A watchdog thread in the child asks every 0.2 s whether its parent is still there. (Linux's parent-death signal fires
+when the *thread* that started the child ends, which a flow engine's worker threads do.) ``python -P -m flows.guard PID
+MODULE ARGS...`` runs any module that way.
 """
 
 from __future__ import annotations

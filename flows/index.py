@@ -48,8 +48,8 @@ def embed(
     )
     version = digest(spec.name, spec.version, encoder.config_hash, fit_id)
     table = f"embeddings/{recipe.name}"
-    have = _scan(lake, recipe.name).filter(pl.col("encoder_version") == version)
-    have = have.select("episode_id", "content_hash").collect()
+    stored = _scan(lake, recipe.name).filter(pl.col("encoder_version") == version)
+    have = stored.select("episode_id", "content_hash").collect()
     todo = episodes.join(have, on=["episode_id", "content_hash"], how="anti")
     shards = [
         Shard(
@@ -66,15 +66,16 @@ def embed(
     if shards:
         transaction = digest("embed", [shard.fingerprint for shard in shards])
         lake.create_table(table, EMBEDDINGS)
-        rows = (lake.read_pending(shard.fingerprint) for shard in shards)
+        rows = (_of_run(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
         file = lake.write_file(table, transaction[:32], rows, EMBEDDINGS)
         lake.commit(table, [file], transaction=transaction, run_id=run_id, config_hash=encoder.config_hash)
+    empty = [episode for result in results for episode in result["empty"]]
     return {
         "space": recipe.name,
         "encoder_version": version,
         "fit_id": fit_id,
-        "embedded": len(todo),
-        "empty": [episode for result in results for episode in result["empty"]],
+        "embedded": len(todo) - len(empty),
+        "empty": empty,
     }
 
 
@@ -110,27 +111,33 @@ def vectors(
 ) -> tuple[pl.DataFrame, str]:
     """``episodes`` that have a vector in ``space``, with it as column ``vector``, and the encoder's version.
 
-    Raises ``RequestError`` where the space holds none of them, or vectors of two encoder versions and none is named.
+    Where no version is named, it is the one that holds them all, of several such the one that holds most of the space:
+    what was embedded together with newer episodes counts. Raises ``RequestError`` where that leaves none or several.
     """
     rows = _scan(lake, space)
     if encoder_version is not None:
         rows = rows.filter(pl.col("encoder_version") == encoder_version)
-    columns = ["episode_id", "content_hash", "vector", "encoder_version"]
-    joined = episodes.join(rows.select(columns).collect(), on=["episode_id", "content_hash"], maintain_order="left")
-    versions = sorted(joined["encoder_version"].unique())
-    if not versions:
+    identity = ["episode_id", "content_hash", "encoder_version"]
+    held = rows.select(*identity, "vector").unique(identity, keep="first").collect()  # racing runs embed twice
+    joined = episodes.join(held, on=["episode_id", "content_hash"], maintain_order="left")
+    if not len(joined):
         raise RequestError(
             f"space {space!r} holds none of these episodes",
             code="not_embedded",
             fix="run `data-engine embed trajectory`",
         )
-    if len(versions) > 1:
+    whole = joined["episode_id"].n_unique()
+    mine = joined.group_by("encoder_version").len().filter(pl.col("len") == whole)["encoder_version"]
+    sizes = held.group_by("encoder_version").len().filter(pl.col("encoder_version").is_in(mine.to_list()))
+    versions = sizes.filter(pl.col("len") == pl.col("len").max())["encoder_version"].sort().to_list()
+    if len(versions) != 1:
+        several = ", ".join(version[:12] for version in sorted(joined["encoder_version"].unique()))
         raise RequestError(
-            f"space {space!r} holds these episodes in {len(versions)} encoder versions",
+            f"space {space!r} holds these episodes in several encoder versions: {several}",
             code="ambiguous_space",
-            fix=f"name one of {', '.join(version[:12] for version in versions)}, or embed them together",
+            fix="embed them together",
         )
-    return joined.drop("encoder_version"), versions[0]
+    return joined.filter(pl.col("encoder_version") == versions[0]).drop("encoder_version"), versions[0]
 
 
 def index(lake: Lake, space: str, episodes: pl.DataFrame, encoder_version: str | None = None) -> list[dict[str, Any]]:
@@ -151,8 +158,8 @@ def index(lake: Lake, space: str, episodes: pl.DataFrame, encoder_version: str |
 def search(lake: Lake, space: str, episode: str, *, k: int = 10, where: str | None = None) -> list[dict[str, Any]]:
     """The ``k`` episodes nearest to one, among those of its (embodiment, control mode) that ``where`` admits.
 
-    Returns rows with ``episode_id`` and ``similarity`` (cosine, higher is nearer), nearest first, itself left out. Raises
-    ``RequestError`` where ``where`` admits only episodes whose vectors are of another kind.
+    Returns rows with ``episode_id`` and ``similarity`` (cosine, higher is nearer), nearest first, itself left out.
+    Raises ``RequestError`` where ``where`` admits only episodes whose vectors are of another kind.
     """
     everything = lake.episodes()
     mine = everything.filter(pl.col("episode_id") == episode)
@@ -187,6 +194,10 @@ def search(lake: Lake, space: str, episode: str, *, k: int = 10, where: str | No
 def _scan(lake: Lake, space: str) -> pl.LazyFrame:
     table = f"embeddings/{space}"
     return lake.scan(table) if lake.exists_table(table) else pl.DataFrame(EMBEDDINGS.empty_table()).lazy()
+
+
+def _of_run(rows: pa.Table, run_id: str) -> pa.Table:
+    return rows.drop_columns("run_id").append_column("run_id", pa.array([run_id] * len(rows), pa.string()))
 
 
 def _build(group: pl.DataFrame, version: str) -> indices.Index:

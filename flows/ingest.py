@@ -1,8 +1,9 @@
 """``ingest``: a source becomes a dataset of the lake, with a receipt, and nothing is lost on the way.
 
 The plan is a list of shards of episodes, content-addressed by the source's files and by what the lake knows already.
-Workers write blobs and steps; then one commit a table publishes them in the order steps, receipts, quarantine, datasets,
-episodes. The ``episodes`` row is the only publication point. Re-running changes nothing; a changed source adds what changed.
+Workers write blobs and steps; then one commit a table publishes them in the order steps, receipts, quarantine,
+datasets, episodes. The ``episodes`` row is the only publication point. Re-running changes nothing; a changed source
+adds what changed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ import pyarrow as pa
 from data_engine.canonical import canonical_json, digest
 from data_engine.control import control_mode
 from data_engine.errors import EngineError, RequestError, SourceError
-from data_engine.formats import EncodedVideo, Format, Probe, RawFrames, Source, SourceEpisode, Unreadable, detect
+from data_engine.formats import (
+    EncodedVideo,
+    EpisodeRef,
+    Format,
+    Probe,
+    RawFrames,
+    Source,
+    SourceEpisode,
+    Unreadable,
+    detect,
+)
 from data_engine.model import ACTION, EPISODES, STATE, TIMESTAMP, Dataset, episode_id
 from data_engine.recipe import SourceRecipe
 from data_engine.scoring import Resources
@@ -122,7 +133,10 @@ def plan(
         "options": fmt.model_dump(mode="json", exclude_unset=True),
         "dataset": dataset.model_dump(mode="json"),
     }
-    shards, keys, steps, seen = [], [], 0, set()
+    shards: list[Shard] = []
+    keys: list[EpisodeRef] = []
+    steps = 0
+    seen: set[str] = set()
     hashed: set[str] = set()
 
     def close() -> None:
@@ -132,8 +146,9 @@ def plan(
             hashed.update(files)
             part = {ref.key: known[ref.key]["content_hash"] for ref in keys if ref.key in known}
             revisions = {ref.key: known[ref.key]["revision"] for ref in keys if ref.key in known}
-            body = {**common, "keys": [ref.key for ref in keys], "known": part, "revisions": revisions, "files": files}
-            shards.append(Shard(digest("ingest-shard", transaction, body["keys"], files), body))
+            named = [ref.key for ref in keys]
+            body = {**common, "keys": named, "known": part, "revisions": revisions, "files": files}
+            shards.append(Shard(digest("ingest-shard", transaction, named, files), body))
         keys, steps = [], 0
 
     for ref in probe.episodes:
@@ -192,7 +207,7 @@ def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus:
             for row in rows:
                 row["steps_file"] = file.path
         lake.write_pending(fingerprint, pa.Table.from_pylist(rows, schema=EPISODES))
-    found = {ref for ref in (row["source_key"] for row in rows)} | set(unchanged) | {q["key"] for q in quarantined}
+    found = {row["source_key"] for row in rows} | set(unchanged) | {bad["key"] for bad in quarantined}
     return {
         "file": _as_json(file) if head is not None else None,
         "episodes": len(rows),
@@ -274,7 +289,7 @@ class _ShardWriter:
         source_digest, count = frames_digest(raw.frames())
         if count != n_steps:
             raise SourceError(f"camera {camera!r} has {count} frames for {n_steps} steps", code="frame_count")
-        ledger = "encoded-" + digest(source_digest, settings.as_dict(), self.dataset.fps)
+        ledger = "encoded-" + digest(source_digest, settings.as_dict(), str(self.dataset.fps))
         done = self.lake.done(ledger)
         if done is None or not self.lake.exists(done["blob"]):
             path = os.path.join(self._folder.name, "frames.mp4")
@@ -322,7 +337,8 @@ class _ShardWriter:
         off = np.abs(nearest - wanted) > 0.5 / info.fps + 1e-4
         if off.any():
             raise SourceError(
-                f"camera {camera!r} has no frame for step {int(np.flatnonzero(off)[0])} ({count} frames for {len(times)} steps)",
+                f"camera {camera!r} has no frame for step {int(np.flatnonzero(off)[0])} "
+                f"({count} frames for {len(times)} steps)",
                 code="frame_missing",
             )
         self.cameras.setdefault(camera, {}).update(
@@ -401,9 +417,7 @@ def _publish(
         if result["file"]
     )
     head = next(rows, None)
-    published = (
-        [] if head is None else [lake.write_file("episodes", transaction[:32], _chain(head, rows), EPISODES)]
-    )
+    published = [] if head is None else [lake.write_file("episodes", transaction[:32], _chain(head, rows), EPISODES)]
     lake.commit("episodes", published, **common)
 
 
@@ -441,6 +455,7 @@ def _receipt(
         for key in result["silent"]
     ]
     stored = schema(dataset.features)
+    told = [f"{note} ({count} episodes)" if count > 1 else note for note, count in notes.items()]
     return {
         "dataset": dataset.name,
         "source": {
@@ -473,7 +488,7 @@ def _receipt(
             for f in dataset.features
         ],
         "cameras": cameras,
-        "notes": [*probe.notes, *(f"{note} ({count} episodes)" if count > 1 else note for note, count in notes.items())],
+        "notes": [*probe.notes, *told],
     }  # fmt: skip
 
 
@@ -531,9 +546,9 @@ def _samples(fmt: Format, probe: Probe, source: Source) -> list[tuple[np.ndarray
     samples = []
     for item in fmt.read(source, probe, [ref.key for ref in probe.episodes[:3]]):
         if isinstance(item, SourceEpisode) and {STATE, ACTION} <= set(item.steps.column_names):
-            arrays = [_wide(item.steps.column(name)) for name in (STATE, ACTION)]
-            if all(array is not None for array in arrays):
-                samples.append((arrays[0], arrays[1]))
+            state, action = _wide(item.steps.column(STATE)), _wide(item.steps.column(ACTION))
+            if state is not None and action is not None:
+                samples.append((state, action))
     return samples
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -93,8 +93,9 @@ def locate(lake: Lake, name: str) -> str:
     """
     rows = lake.scan("mixtures").collect().sort("created_at")
     found = rows.filter(pl.col("mixture_id").str.starts_with(name)) if len(name) >= 6 else rows.clear()
-    if len(found) > 1 and found["mixture_id"].n_unique() > 1:
-        raise RequestError(f"{name!r} begins {len(found)} mixture ids", code="ambiguous_mixture", fix="give more of it")
+    several = found["mixture_id"].n_unique()
+    if several > 1:
+        raise RequestError(f"{name!r} begins {several} mixture ids", code="ambiguous_mixture", fix="give more of it")
     found = found if len(found) else rows.filter(pl.col("name") == name)
     if not len(found):
         known = ", ".join(row[:12] for row in rows["mixture_id"].tail(5)) or "none"
@@ -137,7 +138,7 @@ class _Steps:
         self._place = {at: place for place, at in enumerate(order)}
         self._order = order
         self._next = 0
-        self._reader = iter(())
+        self._reader: Iterator[tuple[dict[str, Any], pa.Table]] = iter(())
 
     def __call__(self, i: int) -> pa.Table:
         if not self._next or self._place[i] < self._next:

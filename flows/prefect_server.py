@@ -1,7 +1,7 @@
 """Prefect's API for a run: the server that ``PREFECT_API_URL`` names, else one of our own on loopback.
 
-Ours is a child that dies with us, with a random key, closed CORS, analytics off, and a home of its own per lake. Prefect
-itself would start an ephemeral server that outlives a killed flow and answers any page in the browser.
+Ours is a child that dies with us, with a random key, closed CORS, analytics off, and a home of its own per lake.
+Prefect itself would start an ephemeral server that outlives a killed flow and answers any page in the browser.
 """
 
 from __future__ import annotations
@@ -55,12 +55,16 @@ def prefect_api(lake_uri: str) -> Iterator[None]:
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: key, PREFECT_HOME: folder}):
             yield
     finally:
-        server.terminate()
-        try:
-            server.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        _stop(server)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def quiet() -> None:
@@ -107,14 +111,18 @@ def _start(folder: Path, key: str) -> tuple[subprocess.Popen[bytes], str]:
     request = urllib.request.Request(f"{url}/health")
     request.add_header("Authorization", "Basic " + base64.b64encode(key.encode()).decode())
     end = time.monotonic() + _START_LIMIT_S
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                if answer.status == 200:
-                    return server, url
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    server.kill()
+    try:
+        while time.monotonic() < end and server.poll() is None:
+            try:
+                with urllib.request.urlopen(request, timeout=5) as answer:
+                    if answer.status == 200:
+                        return server, url
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+    except BaseException:  # an interrupted start leaves no server either
+        _stop(server)
+        raise
+    _stop(server)
     tail = (folder / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
     raise EngineError(
         f"Prefect's API did not start: {tail[0] if tail else 'no answer within 120 s'}",

@@ -1,17 +1,21 @@
-"""``query``: expressions over episodes and scores, answered as a frame. Also how every other flow finds its episodes."""
+"""``query``: expressions over episodes and scores, answered as a frame; how every other flow finds its episodes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from data_engine import expression, registry
 from data_engine.errors import RequestError
 from data_engine.expression import ScoreRef
-from data_engine.model import EPISODES, TABLES
+from data_engine.model import TABLES
 from data_engine.scoring import Metric
 from storage.lake import Lake
+
+_SCORE = re.compile(r"[\w.@]+|percentile\([\w.@]+\)", re.ASCII | re.IGNORECASE)
 
 __all__ = ["matching", "query", "score_column", "score_metric", "score_reference"]
 
@@ -28,12 +32,14 @@ def query(
     """Rows of ``table`` that ``where`` admits, and how many rows it left undecided because a value was null.
 
     ``columns`` may name scores as expressions do (``action_divergence``, ``mutual_information.score``). ``order_by``
-    names columns, ``-name`` for the largest first; ties keep the table's order. Raises ``RequestError`` for anything unknown.
+    names columns, ``-name`` for the largest first, nulls last; ties keep the table's order. Raises ``RequestError`` for
+    anything unknown.
     """
+    keys = [(key.removeprefix("-"), key.startswith("-")) for key in order_by]
+    named = list(dict.fromkeys([*(columns or ()), *(name for name, _ in keys)]))
     if table == "episodes":
         frame, undecided = matching(lake, lake.episodes(), where)
-        known = set(EPISODES.names)
-        for name in [*(columns or ()), *(key.lstrip("-") for key in order_by)]:
+        for name in named:
             if name not in frame.columns:
                 frame = frame.with_columns(score_column(lake, frame, name).alias(name))
     elif table in TABLES:
@@ -41,18 +47,20 @@ def query(
         compiled = expression.compile(where, dict(frame.schema)) if where else None
         undecided = int(frame.select(compiled.expr.is_null().sum()).item()) if compiled else 0
         frame = frame.filter(compiled.expr) if compiled else frame
-        known = set(TABLES[table].names)
     else:
         raise RequestError(f"unknown table {table!r}", code="unknown_table", fix=f"one of {', '.join(sorted(TABLES))}")
-    for name in [*(columns or ()), *(key.lstrip("-") for key in order_by)]:
+    for name in named:
         if name not in frame.columns:
-            raise RequestError(f"{table} has no column {name!r}", code="unknown_column", fix=", ".join(sorted(known)))
-    if order_by:
-        names = [key.lstrip("-") for key in order_by]
-        descending = [key.startswith("-") for key in order_by]
+            known = ", ".join(sorted(frame.columns))
+            raise RequestError(f"{table} has no column {name!r}", code="unknown_column", fix=f"known: {known}")
+    for name, _ in keys:
+        if frame.schema[name].is_nested():
+            raise RequestError(f"column {name!r} has no order", code="bad_order", fix="order by a number, text or time")
+    if keys:
+        names, descending = zip(*keys, strict=True)
         frame = frame.sort(names, descending=descending, nulls_last=True, maintain_order=True)
     if columns:
-        frame = frame.select(columns)
+        frame = frame.select(dict.fromkeys(columns))
     return (frame.head(limit) if limit is not None else frame), undecided
 
 
@@ -75,13 +83,15 @@ def matching(
 
 def score_column(lake: Lake, episodes: pl.DataFrame, name: str, fits: Mapping[str, str] | None = None) -> pl.Series:
     """The score called ``name`` (as in expressions) of each episode, float64, null where there is none."""
-    return _score(lake, episodes, score_reference(name), fits)
+    return _score(lake, episodes, score_reference(name, episodes.schema), fits)
 
 
-def score_reference(name: str) -> ScoreRef:
-    """What ``name`` (as in expressions) refers to. Raises ``RequestError`` where it is not the name of a score."""
-    compiled = expression.compile(f"{name} IS NOT NULL", {}, _Metrics())
-    if len(compiled.scores) != 1 or "IS" in name.upper().split():
+def score_reference(name: str, columns: Mapping[str, Any] | None = None) -> ScoreRef:
+    """What ``name`` (as in expressions) refers to. Raises ``RequestError`` where it is not the name of a score, with
+    the nearest name of a score or of ``columns``.
+    """
+    compiled = expression.compile(f"{name} IS NOT NULL", columns or {}, _Metrics())
+    if len(compiled.scores) != 1 or not _SCORE.fullmatch(name):
         raise RequestError(f"{name!r} is no name of a score", code="unknown_score", fix="as in action_divergence")
     return compiled.scores[0]
 
@@ -115,29 +125,35 @@ def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mappin
         .filter((pl.col("scorer") == reference.scorer) & (pl.col("metric") == metric))
         .select("unit_id", "content_hash", "version", "config_hash", "fit_id", "value", "percentile")
         .collect()
-        .join(episodes.select("episode_id", "content_hash"), left_on=["unit_id", "content_hash"], right_on=["episode_id", "content_hash"])
-    )  # fmt: skip
-    versions = sorted(rows["version"].unique(), key=lambda text: [int(part) for part in text.split(".")])
-    if reference.version is not None:
-        rows = rows.filter(pl.col("version") == reference.version)
-    elif versions:
-        rows = rows.filter(pl.col("version") == versions[-1])
-    if fits and reference.scorer in fits:
-        rows = rows.filter(pl.col("fit_id") == fits[reference.scorer])
+        .join(episodes.select(pl.col("episode_id").alias("unit_id"), "content_hash"), on=["unit_id", "content_hash"])
+    )
+    fit = (fits or {}).get(reference.scorer)
+    known = sorted(rows["fit_id"].unique())
+    if fit is not None:
+        rows = rows.filter(pl.col("fit_id") == fit)
+    version = reference.version or max(rows["version"].unique(), key=_in_order, default=None)
+    rows = rows.filter(pl.col("version") == version)
     candidates = rows.select("fit_id", "config_hash").unique().sort("fit_id", "config_hash").rows()
     if len(candidates) > 1:
-        named = ", ".join(fit for fit, _ in candidates)
+        named = ", ".join(candidate for candidate, _ in candidates)
         raise RequestError(
             f"{reference.scorer} was measured against {len(candidates)} reference sets: {named}",
             code="ambiguous_fit",
             fix=f"name one, as in --fit {reference.scorer}={candidates[0][0]}, or score them together",
         )
     if not len(rows) and len(episodes):
-        known = lake.scan("scores").select(pl.col("scorer").unique()).collect()["scorer"].sort().to_list()
+        wanted = f"{reference.scorer}.{metric}" + (f"@{reference.version}" if reference.version else "")
+        scored = lake.scan("scores").select(pl.col("scorer").unique()).collect()["scorer"].sort().to_list()
         raise RequestError(
-            f"no {reference.scorer}.{metric} scores for these episodes",
+            f"no {wanted} scores{f' from fit {fit}' if fit else ''} for these episodes",
             code="not_scored",
-            fix=f"run `data-engine score {reference.scorer}`; scored so far: {', '.join(known) or 'nothing'}",
+            fix=f"there are fits {', '.join(known)}"
+            if fit and known
+            else f"run `data-engine score {reference.scorer}`; scored so far: {', '.join(scored) or 'nothing'}",
         )
     found = dict(zip(rows["unit_id"], rows[reference.field], strict=True))
     return pl.Series([found.get(unit) for unit in episodes["episode_id"]], dtype=pl.Float64)
+
+
+def _in_order(version: str) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"\d+", version)], version

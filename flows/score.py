@@ -1,7 +1,7 @@
 """``score``: a scorer is fitted once on its reference set, the fit is stored, and episodes are scored against it.
 
-New episodes never rescore old ones. Percentiles are within (task, embodiment) of the fit's reference set, so a score read
-later means what it meant when it was written. The scores table is appended to, never changed.
+New episodes never rescore old ones. Percentiles are within (task, embodiment) of the fit's reference set, so a score
+read later means what it meant when it was written. The scores table is appended to, never changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import polars as pl
 import pyarrow as pa
 
 from data_engine import registry
-from data_engine.canonical import digest
+from data_engine.canonical import canonical_json, digest
+from data_engine.errors import RequestError
 from data_engine.model import SCORES, TIMESTAMP
 from data_engine.recipe import ScoreRecipe
 from data_engine.scoring import EpisodeBatch, Fit, Scorer, ScoreRow
@@ -53,13 +54,15 @@ def score(
     stored = lake.scan("scores").filter(mine & (pl.col("version") == spec.version))
     have = stored.select("content_hash", "unit_id").unique().collect()
     todo = episodes.join(have, left_on=["content_hash", "episode_id"], right_on=["content_hash", "unit_id"], how="anti")
+    what = digest("score", spec.name, spec.version, scorer.config_hash, fit_id)
+    shared = {"scorer": recipe.scorer, "params": scorer.config, "fit": fit_id}
     shards = [
         Shard(
-            digest("score", spec.name, spec.version, scorer.config_hash, fit_id, chunk["episode_id"].to_list(), chunk["content_hash"].to_list()),
-            {"scorer": recipe.scorer, "params": scorer.config, "fit": fit_id, "episodes": chunk["episode_id"].to_list()},
+            digest(what, chunk["episode_id"].to_list(), chunk["content_hash"].to_list()),
+            {**shared, "episodes": chunk["episode_id"].to_list()},
         )
         for chunk in chunks(todo)
-    ]  # fmt: skip
+    ]
     results = run_shards(
         lake, "flows.score:score_shard", shards, on=on, progress=progress, title=f"score {spec.name}",
         resources=spec.resources,
@@ -98,12 +101,19 @@ def fit_once(
 ) -> tuple[str, pl.DataFrame | None]:
     """The id of a stored fit and, where it was made elsewhere, the episodes it saw that are still in the lake.
 
-    Without ``fit_id`` the producer is fitted on ``episodes``, unless the lake holds that very fit already.
+    Without ``fit_id`` the producer is fitted on ``episodes``, unless the lake holds that very fit already. Raises
+    ``RequestError`` for a fit that is not there, or that another version or other parameters made.
     """
     producer = registry.make(kind, name, params)
     spec = producer.spec
     if fit_id is not None:
         fit = lake.get_fit(spec.name, fit_id)
+        if (fit.version, dict(fit.config)) != (spec.version, producer.config):
+            raise RequestError(
+                f"fit {fit_id} was made by version {fit.version} of {spec.name} with {canonical_json(fit.config)}",
+                code="unlike_fit",
+                fix="give the same parameters, or leave the fit out to fit anew",
+            )
         return fit_id, lake.episodes().filter(pl.col("content_hash").is_in(list(fit.reference)))
     reference = tuple(sorted(set(episodes["content_hash"])))
     fit_id = Fit(spec.name, spec.version, producer.config, seed, reference).id
@@ -222,10 +232,10 @@ class _Percentiles:
     @staticmethod
     def _pending(lake: Lake, shards: Sequence[Shard], columns: list[str]) -> Iterator[Iterator[tuple[Any, ...]]]:
         for shard in shards:
-            yield pl.from_arrow(lake.read_pending(shard.fingerprint).select(columns)).iter_rows()
+            yield pl.DataFrame(lake.read_pending(shard.fingerprint).select(columns)).iter_rows()
 
     def fill(self, rows: pa.Table, run_id: str) -> pa.Table:
-        found = []
+        found: list[float | None] = []
         for unit, metric, value in zip(
             *(rows.column(name).to_pylist() for name in ("unit_id", "metric", "value")), strict=True
         ):

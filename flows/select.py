@@ -53,20 +53,35 @@ def select(
         )
     if not len(admitted):
         raise RequestError(
-            f"selection {recipe.name!r} has nothing to choose from: {len(episodes)} episodes, {len(targets)} of them targets",
+            f"selection {recipe.name!r} has nothing to choose from: {len(episodes)} episodes, "
+            f"{len(targets)} of them targets",
             code="no_candidates",
             fix="loosen where, or name fewer targets",
         )
+    reasons = dict.fromkeys(targets["episode_id"], "target")
+    version = None
     if selector.needs_vectors:
-        admitted, version = vectors(lake, recipe.space, admitted, encoder_version)
-        targets = vectors(lake, recipe.space, targets, version)[0] if len(targets) else targets
-    else:
-        version = None
+        both = pl.concat([admitted, targets])
+        found, version = vectors(lake, recipe.space, both, encoder_version)
+        lacking = both.join(found, on="episode_id", how="anti")["episode_id"].to_list()
+        reasons |= dict.fromkeys(lacking, f"left out: space {recipe.space!r} holds no vector of it")
+        if lacking:
+            progress.warn(f"selection {recipe.name}: space {recipe.space!r} holds no vector of {len(lacking)} episodes")
+        for role, group in (("candidate", admitted), ("target", targets)):
+            if len(group) and not found["episode_id"].is_in(group["episode_id"].implode()).any():
+                raise RequestError(
+                    f"selection {recipe.name!r}: no {role} has a vector in space {recipe.space!r}",
+                    code="not_embedded",
+                    fix="embed them, or choose others",
+                )
+        admitted, targets = (
+            found.join(group, on="episode_id", how="semi", maintain_order="left") for group in (admitted, targets)
+        )
     fallback = selector.needs_targets and not len(targets)
     if fallback:
         progress.warn(f"selection {recipe.name}: no episode can serve as target; every candidate is kept, unweighed")
         selector = registry.make("selectors", "filter")
-    chosen, reasons, report = _choose(selector, recipe, admitted, targets, fallback)
+    chosen, said, report = _choose(selector, recipe, admitted, targets, fallback)
     inputs = {
         "method": recipe.method if not fallback else "filter",
         "params": recipe.params,
@@ -84,7 +99,7 @@ def select(
         "report": report,
     }
     selection_id = "sel_" + digest(recipe.name, inputs, length=20)
-    rows = _rows(episodes, chosen, {**dict.fromkeys(targets["episode_id"], "target"), **reasons})
+    rows = _rows(episodes, chosen, reasons | said)
     if not lake.committed("selections", selection_id):
         versions = {
             name: lake.version(name)
@@ -130,14 +145,20 @@ def _targets(
 ) -> tuple[pl.DataFrame, str | None]:
     """The target episodes and, for ``top``, the metric's better direction."""
     if target.where is not None:
-        found, _ = matching(lake, episodes, target.where, fits)
+        found, undecided = matching(lake, episodes, target.where, fits)
+        if undecided:
+            progress.warn(f"{undecided} episodes are no targets, target.where was null for them: {target.where}")
         if not len(found):
             raise RequestError(f"no episode is a target: {target.where}", code="no_targets", fix="loosen target.where")
         return found, None
     if target.ids is not None:
         missing = sorted(set(target.ids) - set(episodes["episode_id"]))
         if missing:
-            raise RequestError(f"target {missing[0]!r} is not among the episodes", code="unknown_episode")
+            raise RequestError(
+                f"target {missing[0]!r} is not among the episodes",
+                code="unknown_episode",
+                fix="see `data-engine query`",
+            )
         return episodes.filter(pl.col("episode_id").is_in(list(target.ids))), None
     assert target.top is not None and target.by is not None
     better = score_metric(target.by).better
@@ -145,10 +166,14 @@ def _targets(
         raise RequestError(f"{target.by} has no better direction to take the top by", code="bad_target")
     ranked = episodes.with_columns(score_column(lake, episodes, target.by, fits).alias("_score"))
     ranked = ranked.filter(pl.col("_score").is_not_null())
-    ranked = ranked.sort(["_score", "content_hash"], descending=[better == "higher", False]).drop("_score")
-    count = min(target.top, len(episodes) // 2)
+    order = [better == "higher", False, False]  # of equal scores the content decides, not the order of rows
+    ranked = ranked.sort("_score", "content_hash", "episode_id", descending=order).drop("_score")
+    count = min(target.top, len(episodes) // 2, len(ranked))
     if count < target.top:
-        progress.warn(f"{len(episodes)} episodes cannot give {target.top} targets and leave candidates: taking {count}")
+        progress.warn(
+            f"{len(episodes)} episodes, {len(ranked)} of them with {target.by}, cannot give {target.top} targets and "
+            f"leave candidates: taking {count}"
+        )
     return ranked.head(count), better
 
 
@@ -158,7 +183,7 @@ def _choose(
     """(episode id, weight) in order, the reason of every candidate, and the report."""
     budget = None if fallback else recipe.budget
     groups = {"": admitted}
-    if selector.needs_vectors:
+    if selector.needs_vectors and selector.needs_targets:
         alone = admitted.join(targets, on=_KIND, how="anti")
         if len(alone):
             kinds = sorted({f"{row[0]}/{row[1]}" for row in alone.select(_KIND).iter_rows()})
@@ -167,14 +192,18 @@ def _choose(
                 code="unlike_spaces",
                 fix="narrow where to the targets' embodiment and control mode, or add targets",
             )
+    if selector.needs_vectors:
         parts = admitted.partition_by(_KIND, as_dict=True, maintain_order=True)
         groups = {"/".join(kind): part for kind, part in sorted(parts.items())}
     chosen: list[tuple[str, float]] = []
     reasons: dict[str, str] = {}
     reports: dict[str, Any] = {}
-    for kind, group in groups.items():
+    shares = _shares(budget, [len(group) for group in groups.values()])
+    for (kind, group), share in zip(groups.items(), shares, strict=True):
+        if share == 0:
+            reasons |= dict.fromkeys(group["episode_id"], f"left out: the budget leaves none for {kind}")
+            continue
         mine = targets.join(group, on=_KIND, how="semi", maintain_order="left") if kind else targets
-        share = _share(budget, len(group), len(admitted))
         result = selector.select(
             _candidates(group), _candidates(mine) if len(mine) else None, budget=share, seed=recipe.seed
         )
@@ -188,10 +217,16 @@ def _choose(
     return chosen, reasons, next(iter(reports.values())) if len(reports) == 1 else reports
 
 
-def _share(budget: Budget | None, mine: int, everyone: int) -> Budget | None:
-    if budget is None or budget == "auto" or isinstance(budget, float) or mine == everyone:
-        return budget
-    return max(1, round(resolve_budget(budget, everyone) * mine / everyone))
+def _shares(budget: Budget | None, sizes: list[int]) -> list[Budget | None]:
+    """``budget`` shared out among groups by their sizes, to the last unit (the largest remainders round up)."""
+    if budget is None or budget == "auto" or len(sizes) == 1:
+        return [budget] * len(sizes)
+    whole, everyone = resolve_budget(budget, sum(sizes)), sum(sizes)
+    shares = [whole * size // everyone for size in sizes]
+    remainders = [whole * size % everyone for size in sizes]
+    for at in sorted(range(len(sizes)), key=lambda at: (-remainders[at], at))[: whole - sum(shares)]:
+        shares[at] += 1
+    return list(shares)
 
 
 def _candidates(episodes: pl.DataFrame) -> Candidates:
