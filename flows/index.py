@@ -63,13 +63,13 @@ def embed(
         lake, "flows.index:embed_shard", shards, on=on, progress=progress, title=f"embed {recipe.name}",
         resources=spec.resources,
     )  # fmt: skip
-    if shards:
+    empty = [episode for result in results for episode in result["empty"]]
+    if len(empty) < len(todo):
         transaction = digest("embed", [shard.fingerprint for shard in shards])
         lake.create_table(table, EMBEDDINGS)
         rows = (_of_run(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
         file = lake.write_file(table, transaction[:32], rows, EMBEDDINGS)
         lake.commit(table, [file], transaction=transaction, run_id=run_id, config_hash=encoder.config_hash)
-    empty = [episode for result in results for episode in result["empty"]]
     return {
         "space": recipe.name,
         "encoder_version": version,

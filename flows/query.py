@@ -60,7 +60,7 @@ def query(
         names, descending = zip(*keys, strict=True)
         frame = frame.sort(names, descending=descending, nulls_last=True, maintain_order=True)
     if columns:
-        frame = frame.select(dict.fromkeys(columns))
+        frame = frame.select(*dict.fromkeys(columns))
     return (frame.head(limit) if limit is not None else frame), undecided
 
 
@@ -131,7 +131,7 @@ def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mappin
     known = sorted(rows["fit_id"].unique())
     if fit is not None:
         rows = rows.filter(pl.col("fit_id") == fit)
-    version = reference.version or max(rows["version"].unique(), key=_in_order, default=None)
+    version = reference.version or max(rows["version"].unique(), key=_in_order, default="")
     rows = rows.filter(pl.col("version") == version)
     candidates = rows.select("fit_id", "config_hash").unique().sort("fit_id", "config_hash").rows()
     if len(candidates) > 1:
