@@ -27,6 +27,7 @@ __all__ = ["MutualInformation"]
 
 _BATCH = 1024
 _KS = (5, 6, 7)
+_CALIBRATION = 256  # steps of each batch that the z-score is taken from
 _LEAST = 64  # reference steps below which there is no estimate
 _TRAINING = 8192  # steps of a group that a VAE learns from
 _LATENT = {"state": 12, "action": 6}
@@ -83,7 +84,7 @@ class MutualInformation(Scorer):
         pools = replace(pools, draws=draws)
         scales: list[list[float] | None] = []
         for found in draws.values():
-            parts = [_estimate(pool.state, pool.action, pool.owner, found, device) for pool in found]
+            parts = [_estimate(*_some(pool), found, device) for pool in found]
             values = np.concatenate(parts)
             values = values[np.isfinite(values)]
             if len(values) < _LEAST:
@@ -199,6 +200,11 @@ def _coded(pool: Pool, weights: Mapping[str, np.ndarray], number: int, device: s
 def _cut(pool: Pool) -> Pool:
     """The first 1,024 of a draw, itself a draw."""
     return replace(pool, state=pool.state[:_BATCH], action=pool.action[:_BATCH], owner=pool.owner[:_BATCH])
+
+
+def _some(pool: Pool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """State, action and owner of the steps of a draw that stand for the reference in the z-score."""
+    return pool.state[:_CALIBRATION], pool.action[:_CALIBRATION], pool.owner[:_CALIBRATION]
 
 
 def _untied(pool: Pool) -> Pool:
