@@ -124,7 +124,7 @@ def vectors(
         raise RequestError(
             f"space {space!r} holds none of these episodes",
             code="not_embedded",
-            fix="run `data-engine embed trajectory`",
+            fix="run `data-engine embed` first",
         )
     whole = joined["episode_id"].n_unique()
     mine = joined.group_by("encoder_version").len().filter(pl.col("len") == whole)["encoder_version"]
@@ -177,7 +177,9 @@ def search(lake: Lake, space: str, episode: str, *, k: int = 10, where: str | No
     query = found.filter(pl.col("episode_id") == episode)
     if not len(query):
         raise RequestError(
-            f"episode {episode!r} has no vector in space {space!r}", code="not_embedded", fix="run embed"
+            f"episode {episode!r} has no vector in space {space!r}",
+            code="not_embedded",
+            fix="run `data-engine embed`; it must have a finite step",
         )
     stored = [held for name, held in indices.list_indices(lake) if name == _group_name(space, mine)]
     fitting = (held for held in (indices.load(lake, _group_name(space, mine), name) for name in stored))

@@ -214,7 +214,7 @@ def _choose(
             for at, weight in zip(result.order, result.weights, strict=True)
         ]
         reports[kind] = dict(result.report)
-    return chosen, reasons, next(iter(reports.values())) if len(reports) == 1 else reports
+    return chosen, reasons, next(iter(reports.values())) if len(groups) == 1 else reports
 
 
 def _shares(budget: Budget | None, sizes: list[int]) -> list[Budget | None]:
