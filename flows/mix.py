@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from data_engine import mixture as mixtures
 from data_engine import registry
+from data_engine.canonical import digest
 from data_engine.errors import RequestError
 from data_engine.recipe import MixtureRecipe
 from data_engine.steps import EPISODE_ID, STEP
@@ -35,6 +36,8 @@ def mix(
     ``selections`` pins selection ids by name; otherwise the newest of each name counts. ``scorers`` is the lineage that
     the selections rest on. Raises ``RequestError`` for a selection that is not there or whose episodes changed since.
     """
+    if not recipe.entries:
+        raise RequestError("the mixture has no entries", code="bad_mixture", fix="name at least one selection")
     current = {row["episode_id"]: row for row in lake.episodes().iter_rows(named=True)}
     rows: list[dict[str, Any]] = []
     lineage = {json.dumps(dict(scorer), sort_keys=True): dict(scorer) for scorer in scorers}
@@ -81,7 +84,7 @@ def mix(
         "mixtures",
         [{**facts, "path": f"mixtures/{frozen.mixture_id}", "status": "frozen", "run_id": run_id,
           "created_at": datetime.now(UTC)}],
-        transaction=frozen.mixture_id, run_id=run_id,
+        transaction=digest(frozen.mixture_id, facts["name"]), run_id=run_id,
     )  # fmt: skip
     return {**facts, "uri": uri}
 
