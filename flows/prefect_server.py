@@ -53,7 +53,10 @@ def prefect_api(lake_uri: str) -> Iterator[None]:
         from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: key, PREFECT_HOME: folder}):
-            yield
+            try:
+                yield
+            finally:
+                _hand_over()
     finally:
         _stop(server)
 
@@ -61,7 +64,7 @@ def prefect_api(lake_uri: str) -> Iterator[None]:
 def _stop(server: subprocess.Popen[bytes]) -> None:
     server.terminate()
     try:
-        server.wait(timeout=5)
+        server.wait(timeout=20)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
@@ -129,6 +132,15 @@ def _start(folder: Path, key: str) -> tuple[subprocess.Popen[bytes], str]:
         code="prefect_down",
         fix="run with --engine plain, or name a server in PREFECT_API_URL",
     )
+
+
+def _hand_over() -> None:
+    """Send what Prefect still holds of events and logs: at exit, with the server gone, it would try for over a minute."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.drain_all(at_exit=False)
+    APILogWorker.drain_all(at_exit=False)
 
 
 def _free_port() -> int:

@@ -213,15 +213,15 @@ def runs_started(lake: Path) -> int:
 
 
 def flow_states(database: Path) -> dict[str, list[str]]:
-    """The state of every flow and task run in a Prefect database, by name."""
+    """The states of the flows and of the task runs (stages) in a Prefect database, by name."""
     import sqlite3
 
     with sqlite3.connect(database) as connection:
-        rows = connection.execute(
-            "select f.name, r.state_type from flow_run r join flow f on f.id = r.flow_id "
-            "union all select task_key, state_type from task_run"
+        flows = connection.execute(
+            "select f.name, r.state_type from flow_run r join flow f on f.id = r.flow_id"
         ).fetchall()
+        tasks = connection.execute("select name, state_type from task_run").fetchall()
     found: dict[str, list[str]] = {}
-    for name, state in rows:
-        found.setdefault(name.rpartition(".")[2].split("-")[0] if "." in name else name.split("-")[0], []).append(state)
+    for name, state in [*flows, *((name.rpartition("-")[0], state) for name, state in tasks)]:
+        found.setdefault(name, []).append(state)
     return found
