@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["DefectError", "EngineError", "RequestError", "SourceError"]
 
 
@@ -23,7 +25,7 @@ class EngineError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.fix})" if self.fix else self.message
 
-    def __reduce__(self):  # keyword arguments would be lost between processes otherwise
+    def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments would be lost between processes otherwise
         return (_rebuild, (type(self), self.message, self.code, self.fix))
 
     def as_dict(self) -> dict[str, str | None]:

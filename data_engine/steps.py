@@ -118,7 +118,7 @@ def _hash_array(sha: hashlib._Hash, array: pa.Array) -> None:
         _hash_array(sha, array.flatten())
     elif pa.types.is_floating(array.type) or pa.types.is_integer(array.type):
         filled = array.fill_null(0) if array.null_count else array
-        sha.update(memoryview(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False))).cast("B"))
+        sha.update(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).data)
     elif pa.types.is_boolean(array.type):
         sha.update(np.packbits(array.fill_null(False).to_numpy(zero_copy_only=False)).tobytes())
     else:

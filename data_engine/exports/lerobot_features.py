@@ -95,7 +95,7 @@ def hf_features(columns: Sequence[Feature]) -> dict[str, Any]:
     """The ``features`` of the ``huggingface`` metadata that LeRobot's data files carry."""
     found: dict[str, Any] = {}
     for feature in columns:
-        value = {"dtype": feature.dtype, "_type": "Value"}
+        value: dict[str, Any] = {"dtype": feature.dtype, "_type": "Value"}
         if len(feature.shape) > 1:
             value = {"shape": list(feature.shape), "dtype": feature.dtype, "_type": f"Array{len(feature.shape)}D"}
         elif feature.size > 1:

@@ -47,7 +47,7 @@ def differences(mixture: Mixture, columns: Columns, order: Sequence[int], uri: s
     if len(traced) != len(order):
         found.append(f"{len(traced)} provenance rows, {len(order)} in the mixture")
     with tempfile.TemporaryDirectory(prefix="data-engine-verify-") as scratch:
-        videos = LRU(4, lambda path: FrameReader(_local(source, path, Path(scratch))))
+        videos: LRU[str, FrameReader] = LRU(4, lambda path: FrameReader(_local(source, path, Path(scratch))))
         episodes = reader.read(source, probe, [ref.key for ref in probe.episodes])
         for (row, steps), episode, trace in zip(rows_and_steps(mixture, order), episodes, traced, strict=False):
             where = f"{episode.key} ({row['dataset']}/{row['source_key']} {row['start']}:{row['stop']})"

@@ -26,9 +26,9 @@ def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dic
     The same as ``mixture.steps(i)`` one by one, without decoding a row group again for every episode in it. Raises
     ``SourceError`` where a steps file does not hold the rows that the mixture names.
     """
-    files = LRU(16, lambda path: pq.ParquetFile(mixture.local(path)))
-    edges = LRU(16, lambda path: _edges(files(path)))
-    groups = LRU(_GROUPS, lambda at: _group(files(at[0]), at[1]))
+    files: LRU[str, pq.ParquetFile] = LRU(16, lambda path: pq.ParquetFile(mixture.local(path)))
+    edges: LRU[str, np.ndarray] = LRU(16, lambda path: _edges(files(path)))
+    groups: LRU[tuple[str, int], pa.Table] = LRU(_GROUPS, lambda at: _group(files(at[0]), at[1]))
     numbers = list(order)
     for at in range(0, len(numbers), _ROWS):
         for row in mixture.episodes.take(numbers[at : at + _ROWS]).to_pylist():

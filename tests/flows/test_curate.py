@@ -51,7 +51,7 @@ def plain(tmp_path_factory, recording):
 
 
 def test_goes_from_a_recording_to_a_mixture_an_export_and_a_report(plain):
-    folder, answer, _ = plain
+    _, answer, _ = plain
     lake = Lake.open(answer["mixture"].rpartition("/mixtures/")[0])
     assert check(lake) == []
     mixture = mixtures.open(answer["mixture"])

@@ -1,0 +1,23 @@
+"""Shard functions for the executor's tests."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from data_engine.errors import SourceError
+
+
+def double(lake, payload, fingerprint, cpus):
+    with open(payload["log"], "a") as file:
+        file.write(f"{fingerprint}\n")
+    return {"value": 2 * payload["value"], "pid": os.getpid()}
+
+
+def refuse(lake, payload, fingerprint, cpus):
+    raise SourceError(f"cannot do {payload['value']}", code="cannot", fix="do another")
+
+
+def sleep(lake, payload, fingerprint, cpus):
+    time.sleep(600)
+    return {}
