@@ -125,17 +125,19 @@ def _start(folder: Path, key: str) -> tuple[subprocess.Popen[bytes], str]:
     except BaseException:  # an interrupted start leaves no server either
         _stop(server)
         raise
+    ended = server.poll()
     _stop(server)
-    tail = (folder / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
+    last = (folder / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
+    why = last[0] if last else f"it ended with {ended}" if ended is not None else f"no answer in {_START_LIMIT_S} s"
     raise EngineError(
-        f"Prefect's API did not start: {tail[0] if tail else 'no answer within 120 s'}",
+        f"Prefect's API did not start: {why}",
         code="prefect_down",
         fix="run with --engine plain, or name a server in PREFECT_API_URL",
     )
 
 
 def _hand_over() -> None:
-    """Send what Prefect still holds of events and logs: at exit, with the server gone, it would try for over a minute."""
+    """Send what Prefect still holds of events and logs: at exit, with the server gone, it tries for over a minute."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

@@ -39,7 +39,8 @@ def recorded(lake: Lake, verb: str, recipe: Mapping[str, Any]) -> Iterator[Run]:
     append("running")
     try:
         yield run
+        result = canonical_json(run.result)
     except BaseException as error:
         append("failed", error=str(error) or type(error).__name__, ended_at=datetime.now(UTC))
         raise
-    append("completed", result=canonical_json(run.result), ended_at=datetime.now(UTC))
+    append("completed", result=result, ended_at=datetime.now(UTC))
