@@ -16,7 +16,8 @@ from data_engine.canonical import digest
 
 __all__ = [
     "ACTION", "DATASETS", "EMBEDDINGS", "EPISODES", "IMAGES", "PROVENANCE", "RECEIPTS", "REWARD", "RUNS", "SCORES",
-    "SELECTIONS", "STATE", "TABLES", "TERMINATED", "TIMESTAMP", "TRUNCATED", "VIDEO", "Dataset", "Feature", "episode_id",
+    "SELECTIONS", "STATE", "TABLES", "TERMINATED", "TIMESTAMP", "TRUNCATED", "VIDEO", "Dataset", "Feature",
+    "episode_id",
 ]  # fmt: skip
 
 STATE = "observation.state"
@@ -34,8 +35,8 @@ class Feature(BaseModel):
     """One column of a dataset's steps, as the source had it.
 
     ``dtype`` is numpy's name of the source's type (``float16``, ``uint8``, ``bool``, ...), ``string``, or for a camera
-    ``image`` (raw frames came) or ``video`` (encoded frames came). ``shape`` is one step's: ``()`` for a scalar, (h, w, c)
-    for a camera. ``components`` names the flattened entries. ``source`` is the source's own name of the column.
+    ``image`` (raw frames came) or ``video`` (encoded frames came). ``shape`` is one step's: ``()`` for a scalar,
+    (h, w, c) for a camera. ``components`` names the flattened entries. ``source`` is the source's own name of the column.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -79,7 +79,7 @@ class LabelRecipe(_Part):
 
 
 class Target(_Part):
-    """What to select towards: an expression, episode ids, or the best ``top`` by a metric. Targets are no candidates."""
+    """What to select towards: an expression, ids, or the best ``top`` by a metric. Targets are never candidates."""
 
     where: str | None = None
     ids: tuple[str, ...] | None = None
@@ -192,8 +192,9 @@ class Recipe(_Part):
         spaces = {space.name for space in self.spaces}
         for selection in self.select:
             if registry.load("selectors", selection.method).needs_vectors and selection.space not in spaces:
+                made = ", ".join(sorted(spaces)) or "none"
                 raise ValueError(
-                    f"selection {selection.name!r} names space {selection.space!r}; the recipe makes {', '.join(sorted(spaces))}"
+                    f"selection {selection.name!r} names space {selection.space!r}; the recipe makes {made}"
                 )
         return self
 

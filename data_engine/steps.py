@@ -1,7 +1,8 @@
 """Steps in storage: which Arrow type each source type is kept as, one episode's canonical table, and its content hash.
 
-Types follow the source, except where Delta cannot hold them: float16 -> float32, unsigned -> the next signed (uint64 ->
-decimal), nanosecond clocks -> int64. Nothing loses precision; the original type and shape stay in the dataset's features.
+Types follow the source, except where Delta cannot hold them: float16 -> float32, unsigned -> the next signed (uint64
+-> decimal), nanosecond clocks -> int64. Nothing loses precision; the original type and shape stay in the dataset's
+features.
 """
 
 from __future__ import annotations

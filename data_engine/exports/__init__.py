@@ -1,7 +1,7 @@
 """The dialects that a frozen mixture is handed over in: one exporter a file.
 
-An exporter reads a :class:`data_engine.mixture.Mixture` and nothing else, writes under one URI, publishes whole or not at
-all, and can read back what it wrote and hold it against the mixture.
+An exporter reads a :class:`data_engine.mixture.Mixture` and nothing else, writes under one URI, publishes whole or not
+at all, and can read back what it wrote and hold it against the mixture.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from data_engine.registry import Plugin
 
@@ -43,4 +43,4 @@ class Exporter(Plugin):
 
     @abstractmethod
     def verify(self, mixture: Mixture, uri: str) -> list[str]:
-        """Read ``uri`` back and hold every row and frame count against ``mixture``: one line a difference, none is good."""
+        """Read ``uri`` back and hold every row and frame count against ``mixture``: one line for each difference."""

@@ -66,8 +66,8 @@ def write_camera(
     again (into ``scratch`` first). Clips of unlike codec, size or configuration go to files of their own. ``sampled``
     frames a clip make its statistics. Raises ``SourceError`` where a clip has not its frames.
     """
-    readers: LRU[str, FrameReader] = LRU(4, FrameReader)
-    keys: LRU[str, str] = LRU(64, stream_key)
+    readers: LRU[Path, FrameReader] = LRU(4, FrameReader)
+    keys: LRU[Path, str] = LRU(64, stream_key)
     files: list[_File] = []
     open_files: dict[str, _File] = {}
     transcoded: dict[int, str] = {}

@@ -114,9 +114,9 @@ class RawFrames:
 class EncodedVideo:
     """A camera whose source held an encoded file, which is kept byte for byte.
 
-    ``path`` is relative to the source; the episode's frames lie between ``start_s`` and ``end_s`` in it (``end_s`` None:
-    to the file's end). ``declared`` is what the source says of it (codec, width, height, fps), to be held against the
-    file; a key that the source does not state is absent.
+    ``path`` is relative to the source; the episode's frames lie between ``start_s`` and ``end_s`` in it (``end_s``
+    None: to the file's end). ``declared`` is what the source says of it (codec, width, height, fps), to be held against
+    the file; a key that the source does not state is absent.
     """
 
     path: str
@@ -141,8 +141,8 @@ class EpisodeRef:
 class Probe:
     """What a source declares, read without its steps.
 
-    ``notes`` are lies and oddities of the dataset as a whole (declared 105 episodes, 19 present); ``context`` is whatever
-    ``read`` needs again (plain picklable values).
+    ``notes`` are lies and oddities of the dataset as a whole (declared 105 episodes, 19 present); ``context`` is
+    whatever ``read`` needs again (plain picklable values).
     """
 
     format: str
@@ -162,9 +162,9 @@ class SourceEpisode:
     """One episode as read.
 
     ``steps`` has canonical column names and the source's own types: scalars as columns, everything wider as a list or
-    fixed-size list of the flattened step in C order (shapes are in the features), ``timestamp`` in float64 seconds from 0.
-    Missing values are null. Cameras are keyed by name without the ``observation.images.`` prefix. ``attributes`` are the
-    source's other per-episode values, plain JSON. ``notes`` are lies that did not keep it from being read.
+    fixed-size list of the flattened step in C order (shapes are in the features), ``timestamp`` in float64 seconds from
+    0. Missing values are null. Cameras are keyed by name without the ``observation.images.`` prefix. ``attributes`` are
+    the source's other per-episode values, plain JSON. ``notes`` are lies that did not keep it from being read.
     """
 
     key: str
