@@ -136,7 +136,7 @@ class MixtureRecipe(_Part):
 
 
 class ExportRecipe(_Part):
-    """A dialect to hand the mixture over in."""
+    """A dialect to hand the mixture over in. ``{mixture}`` in ``uri`` becomes the first 12 digits of the mixture's id."""
 
     format: str
     uri: str = Field(min_length=1)
@@ -379,5 +379,5 @@ mixture:
   splits: {train: 0.9, val: 0.1}
 
 export:
-  - {format: lerobot_v3, uri: out/my_mixture}
+  - {format: lerobot_v3, uri: "out/my_mixture-{mixture}"}   # {mixture}: the first digits of its id
 """

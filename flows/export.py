@@ -19,10 +19,11 @@ def export(
 ) -> dict[str, Any]:
     """Write the mixture under ``uri`` and return counts. A finished export of the same mixture there is left as it is.
 
-    Raises ``RequestError`` where something else lies at ``uri``, ``DefectError`` where ``verify`` finds a difference.
+    ``{mixture}`` in ``uri`` stands for the first 12 digits of the mixture's id. Raises ``RequestError`` where something else lies at ``uri``, ``DefectError`` where ``verify`` finds a difference.
     """
     exporter: Exporter = registry.make("exporters", fmt, options)
     mixture = mixtures.open(mixture_uri)
+    uri = uri.replace("{mixture}", mixture.id[:12])
     report = asdict(exporter.export(mixture, uri))
     if verify:
         differences = exporter.verify(mixture, uri)

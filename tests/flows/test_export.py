@@ -54,6 +54,12 @@ def test_exporting_it_again_leaves_it_as_it_is(mixtures, tmp_path):
     assert contents(tmp_path / "elsewhere") == before
 
 
+def test_a_place_named_after_the_mixture_keeps_exports_apart(mixtures, tmp_path):
+    made = [export(mixture["uri"], "lerobot_v3", str(tmp_path / "set-{mixture}")) for mixture in mixtures]
+    assert [Path(answer["uri"]).name for answer in made] == [f"set-{mix['mixture_id'][:12]}" for mix in mixtures]
+    assert [answer["steps"] for answer in made] == [mixture["steps"] for mixture in mixtures]
+
+
 @pytest.mark.parametrize("what", ["another mixture", "other options", "somebody's file", "a file"])
 def test_something_else_at_the_place_is_refused_and_left_alone(mixtures, tmp_path, what):
     out, options = tmp_path / "out", {}
