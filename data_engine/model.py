@@ -35,8 +35,8 @@ class Feature(BaseModel):
     """One column of a dataset's steps, as the source had it.
 
     ``dtype`` is numpy's name of the source's type (``float16``, ``uint8``, ``bool``, ...), ``string``, or for a camera
-    ``image`` (raw frames came) or ``video`` (encoded frames came). ``shape`` is one step's: ``()`` for a scalar,
-    (h, w, c) for a camera. ``components`` names the flattened entries. ``source`` is the source's own name of the column.
+    ``image`` (raw frames) or ``video`` (encoded frames). ``shape`` is one step's: ``()`` for a scalar,
+    (h, w, c) for a camera. ``components`` names the flattened entries. ``source`` is the column's name in the source.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

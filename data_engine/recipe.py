@@ -96,7 +96,11 @@ class Target(_Part):
 
 
 class SelectRecipe(_Part):
-    """A selection to make among the episodes that ``where`` admits."""
+    """A selection to make among the episodes that ``where`` admits.
+
+    ``within`` chooses in each task (operator, scene, dataset) apart, towards that group's own targets: an automatic
+    budget over several tasks at once grows too far, because one task's targets judge another's candidates.
+    """
 
     name: Name
     method: str = "transport"
@@ -104,6 +108,7 @@ class SelectRecipe(_Part):
     target: Target | None = None
     budget: int | float | Literal["auto"] | None = None
     where: str | None = None
+    within: tuple[Literal["task", "operator", "scene", "dataset"], ...] = ()
     params: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
 
@@ -367,6 +372,7 @@ select:
     target: {top: 8, by: mutual_information}     # or {where: "operator = 'anna'"} or {ids: [ep_...]}
     budget: 0.5                # a count, a share, or auto
     where: "integrity = 0"     # who may be chosen at all
+    within: [task]             # choose in each task apart
     seed: 0
 
 mixture:

@@ -1,7 +1,7 @@
 """``select``: a named, ordered set of episodes with weights, why each is in or out, and the exact inputs it came from.
 
-The selector chooses among vectors of one (embodiment, control mode) at a time; where targets lie in several, each is
-chosen in apart and shares the budget by its number of candidates. Targets are never candidates.
+The selector chooses among vectors of one (embodiment, control mode) at a time, and of one task or operator where the
+recipe says ``within``; each such group is chosen in apart and shares the budget by its number of candidates. Targets are never candidates.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def select(
     fits: Mapping[str, str] | None = None,
     encoder_version: str | None = None,
 ) -> dict[str, Any]:
-    """Choose among ``episodes`` and store the selection.
+    """Choose among ``episodes`` and store the selection, which becomes the newest of its name.
 
     Returns ``{"selection_id", "name", "method", "candidates", "targets", "chosen", "undecided", "report"}``. ``fits``
     and ``encoder_version`` pin what scores and vectors count. Raises ``RequestError`` where nothing can be chosen from.
@@ -87,6 +87,7 @@ def select(
         "params": recipe.params,
         "budget": recipe.budget,
         "where": recipe.where,
+        "within": list(recipe.within),
         "target": recipe.target.model_dump(mode="json", exclude_none=True) if recipe.target else None,
         "target_metric": by,
         "targets": sorted(targets["content_hash"]),
@@ -96,22 +97,24 @@ def select(
         "encoder_version": version,
         "fits": dict(sorted((fits or {}).items())),
         "seed": recipe.seed,
-        "report": report,
     }
     selection_id = "sel_" + digest(recipe.name, inputs, length=20)
     rows = _rows(episodes, chosen, reasons | said)
-    if not lake.committed("selections", selection_id):
+    before = _newest(lake, recipe.name)
+    kept = set(before["selection_id"]) == {selection_id} and set(before["episode_id"]) == set(episodes["episode_id"])
+    if not kept:
         versions = {
             name: lake.version(name)
             for name in ("episodes", "scores", f"embeddings/{recipe.space}")
             if lake.exists_table(name)
         }
-        document = canonical_json({**inputs, "table_versions": versions})
+        document = canonical_json({**inputs, "report": report, "table_versions": versions})
         now = datetime.now(UTC)
         common = {"selection_id": selection_id, "name": recipe.name, "method": inputs["method"], "inputs": document}
         lake.append_rows(
             "selections", [{**row, **common, "run_id": run_id, "created_at": now} for row in rows],
-            transaction=selection_id, run_id=run_id, config_hash=digest(inputs, length=16),
+            transaction=digest(selection_id, sorted(episodes["episode_id"]), str(before["created_at"].max())),
+            run_id=run_id, config_hash=digest(inputs, length=16),
         )  # fmt: skip
     return {
         "selection_id": selection_id,
@@ -130,14 +133,19 @@ def stored(lake: Lake, name: str) -> pl.DataFrame:
 
     Raises ``RequestError`` where there is none.
     """
-    rows = lake.scan("selections").filter((pl.col("name") == name) | (pl.col("selection_id") == name)).collect()
+    rows = _newest(lake, name)
     if not len(rows):
         known = lake.scan("selections").select(pl.col("name").unique().sort()).collect()["name"].to_list()
         raise RequestError(
             f"no selection {name!r}", code="unknown_selection", fix=f"there are: {', '.join(known) or 'none'}"
         )
-    newest = rows.sort("created_at", "selection_id")["selection_id"][-1]
-    return rows.filter(pl.col("selection_id") == newest).sort("rank", "episode_id", nulls_last=True)
+    return rows.sort("rank", "episode_id", nulls_last=True)
+
+
+def _newest(lake: Lake, name: str) -> pl.DataFrame:
+    rows = lake.scan("selections").filter((pl.col("name") == name) | (pl.col("selection_id") == name)).collect()
+    last = rows.sort("created_at", "selection_id").tail(1)
+    return rows.join(last, on=["created_at", "selection_id"], how="semi")
 
 
 def _targets(
@@ -182,6 +190,7 @@ def _choose(
 ) -> tuple[list[tuple[str, float]], dict[str, str], dict[str, Any]]:
     """(episode id, weight) in order, the reason of every candidate, and the report."""
     budget = None if fallback else recipe.budget
+    apart = [*(_KIND if selector.needs_vectors else ()), *recipe.within]
     groups = {"": admitted}
     if selector.needs_vectors and selector.needs_targets:
         alone = admitted.join(targets, on=_KIND, how="anti")
@@ -192,9 +201,10 @@ def _choose(
                 code="unlike_spaces",
                 fix="narrow where to the targets' embodiment and control mode, or add targets",
             )
-    if selector.needs_vectors:
-        parts = admitted.partition_by(_KIND, as_dict=True, maintain_order=True)
-        groups = {"/".join(kind): part for kind, part in sorted(parts.items())}
+    if apart:
+        parts = admitted.partition_by(apart, as_dict=True, maintain_order=True)
+        named = {"/".join("none" if key is None else key for key in keys): part for keys, part in parts.items()}
+        groups = dict(sorted(named.items()))
     chosen: list[tuple[str, float]] = []
     reasons: dict[str, str] = {}
     reports: dict[str, Any] = {}
@@ -203,7 +213,10 @@ def _choose(
         if share == 0:
             reasons |= dict.fromkeys(group["episode_id"], f"left out: the budget leaves none for {kind}")
             continue
-        mine = targets.join(group, on=_KIND, how="semi", maintain_order="left") if kind else targets
+        mine = targets.join(group, on=apart, how="semi", maintain_order="left", nulls_equal=True) if apart else targets
+        if selector.needs_targets and not len(mine):
+            reasons |= dict.fromkeys(group["episode_id"], f"left out: no target of the same {', '.join(recipe.within)}")
+            continue
         result = selector.select(
             _candidates(group), _candidates(mine) if len(mine) else None, budget=share, seed=recipe.seed
         )
