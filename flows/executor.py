@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from data_engine.errors import RequestError
+from data_engine.errors import EngineError, RequestError
 from data_engine.scoring import Resources
 from flows.guard import die_with_parent
 from flows.progress import Progress
@@ -69,7 +69,7 @@ class Local(Executor):
                 yield index, execute(lake.uri, function, shard, resources.cpus)
             return
         import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor, as_completed
+        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 
         context = multiprocessing.get_context("spawn")
         workers = min(self.workers, len(shards))
@@ -81,6 +81,12 @@ class Local(Executor):
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
+            except BrokenExecutor as error:
+                raise EngineError(
+                    "a worker was killed, perhaps for want of memory",
+                    code="worker_killed",
+                    fix="run it again with fewer --workers: it goes on",
+                ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

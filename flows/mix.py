@@ -31,7 +31,7 @@ def mix(
     selections: Mapping[str, str] | None = None,
     scorers: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Freeze a mixture and return ``{"mixture_id", "name", "uri", "episodes", "steps"}``.
+    """Freeze a mixture, the newest of its name then, and return ``{"mixture_id", "name", "uri", "episodes", "steps"}``.
 
     ``selections`` pins selection ids by name; otherwise the newest of each name counts. ``scorers`` is the lineage that
     the selections rest on. Raises ``RequestError`` for a selection that is not there or whose episodes changed since.
@@ -80,12 +80,14 @@ def mix(
     uri = mixtures.write(frozen, lake.uri)
     facts = {"mixture_id": frozen.mixture_id, "name": frozen.document.name, "episodes": len(rows),
              "steps": int(ordered["row_count"].sum())}  # fmt: skip
-    lake.append_rows(
-        "mixtures",
-        [{**facts, "path": f"mixtures/{frozen.mixture_id}", "status": "frozen", "run_id": run_id,
-          "created_at": datetime.now(UTC)}],
-        transaction=digest(frozen.mixture_id, facts["name"]), run_id=run_id,
-    )  # fmt: skip
+    before = lake.scan("mixtures").filter(pl.col("name") == facts["name"]).sort("created_at").tail(1).collect()
+    if before["mixture_id"].to_list() != [frozen.mixture_id]:
+        lake.append_rows(
+            "mixtures",
+            [{**facts, "path": f"mixtures/{frozen.mixture_id}", "status": "frozen", "run_id": run_id,
+              "created_at": datetime.now(UTC)}],
+            transaction=digest(frozen.mixture_id, frozen.document.name, str(before["created_at"].max())), run_id=run_id,
+        )  # fmt: skip
     return {**facts, "uri": uri}
 
 

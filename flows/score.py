@@ -115,6 +115,8 @@ def fit_once(
                 fix="give the same parameters, or leave the fit out to fit anew",
             )
         return fit_id, lake.episodes().filter(pl.col("content_hash").is_in(list(fit.reference)))
+    if not len(episodes):
+        raise RequestError(f"there are no episodes to fit {spec.name} on", code="no_episodes")
     reference = tuple(sorted(set(episodes["content_hash"])))
     fit_id = Fit(spec.name, spec.version, producer.config, seed, reference).id
     body = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_engine.errors import RequestError, SourceError
+from data_engine.errors import EngineError, RequestError, SourceError
 from flows.executor import Local, Shard, executor, run_shards
 from flows.progress import silent
 
@@ -44,6 +44,12 @@ def test_an_error_of_the_function_comes_back_whole_and_nothing_is_marked_done(la
         run(lake, shards(tmp_path), Local(workers), "tests.flows.work:refuse")
     assert (caught.value.code, caught.value.fix) == ("cannot", "do another")
     assert all(lake.done(f"shard{i}") is None for i in range(5))
+
+
+def test_a_killed_worker_is_one_line_with_a_way_out(lake, tmp_path):
+    with pytest.raises(EngineError, match="a worker was killed") as caught:
+        run(lake, shards(tmp_path), Local(2), "tests.flows.work:vanish")
+    assert "fewer --workers" in caught.value.fix
 
 
 def test_an_unknown_executor_is_a_wrong_request():

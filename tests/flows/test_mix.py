@@ -164,6 +164,15 @@ def test_freezing_it_again_is_the_same_mixture_and_no_second_row(filled):
     assert frozen(filled, {"selection": "some", "weight": 2.0}, seed=4).id != one.id
 
 
+def test_freezing_as_before_makes_it_the_newest_of_its_name_again(filled):
+    choose(filled, "some", budget=6)
+    ids = [frozen(filled, "some", name="mine", seed=seed).id for seed in (1, 2)]
+    for at in (0, 1, 0, 0):
+        assert frozen(filled, "some", name="mine", seed=at + 1).id == ids[at]
+        assert locate(filled, "mine").endswith(ids[at])
+        assert all(locate(filled, one[:12]).endswith(one) for one in ids)
+
+
 def test_another_layout_of_the_lake_gives_the_same_id(filled, common, tmp_path, monkeypatch, recording):
     towards = {"method": "transport", "target": MASK, "budget": 8}
     lineage = [{"scorer": "s", "version": "1", "config_hash": "c", "fit_id": "f"}]

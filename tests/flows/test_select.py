@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_engine.errors import RequestError
-from data_engine.recipe import SelectRecipe
+from data_engine.recipe import SelectRecipe, SourceRecipe
 from data_engine.selection import resolve_budget
 from flows.index import vectors
+from flows.ingest import ingest
 from flows.progress import silent
 from flows.query import score_column
 from flows.select import _shares, select, stored
@@ -287,6 +288,24 @@ def test_a_selection_is_found_by_its_id_or_as_the_newest_of_its_name(filled):
     with pytest.raises(RequestError, match="no selection 'chosn'") as caught:
         stored(filled, "chosn")
     assert "chosen" in caught.value.fix
+
+
+def test_choosing_as_before_makes_it_the_newest_of_its_name_again(filled):
+    first = choose(filled, method="random", budget=5)["selection_id"]
+    second = choose(filled, method="random", budget=6)["selection_id"]
+    for selection, budget in ((first, 5), (second, 6), (first, 5), (first, 5)):
+        assert choose(filled, method="random", budget=budget)["selection_id"] == selection
+        assert set(stored(filled, "chosen")["selection_id"]) == {selection}
+        assert len(stored(filled, first)) == len(stored(filled, second)) == 24
+        assert len(chosen(filled)) == budget
+
+
+def test_the_same_recordings_under_another_name_are_other_episodes(filled, common, recording):
+    ingest(filled, SourceRecipe(name="twin", uri=str(recording)), **common)
+    for dataset in ("reach", "twin", "reach"):
+        episodes = filled.episodes(dataset=dataset)
+        choose(filled, episodes, method="random", budget=4)
+        assert set(stored(filled, "chosen")["episode_id"]) == set(episodes["episode_id"])
 
 
 def test_inputs_say_what_it_came_from(filled):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from data_engine.errors import SourceError
@@ -16,6 +17,10 @@ def double(lake, payload, fingerprint, cpus):
 
 def refuse(lake, payload, fingerprint, cpus):
     raise SourceError(f"cannot do {payload['value']}", code="cannot", fix="do another")
+
+
+def vanish(lake, payload, fingerprint, cpus):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sleep(lake, payload, fingerprint, cpus):
