@@ -1,12 +1,13 @@
 """``select``: a named, ordered set of episodes with weights, why each is in or out, and the exact inputs it came from.
 
 The selector chooses among vectors of one (embodiment, control mode) at a time, and of one task or operator where the
-recipe says ``within``; each such group is chosen in apart and shares the budget by its number of candidates. Targets are never candidates.
+recipe says ``within``; each such group is chosen in apart and shares the budget by its number of candidates. Targets
+are never candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -190,8 +191,6 @@ def _choose(
 ) -> tuple[list[tuple[str, float]], dict[str, str], dict[str, Any]]:
     """(episode id, weight) in order, the reason of every candidate, and the report."""
     budget = None if fallback else recipe.budget
-    apart = [*(_KIND if selector.needs_vectors else ()), *recipe.within]
-    groups = {"": admitted}
     if selector.needs_vectors and selector.needs_targets:
         alone = admitted.join(targets, on=_KIND, how="anti")
         if len(alone):
@@ -201,21 +200,25 @@ def _choose(
                 code="unlike_spaces",
                 fix="narrow where to the targets' embodiment and control mode, or add targets",
             )
-    if apart:
-        parts = admitted.partition_by(apart, as_dict=True, maintain_order=True)
-        named = {"/".join("none" if key is None else key for key in keys): part for keys, part in parts.items()}
-        groups = dict(sorted(named.items()))
     chosen: list[tuple[str, float]] = []
     reasons: dict[str, str] = {}
     reports: dict[str, Any] = {}
-    shares = _shares(budget, [len(group) for group in groups.values()])
-    for (kind, group), share in zip(groups.items(), shares, strict=True):
-        if share == 0:
-            reasons |= dict.fromkeys(group["episode_id"], f"left out: the budget leaves none for {kind}")
-            continue
-        mine = targets.join(group, on=apart, how="semi", maintain_order="left", nulls_equal=True) if apart else targets
+    groups = []
+    for kind, group, mine in _groups([*(_KIND if selector.needs_vectors else ()), *recipe.within], admitted, targets):
         if selector.needs_targets and not len(mine):
             reasons |= dict.fromkeys(group["episode_id"], f"left out: no target of the same {', '.join(recipe.within)}")
+        else:
+            groups.append((kind, group, mine))
+    if not groups:
+        raise RequestError(
+            f"selection {recipe.name!r}: no candidate has a target of the same {', '.join(recipe.within)}",
+            code="no_targets",
+            fix="leave within out, or add targets",
+        )
+    shares = _shares(budget, [len(group) for _, group, _ in groups])
+    for (kind, group, mine), share in zip(groups, shares, strict=True):
+        if share == 0:
+            reasons |= dict.fromkeys(group["episode_id"], f"left out: the budget leaves none for {kind}")
             continue
         result = selector.select(
             _candidates(group), _candidates(mine) if len(mine) else None, budget=share, seed=recipe.seed
@@ -228,6 +231,23 @@ def _choose(
         ]
         reports[kind] = dict(result.report)
     return chosen, reasons, next(iter(reports.values())) if len(groups) == 1 else reports
+
+
+def _groups(
+    apart: list[str], admitted: pl.DataFrame, targets: pl.DataFrame
+) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
+    """The name, candidates and targets of every group that is chosen in apart, in the order of the values of ``apart``.
+
+    Null is a value of its own.
+    """
+    if not apart:
+        yield "", admitted, targets
+        return
+    parts = admitted.partition_by(apart, as_dict=True, maintain_order=True)
+    for values in sorted(parts, key=lambda values: [(value is not None, value or "") for value in values]):
+        group = parts[values]
+        mine = targets.join(group, on=apart, how="semi", maintain_order="left", nulls_equal=True)
+        yield "/".join("none" if value is None else value for value in values), group, mine
 
 
 def _shares(budget: Budget | None, sizes: list[int]) -> list[Budget | None]:

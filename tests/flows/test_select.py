@@ -237,6 +237,44 @@ def test_candidates_unlike_every_target_are_refused(filled):
     choose(filled, filled.episodes(), method="random", budget=3)  # what needs no vectors takes any kind
 
 
+def test_within_each_task_the_budget_goes_to_candidates_with_a_target_of_the_same(filled):
+    episodes = filled.episodes(dataset="reach")
+    tasks = dict(episodes.select("episode_id", "task").iter_rows())
+    answer = choose(filled, method="nearest", target=MASK, budget=7, within=["task"])
+    assert set(answer["report"]) == {"arm/unspecified/reach left", "arm/unspecified/reach right"}
+    assert sorted(
+        [tasks[unit] for unit in chosen(filled)["episode_id"]].count(task) for task in set(tasks.values())
+    ) == [3, 4]
+    for task in sorted(set(tasks.values())):
+        alone = episodes.filter(pl.col("task") == task)
+        choose(filled, alone, name="alone", method="nearest", target=MASK, budget=3)
+        mine = [unit for unit in chosen(filled)["episode_id"] if tasks[unit] == task]
+        assert mine[:3] == chosen(filled, "alone")["episode_id"].to_list()
+    one = {"where": "contains(labels, 'target') AND task = 'reach left'"}
+    answer = choose(filled, method="nearest", target=one, budget=7, within=["task"])
+    assert answer["chosen"] == 7
+    assert {tasks[unit] for unit in chosen(filled)["episode_id"]} == {"reach left"}
+    left = stored(filled, "chosen").filter(pl.col("reason") == "left out: no target of the same task")
+    assert len(left) == sum(task == "reach right" for task in tasks.values())
+    with pytest.raises(RequestError, match="no candidate has a target of the same operator"):
+        choose(filled, method="nearest", target=MASK, where="operator = 'lost'", within=["operator"])
+
+
+def test_groups_are_told_apart_whatever_their_values(filled):
+    odd = [("x/y", "z"), ("x", "y/z"), ("none", None), (None, "none"), (None, None), ("", None)]
+    episodes = (
+        filled.episodes(dataset="reach")
+        .head(12)
+        .with_columns(
+            task=pl.Series([task for task, _ in odd] * 2), operator=pl.Series([operator for _, operator in odd] * 2)
+        )
+    )
+    answer = choose(filled, episodes, method="random", budget=6, within=["task", "operator"])
+    assert answer["chosen"] == 6
+    facts = {row["episode_id"]: (row["task"], row["operator"]) for row in episodes.iter_rows(named=True)}
+    assert {facts[unit] for unit in chosen(filled)["episode_id"]} == set(odd)
+
+
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=6), st.integers(1, 400))
 def test_shares_add_up_and_no_group_gets_more_than_it_has(sizes, budget):
     shares = _shares(budget, sizes)
