@@ -48,7 +48,7 @@ class Resources:
 
     cpus: int = 1
     gpus: float = 0.0
-    memory_mb: int = 1024
+    memory_mb: int = 2048
 
 
 @dataclass(frozen=True)

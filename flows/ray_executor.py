@@ -77,8 +77,15 @@ class Ray(Executor):
                 self._dismiss()
 
     def _pool(self, resources: Resources) -> list[Any]:
-        """The actors, kept from stage to stage while the next one declares the same resources."""
-        if self._actors and self._declared == resources:
+        """The actors, kept from stage to stage while the next one declares no more than they have."""
+        had = self._declared
+        if (
+            self._actors
+            and had
+            and had.cpus == resources.cpus
+            and had.gpus == resources.gpus
+            and (had.memory_mb >= resources.memory_mb)
+        ):
             return self._actors
         self._dismiss()
         have = self._ray.cluster_resources()

@@ -54,7 +54,7 @@ class ActionDivergence(Scorer):
             Metric("neighbour_count", "steps", "neither"),
             Metric("length", "steps", "neither"),
         ),
-        resources=Resources(cpus=1, memory_mb=2048),
+        resources=Resources(cpus=1),
     )
 
     def fit(

@@ -63,7 +63,7 @@ class MutualInformation(Scorer):
             Metric("tied_fraction", "fraction of steps", "neither"),
             Metric("length", "steps", "neither"),
         ),
-        resources=Resources(cpus=1, memory_mb=2048),
+        resources=Resources(cpus=1),
     )
 
     def fit(
