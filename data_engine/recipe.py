@@ -141,7 +141,7 @@ class MixtureRecipe(_Part):
 
 
 class ExportRecipe(_Part):
-    """A dialect to hand the mixture over in. ``{mixture}`` in ``uri`` becomes the first 12 digits of the mixture's id."""
+    """A dialect to hand the mixture over in. ``{mixture}`` in ``uri`` becomes the mixture's first 12 digits."""
 
     format: str
     uri: str = Field(min_length=1)

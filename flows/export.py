@@ -19,7 +19,8 @@ def export(
 ) -> dict[str, Any]:
     """Write the mixture under ``uri`` and return counts. A finished export of the same mixture there is left as it is.
 
-    ``{mixture}`` in ``uri`` stands for the first 12 digits of the mixture's id. Raises ``RequestError`` where something else lies at ``uri``, ``DefectError`` where ``verify`` finds a difference.
+    ``{mixture}`` in ``uri`` stands for the first 12 digits of the mixture's id. Raises ``RequestError`` where something
+    else lies at ``uri``, ``DefectError`` where ``verify`` finds a difference.
     """
     exporter: Exporter = registry.make("exporters", fmt, options)
     mixture = mixtures.open(mixture_uri)
