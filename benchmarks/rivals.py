@@ -3,9 +3,9 @@
     python -m benchmarks.rivals [--data ../shared/data] [--only loader|writer|forge|ksg ...]
 
 Every figure is one JSON object with ``tool``, ``task``, ``n`` and ``per_second`` (frames, windows or steps),
-``seconds``, ``cpu_s``, ``startup_s`` (all of the process outside ``seconds``: imports, opening, ending) and ``peak_mb``
-of the rival's process. A rival that cannot run here says why under ``error``; LeRobot's torchcodec backend needs
-ffmpeg's libraries.
+``seconds``, ``cpu_s``, ``startup_s`` (all of the process outside ``seconds`` and the ``warm_up_s`` of one that works
+twice: imports, opening, ending) and ``peak_mb`` of the rival's process. A rival that cannot run here says why under
+``error``; LeRobot's torchcodec backend needs ffmpeg's libraries.
 """
 
 from __future__ import annotations
@@ -31,17 +31,22 @@ LEROBOT = ("lerobot", ["lerobot==0.4.4"])
 FORGE = ("forge", ["forge-robotics[lerobot,video]==0.2.0"])
 
 
-def measure(env: tuple[str, list[str]] | None, script: str, *arguments: object, timeout: float = 900) -> dict[str, Any]:
-    """The figures that ``script`` prints as its last line, run in ``env`` (this one for None)."""
-    python = environment(*env) if env else Path(sys.executable)
+def measure(
+    env: tuple[str, list[str]] | None, script: str | Path, *arguments: object, timeout: float = 900
+) -> dict[str, Any]:
+    """The figures that ``script`` prints as its last line, run in ``env`` (this one for None), or an ``error``."""
+    try:
+        python = environment(*env) if env else Path(sys.executable)
+    except RuntimeError as error:
+        return {"script": str(script), "error": f"cannot be installed: {str(error).splitlines()[-1]}"}
     command = [str(python), str(SCRIPTS / script), *map(str, arguments)]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     wall = time.perf_counter() - began
     if done.returncode:
-        return {"script": script, "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
+        return {"script": str(script), "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     figures = json.loads(done.stdout.strip().splitlines()[-1])
-    return {**figures, "startup_s": wall - figures["seconds"]}
+    return {**figures, "startup_s": wall - figures["seconds"] - figures.get("warm_up_s", 0.0)}
 
 
 def loader(root: Path, backend: str = "none", workers: int = 0, seconds: float = 10) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""MIXTURE CACHE WORKERS SECONDS [CAMERAS]: action-chunk windows a second of MixtureDataset.
+
+WORKERS is a number for torch's DataLoader in batches of 64, or ``single`` for one window at a time without it.
+CAMERAS: ``video`` decodes every camera's frame with the window, ``none`` (default) decodes nothing.
+"""
+
+import sys
+from collections.abc import Iterator
+
+from torch.utils.data import DataLoader
+
+from benchmarks.rival_scripts.figures import Work
+from data_engine import mixture as mixtures
+from data_engine.loader import MixtureDataset, MixtureSampler, Windows, collate
+
+
+def epochs(dataset: MixtureDataset, workers: int) -> Iterator[int]:
+    """The windows of each batch of 64, epoch after epoch."""
+    sampler = MixtureSampler(dataset)
+    batches = DataLoader(
+        dataset, 64, sampler=sampler, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0
+    )
+    epoch = 0
+    while True:
+        sampler.set_epoch(epoch)
+        for batch in batches:
+            yield len(batch["action"])
+        epoch += 1
+
+
+def singles(dataset: MixtureDataset) -> Iterator[int]:
+    """One window at a time."""
+    while True:
+        for k in range(len(dataset)):
+            dataset[k]
+            yield 1
+
+
+def main() -> None:
+    uri, cache, workers, limit = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
+    cameras = None if sys.argv[5:] == ["video"] else ()
+    dataset = MixtureDataset(mixtures.open(uri, cache_dir=cache), Windows(action_horizon=16, cameras=cameras))
+    stream = singles(dataset) if workers == "single" else epochs(dataset, int(workers))
+    for _ in range(10):  # files mapped, videos indexed and workers started
+        next(stream)
+    work, windows = Work(), 0
+    while work.seconds < limit:
+        windows += next(stream)
+    work.report("data-engine", "windows", windows, workers=workers)
+
+
+if __name__ == "__main__":
+    main()
