@@ -27,7 +27,7 @@ def reach(rng: np.random.Generator, operator: str, task: int, steps: int = 30) -
 
 
 def write_robomimic(path: Path, episodes: int = 24, seed: int = 0, cameras: bool = False, **attributes: str) -> Path:
-    """A robomimic HDF5 of demonstrations of two tasks by three operators; two of each task carry the mask ``target``."""
+    """A robomimic HDF5 of two tasks by three operators; two demonstrations of each task carry the mask ``target``."""
     rng = np.random.default_rng(seed)
     targets: list[tuple[int, str]] = []
     with h5py.File(path, "w") as file:

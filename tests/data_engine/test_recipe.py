@@ -14,7 +14,7 @@ MINIMAL = {"source": {"uri": "data/demos.hdf5"}, "select": [{"name": "all", "met
 def test_the_template_is_a_valid_recipe():
     recipe = validate(yaml.safe_load(template()))
     assert recipe.select[0].method == "transport"
-    assert {key for key in yaml.safe_load(template())} | {"label", "schedule"} == set(Recipe.model_fields)
+    assert set(yaml.safe_load(template())) | {"label", "schedule"} == set(Recipe.model_fields)
 
 
 def test_resolving_fills_in_every_default_and_is_a_fixed_point():
@@ -50,7 +50,7 @@ def test_the_hash_follows_content_not_spelling():
         ({"select": [{"name": "a", "method": "filter", "budget": "auto"}]}, "no automatic budget"),
         ({"select": [{"name": "a b", "method": "filter"}]}, "is no name"),
         ({"select": [{"name": "a", "method": "filter"}] * 2}, "'a' is named twice"),
-        ({"select": [{"name": "a", "method": "nearest", "space": "eyes", "target": {"ids": ["e"]}}]}, "names space 'eyes'"),
+        ({"select": [{"name": "a", "method": "nearest", "space": "eyes", "target": {"ids": ["e"]}}]}, "space 'eyes'"),
         ({"select": [{"name": "a", "method": "filter", "target": {"top": 3}}]}, "top and by go together"),
         ({"select": [{"name": "a", "method": "filter", "target": {"where": "success", "ids": ["e"]}}]}, "exactly one"),
         ({"score": [{"scorer": "integrty"}]}, "did you mean 'integrity'"),
