@@ -35,11 +35,16 @@ def place(number: int) -> dict[str, int]:
 
 @dataclass
 class DataFiles:
-    """The data files as they grow, and what is remembered of each episode (``rows`` and the lists beside it)."""
+    """The data files as they grow, and what is remembered of each episode (``rows`` and the lists beside it).
+
+    ``retimed``: by how many seconds an episode's clock left LeRobot's even one, by its index; empty without ``retime``.
+    """
 
     folder: Path
     columns: Columns
     max_bytes: int
+    retime: bool = False
+    retimed: dict[int, float] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     stats: list[np.ndarray] = field(default_factory=list)
     tasks: dict[str, int] = field(default_factory=dict)
@@ -81,7 +86,8 @@ class DataFiles:
         stops = np.cumsum(lengths)
         starts = stops - lengths
         frame = np.arange(stops[-1]) - np.repeat(starts, lengths)
-        times = _checked_times(rows, steps, frame, starts, lengths, self.columns.fps)
+        times, late = _checked_times(rows, steps, frame, starts, self.columns.fps, self.retime)
+        self.retimed |= {len(self.rows) + number: round(seconds, 4) for number, seconds in late.items()}
         texts = [task_text(row) for row in rows]
         tasks = [self.tasks.setdefault(text, len(self.tasks)) for text in texts]
         arrays, numbers = [], []
@@ -190,19 +196,24 @@ def _checked_times(
     steps: pa.Table,
     frame: np.ndarray,
     starts: np.ndarray,
-    lengths: np.ndarray,
     fps: float,
-) -> np.ndarray:
-    """The stored timestamps, which must be steps of 1 / ``fps``. Raises ``RequestError`` where they are not."""
+    retime: bool,
+) -> tuple[np.ndarray, dict[int, float]]:
+    """The stored timestamps, and where they leave steps of 1 / ``fps``: episode of ``rows`` -> by how many seconds.
+
+    Raises ``RequestError`` where they do without ``retime``, and for a time that is no number.
+    """
     times = to_array(steps[TIMESTAMP], TIMESTAMP)
-    off = np.abs(times - np.repeat(times[starts], lengths) - frame / fps)
-    if not (off <= TOLERANCE_S).all():
-        worst = int(np.argmax(np.where(np.isfinite(off), off, np.inf)))
-        number = int(np.searchsorted(starts, worst, "right")) - 1
-        raise RequestError(
-            f"episode {rows[number]['source_key']!r} of {rows[number]['dataset']!r} leaves the grid of {fps:g} steps a"
-            f" second, which LeRobot requires (step {frame[worst]} by {off[worst]:.4f} s)",
-            code="off_grid",
-            fix="leave such episodes out with a where, or state the source's true fps at ingest",
-        )
-    return times
+    off = np.abs(times - np.repeat(times[starts], np.diff([*starts, len(frame)])) - frame / fps)
+    worst = np.maximum.reduceat(off, starts)
+    late = {int(number): float(worst[number]) for number in np.flatnonzero(~(worst <= TOLERANCE_S))}
+    for number, seconds in late.items():
+        if not (retime and np.isfinite(seconds)):
+            raise RequestError(
+                f"episode {rows[number]['source_key']!r} of {rows[number]['dataset']!r} leaves the grid of {fps:g}"
+                f" steps a second, which LeRobot requires, by up to {seconds:.4f} s",
+                code="off_grid",
+                fix="leave such episodes out with a where, state the source's true fps at ingest, or, without cameras,"
+                " give the export the option uneven_clock: retime",
+            )
+    return times, late

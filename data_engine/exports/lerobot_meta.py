@@ -72,6 +72,7 @@ def write_meta(
         "entries": [entry.model_dump(mode="json") for entry in mixture.document.entries],
         "columns": {lerobot_name(feature.name): feature.name for feature in columns.features},
         "left_out": list(columns.left_out),
+        "retimed": {str(number): seconds for number, seconds in sorted(data.retimed.items())},
         "transcoded": {
             lerobot_name(camera.name): {str(number): why for number, why in sorted(files.transcoded.items())}
             for camera, files in cameras.items()

@@ -35,7 +35,9 @@ class LeRobotV3Exporter(Exporter):
     """Merges the mixture's datasets into one LeRobot v3.0 dataset, one LeRobot episode a row of the mixture.
 
     ``columns``: ``all`` (every dataset must have the same), ``common``, or a list of canonical names. ``stats_frames``:
-    frames sampled an episode and camera for image statistics. The sizes are LeRobot's own settings, in MB.
+    frames sampled an episode and camera for image statistics. ``uneven_clock``: LeRobot's time is frame_index / fps, so
+    an episode whose recorded clock is not even is refused, or with ``retime`` (without cameras only) loses it and is
+    named in ``meta/mixture.json``. The sizes are LeRobot's own settings, in MB.
 
     Episodes come split by split in the order of their sources; time is rewritten as frame_index / fps, from 0 also for
     a range of steps. Original dtypes are restored. Video packets are copied; what had to be re-encoded is named in
@@ -47,6 +49,7 @@ class LeRobotV3Exporter(Exporter):
     name: ClassVar[str] = "lerobot_v3"
 
     columns: Literal["all", "common"] | tuple[str, ...] = "all"
+    uneven_clock: Literal["refuse", "retime"] = "refuse"
     data_files_size_in_mb: int = Field(default=100, gt=0)
     video_files_size_in_mb: int = Field(default=200, gt=0)
     stats_frames: int = Field(default=16, gt=0)
@@ -64,8 +67,9 @@ class LeRobotV3Exporter(Exporter):
         if done is not None:
             return done
         columns = self._columns(mixture)
+        retime = self.uneven_clock == "retime" and not columns.cameras
         with staged(uri, "meta/info.json") as folder:
-            data = DataFiles(folder, columns, self.data_files_size_in_mb << 20)
+            data = DataFiles(folder, columns, self.data_files_size_in_mb << 20, retime)
             for row, steps in rows_and_steps(mixture, export_order(mixture)):
                 data.add(row, steps)
             data.close()
@@ -83,7 +87,8 @@ class LeRobotV3Exporter(Exporter):
 
     def verify(self, mixture: Mixture, uri: str) -> list[str]:
         """Read ``uri`` back through the LeRobot reader; hold rows, values, frames and origins against ``mixture``."""
-        return differences(mixture, self._columns(mixture), export_order(mixture), uri)
+        even = self.uneven_clock == "retime"
+        return differences(mixture, self._columns(mixture), export_order(mixture), uri, even)
 
     def _done(self, mixture: Mixture, uri: str) -> ExportReport | None:
         """The report of this very export where it already lies whole at ``uri``."""

@@ -242,9 +242,30 @@ def test_missing_values_and_times_off_the_grid_are_refused(tmp_path: Path) -> No
     times = pa.array([0.0, 0.1, 0.2, 0.0, 0.1, 0.25, 0.3])
     at = whole.column_names.index("timestamp")
     write_same_size(path, whole.set_column(at, "timestamp", times), mixture)
-    with pytest.raises(RequestError, match=r"'episode_000001'.*leaves the grid of 10.*step 2 by 0\.05"):
+    with pytest.raises(RequestError, match=r"'episode_000001'.*leaves the grid of 10.*by up to 0\.05"):
         LeRobotV3Exporter().export(mixture, str(tmp_path / "out"))
     assert not list(tmp_path.glob("*out*"))
+    retimed = LeRobotV3Exporter(uneven_clock="retime")
+    retimed.export(mixture, str(tmp_path / "out"))
+    assert retimed.verify(mixture, str(tmp_path / "out")) == []
+    assert json.loads((tmp_path / "out/meta/mixture.json").read_text())["retimed"] == {"1": 0.05}
+    assert read_back(tmp_path / "out")[1].steps["timestamp"].to_pylist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert LeRobotV3Exporter().verify(mixture, str(tmp_path / "out")) != []
+    lost = pa.array([0.0, 0.1, 0.2, 0.0, 0.1, float("nan"), 0.3])
+    write_same_size(path, whole.set_column(at, "timestamp", lost), mixture)
+    with pytest.raises(RequestError, match="leaves the grid"):
+        retimed.export(mixture, str(tmp_path / "other"))
+
+
+def test_a_camera_keeps_its_clock(tmp_path: Path) -> None:
+    write_v3(tmp_path / "set", [3, 4], video=True)
+    mixture = mixture_of(tmp_path / "lake", {"made": ("lerobot_v3", tmp_path / "set")})
+    path = tmp_path / "lake" / "steps" / "made.parquet"
+    whole = pq.read_table(path)
+    times = pa.array([0.0, 0.1, 0.2, 0.0, 0.1, 0.25, 0.3])
+    write_same_size(path, whole.set_column(whole.column_names.index("timestamp"), "timestamp", times), mixture)
+    with pytest.raises(RequestError, match="without cameras"):
+        LeRobotV3Exporter(uneven_clock="retime").export(mixture, str(tmp_path / "out"))
 
 
 def write_same_size(path: Path, table: pa.Table, mixture: Mixture) -> None:
