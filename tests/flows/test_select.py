@@ -103,7 +103,25 @@ def test_too_few_for_so_many_targets_takes_fewer_and_says_so(filled):
     known = 24 - score_column(filled, filled.episodes(dataset="reach"), "action_divergence").null_count()
     assert answer["targets"] == min(12, known)
     (line,) = progress.warned
-    assert f"24 episodes, {known} of them with action_divergence, cannot give 50 targets" in line
+    assert (
+        f"{answer['targets']} targets instead of 50: action_divergence is known of {known} of the 24 episodes" in line
+    )
+
+
+def test_the_top_are_among_those_that_where_admits(filled):
+    by = {"top": 3, "by": "action_divergence"}
+    choose(filled, target=by, method="nearest")
+    first = targets(filled)
+    others = " AND ".join(f"episode_id <> '{unit}'" for unit in sorted(first))
+    choose(filled, target=by, method="nearest", where=others)
+    assert len(targets(filled)) == 3
+    assert not targets(filled) & first
+    progress = silent()
+    pair = filled.episodes(dataset="reach").head(2)
+    where = f"episode_id = '{pair['episode_id'][0]}'"
+    answer = choose(filled, pair, target=by, method="nearest", where=where, progress=progress)
+    assert (answer["targets"], answer["chosen"]) == (0, 1)
+    assert "0 targets instead of 3" in progress.warned[0]
 
 
 def test_without_any_target_every_candidate_is_kept_and_it_is_said(filled):
@@ -158,7 +176,7 @@ def test_what_where_leaves_undecided_is_left_out_and_counted(filled):
 
 
 def test_refuses_where_nothing_can_be_chosen(filled):
-    with pytest.raises(RequestError, match="nothing to choose from: 24 episodes, 4 of them targets"):
+    with pytest.raises(RequestError, match="24 episodes, 4 of them targets, no other fits where: n_steps > 1000"):
         choose(filled, target=MASK, method="nearest", where="n_steps > 1000")
     with pytest.raises(RequestError, match="nothing to choose from"):
         choose(filled, target={"where": "n_steps > 0"}, method="nearest")
@@ -363,3 +381,34 @@ def test_inputs_say_what_it_came_from(filled):
     assert inputs["table_versions"]["scores"] == filled.version("scores")
     assert inputs["table_versions"]["embeddings/trajectory"] == filled.version("embeddings/trajectory")
     assert not progress.warned
+
+
+# within
+
+
+def test_within_chooses_in_each_task_towards_its_own_targets(filled):
+    episodes = filled.episodes(dataset="reach")
+    choose(filled, target=MASK, method="nearest", within=("task",), budget=0.5)
+    taken = chosen(filled).join(episodes, on="episode_id")
+    candidates = episodes.filter(~pl.col("labels").list.contains("target"))
+    assert dict(taken.group_by("task").len().iter_rows()) == {
+        task: count // 2 for task, count in candidates.group_by("task").len().iter_rows()
+    }
+
+
+def test_within_leaves_out_a_task_that_has_no_target(filled):
+    episodes = filled.episodes(dataset="reach")
+    (task,) = episodes["task"].unique().sort().to_list()[:1]
+    some = ids(episodes, pl.col("task") == task)[:2]
+    choose(filled, target={"ids": some}, method="nearest", within=("task",))
+    rows = stored(filled, "chosen").join(episodes, on="episode_id")
+    assert set(rows.filter(pl.col("rank").is_not_null())["task"]) == {task}
+    others = rows.filter(pl.col("task") != task)
+    assert set(others["reason"]) == {"left out: no target of the same task"}
+
+
+def test_within_divides_what_needs_no_vectors_too(filled):
+    episodes = filled.episodes(dataset="reach")
+    choose(filled, method="random", within=("operator",), budget=6)
+    taken = chosen(filled).join(episodes, on="episode_id")
+    assert sorted(taken.group_by("operator").len()["len"]) == [2, 2, 2]
