@@ -17,7 +17,7 @@ import polars as pl
 from data_engine import registry
 from data_engine.canonical import canonical_json, digest, round_significant
 from data_engine.errors import RequestError
-from data_engine.recipe import SelectRecipe, Target
+from data_engine.recipe import SelectRecipe
 from data_engine.selection import Budget, Candidates, Selector, resolve_budget
 from flows.index import vectors
 from flows.progress import Progress
@@ -45,7 +45,7 @@ def select(
     and ``encoder_version`` pin what scores and vectors count. Raises ``RequestError`` where nothing can be chosen from.
     """
     selector: Selector = registry.make("selectors", recipe.method, recipe.params)
-    targets, by = _targets(lake, recipe.target, episodes, fits, progress) if recipe.target else (episodes.clear(), None)
+    targets, by = _targets(lake, recipe, episodes, fits, progress)
     rest = episodes.join(targets, on="episode_id", how="anti", maintain_order="left")
     admitted, undecided = matching(lake, rest, recipe.where, fits)
     if undecided:
@@ -55,7 +55,7 @@ def select(
     if not len(admitted):
         raise RequestError(
             f"selection {recipe.name!r} has nothing to choose from: {len(episodes)} episodes, "
-            f"{len(targets)} of them targets",
+            f"{len(targets)} of them targets{f', no other fits where: {recipe.where}' if len(rest) else ''}",
             code="no_candidates",
             fix="loosen where, or name fewer targets",
         )
@@ -150,9 +150,12 @@ def _newest(lake: Lake, name: str) -> pl.DataFrame:
 
 
 def _targets(
-    lake: Lake, target: Target, episodes: pl.DataFrame, fits: Mapping[str, str] | None, progress: Progress
+    lake: Lake, recipe: SelectRecipe, episodes: pl.DataFrame, fits: Mapping[str, str] | None, progress: Progress
 ) -> tuple[pl.DataFrame, str | None]:
-    """The target episodes and, for ``top``, the metric's better direction."""
+    """The target episodes and, for ``top``, the metric's better direction. The top are among those ``where`` admits."""
+    target = recipe.target
+    if target is None:
+        return episodes.clear(), None
     if target.where is not None:
         found, undecided = matching(lake, episodes, target.where, fits)
         if undecided:
@@ -173,15 +176,16 @@ def _targets(
     better = score_metric(target.by).better
     if better == "neither":
         raise RequestError(f"{target.by} has no better direction to take the top by", code="bad_target")
+    admitted, _ = matching(lake, episodes, recipe.where, fits)
     ranked = episodes.with_columns(score_column(lake, episodes, target.by, fits).alias("_score"))
-    ranked = ranked.filter(pl.col("_score").is_not_null())
+    ranked = ranked.filter(pl.col("_score").is_not_null()).join(admitted, on="episode_id", how="semi")
     order = [better == "higher", False, False]  # of equal scores the content decides, not the order of rows
     ranked = ranked.sort("_score", "content_hash", "episode_id", descending=order).drop("_score")
-    count = min(target.top, len(episodes) // 2, len(ranked))
+    count = min(target.top, len(admitted) // 2, len(ranked))
     if count < target.top:
         progress.warn(
-            f"{len(episodes)} episodes, {len(ranked)} of them with {target.by}, cannot give {target.top} targets and "
-            f"leave candidates: taking {count}"
+            f"selection {recipe.name}: {count} targets instead of {target.top}: {target.by} is known of {len(ranked)}"
+            f" of the {len(admitted)} episodes that may be chosen, and at least half of those stay candidates"
         )
     return ranked.head(count), better
 
