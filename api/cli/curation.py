@@ -1,0 +1,218 @@
+"""Verbs that choose, freeze and hand over, and the recipe that does it all."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from api.cli.verb import EXECUTOR, FITS, OPTION, SET, WHERE, WORKERS, cli, episodes, existing, options, verb
+from data_engine import registry
+from data_engine.errors import RequestError
+
+
+@verb()
+@click.argument("recipe")
+@SET
+@click.option("--engine", type=click.Choice(["prefect", "plain"]), default="prefect", show_default=True)
+@EXECUTOR
+@WORKERS
+def curate(
+    lake: str, recipe: str, overrides: tuple[str, ...], engine: str, executor: str, workers: int | None
+) -> dict[str, Any]:
+    """Run a recipe from its sources to a frozen mixture, its exports and a report."""
+    from data_engine.fs import is_local
+    from data_engine.fs import resolve as resolve_uri
+    from data_engine.recipe import render
+
+    resolved = render(recipe, overrides)
+    for source in resolved.sources:
+        if is_local(source.uri) and not os.path.exists(source.uri):
+            raise RequestError(f"no such source: {source.uri}", code="no_source", fix="give --set source.uri=PATH")
+    uri = resolve_uri(lake)
+    if engine == "plain":
+        from flows.curate import curate as run_curate
+
+        answer = run_curate(uri, resolved, executor=executor, workers=workers)
+    else:
+        from flows.prefect_server import prefect_api
+
+        with prefect_api(uri):
+            from flows.prefect_flow import curate_flow
+
+            answer = curate_flow(uri, resolved.model_dump(mode="json"), executor, workers)
+    table = answer.pop("table")
+    text = table + "".join(f"\nexport   {item['uri']}" for item in answer["exports"])
+    return {**answer, "text": text}
+
+
+@verb()
+@click.option("--method", required=True, help="filter, nearest, random, transport, ...")
+@click.option("--name", required=True)
+@click.option("--target", metavar="EXPR", help="Which episodes to select towards.")
+@click.option("--budget", help="A count, a share in (0, 1), or auto.")
+@click.option("--space", default="trajectory", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--dataset", help="Only this dataset.")
+@WHERE
+@OPTION
+@FITS
+def select(
+    lake: str, method: str, name: str, target: str | None, budget: str | None, space: str, seed: int,
+    dataset: str | None, where: str | None, pairs: tuple[str, ...], fits: tuple[str, ...],
+) -> dict[str, Any]:  # fmt: skip
+    """Choose episodes and store the choice as a selection."""
+    from pydantic import ValidationError
+
+    from data_engine.recipe import SelectRecipe
+    from flows.progress import terminal
+    from flows.runs import recorded
+    from flows.select import select as run_select
+
+    lake_ = existing(lake)
+    try:
+        recipe = SelectRecipe.model_validate(
+            {
+                "name": name,
+                "method": method,
+                "space": space,
+                "target": {"where": target} if target else None,
+                "budget": options([f"budget={budget}"])["budget"] if budget else None,
+                "where": where,
+                "params": registry.make("selectors", method, options(pairs)).config,
+                "seed": seed,
+            }
+        )
+    except ValidationError as error:
+        raise RequestError(registry.explain(error, SelectRecipe), code="bad_request") from error
+    selector = registry.load("selectors", method)
+    if selector.needs_targets and not target:
+        raise RequestError(f"method {method!r} needs a target", code="no_targets", fix="give --target EXPR")
+    found = episodes(lake_, dataset, None)
+    with recorded(lake_, "select", recipe.model_dump(mode="json")) as run:
+        pins = {key: str(value) for key, value in options(fits).items()}
+        answer = run_select(lake_, recipe, found, progress=terminal(), run_id=run.id, fits=pins)
+        run.result = answer
+    text = f"{name}: {answer['chosen']} of {answer['candidates']} candidates chosen, {answer['targets']} targets"
+    return {**answer, "run_id": run.id, "text": text}
+
+
+@cli.group()
+def selections() -> None:
+    """Stored selections."""
+
+
+@verb("list", selections)
+def selections_list(lake: str) -> dict[str, Any]:
+    """Every selection, newest last."""
+    import polars as pl
+
+    rows = existing(lake).scan("selections").group_by("selection_id", "name", "method").agg(
+        pl.col("rank").count().alias("episodes"),
+        pl.col("stop").filter(pl.col("rank").is_not_null()).sum().alias("steps"),
+        pl.col("created_at").max(),
+    )  # fmt: skip
+    return {
+        "items": rows.collect()
+        .sort("created_at")
+        .select("name", "method", "episodes", "steps", "selection_id")
+        .to_dicts()
+    }
+
+
+@verb("diff", selections)
+@click.argument("first")
+@click.argument("second")
+def selections_diff(lake: str, first: str, second: str) -> dict[str, Any]:
+    """What two selections have in common and apart."""
+    import polars as pl
+
+    from flows.select import stored
+
+    target = existing(lake)
+    one, two = (
+        set(stored(target, name).filter(pl.col("rank").is_not_null())["episode_id"]) for name in (first, second)
+    )
+    return {"both": len(one & two), "only_first": sorted(one - two), "only_second": sorted(two - one)}
+
+
+@verb()
+@click.argument("recipe")
+@SET
+def mix(lake: str, recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Freeze the mixture of a recipe from selections that are in the lake."""
+    from data_engine.recipe import render
+    from flows.mix import mix as run_mix
+    from flows.runs import recorded
+
+    resolved = render(recipe, overrides)
+    target = existing(lake)
+    with recorded(target, "mix", resolved.model_dump(mode="json")) as run:
+        answer = run_mix(target, resolved.mixture, run_id=run.id, recipe_hash=resolved.hash)
+        run.result = answer
+    text = f"{answer['name']}: {answer['episodes']} episodes, {answer['steps']} steps\nmixture {answer['mixture_id']}"
+    return {**answer, "run_id": run.id, "text": text}
+
+
+@verb()
+@click.argument("mixture")
+@click.option("--format", "fmt", required=True)
+@click.option("--out", required=True, metavar="URI")
+@click.option("--verify", is_flag=True, help="Read it back and hold it against the mixture.")
+@OPTION
+def export(lake: str, mixture: str, fmt: str, out: str, verify: bool, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Write a mixture (its id, name, or URI) in a trainer's own format."""
+    from data_engine.fs import resolve
+    from flows.export import export as run_export
+    from flows.mix import locate
+
+    uri = mixture if "/mixtures/" in mixture else locate(existing(lake), mixture)
+    answer = run_export(uri, fmt, resolve(out), options=options(pairs), verify=verify)
+    text = f"{answer['uri']}: {answer['episodes']} episodes, {answer['steps']} steps as {fmt}"
+    return {
+        **answer,
+        "text": text + (", verified" if verify else "") + (f"\n{answer['weights']}" if answer["weights"] else ""),
+    }
+
+
+@cli.group()
+def recipe() -> None:
+    """Recipes: what may be written, what is wrong, what will run."""
+
+
+@verb("template", recipe)
+def recipe_template(lake: str) -> dict[str, Any]:
+    """A commented recipe to start from."""
+    from data_engine.recipe import template
+
+    return {"template": template(), "text": template().rstrip()}
+
+
+@verb("validate", recipe)
+@click.argument("path")
+@SET
+def recipe_validate(lake: str, path: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Say whether a recipe is right, and if not what would be."""
+    from data_engine.recipe import render
+
+    resolved = render(path, overrides)
+    return {"valid": True, "hash": resolved.hash, "text": f"valid, {resolved.hash[:16]}"}
+
+
+@verb("render", recipe)
+@click.argument("path")
+@SET
+def recipe_render(lake: str, path: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The resolved canonical form: what is run, hashed and stored."""
+    from data_engine.recipe import render
+
+    return render(path, overrides).model_dump(mode="json")
+
+
+@verb("schema", recipe)
+def recipe_schema(lake: str) -> dict[str, Any]:
+    """The JSON Schema of a recipe."""
+    from data_engine.recipe import schema
+
+    return schema()

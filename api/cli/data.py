@@ -1,0 +1,117 @@
+"""Verbs of recordings and of the lake that keeps them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from api.cli.printing import table
+from api.cli.verb import EXECUTOR, OPTION, WORKERS, existing, options, verb
+
+
+@verb()
+@click.argument("uri")
+@click.option("--dataset", help="The dataset's name; default: from the URI.")
+@click.option("--format", "fmt", default="auto", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Print what would be ingested, column by column; write nothing.")
+@OPTION
+@EXECUTOR
+@WORKERS
+def ingest(
+    lake: str, uri: str, dataset: str | None, fmt: str, dry_run: bool, pairs: tuple[str, ...], executor: str,
+    workers: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Bring a source into the lake, verified, with a receipt."""
+    from data_engine.recipe import SourceRecipe
+
+    recipe = SourceRecipe.model_validate({"name": dataset, "uri": uri, "format": fmt, "options": options(pairs)})
+    if dry_run:
+        return _proposal(recipe)
+    from flows import executor as executors
+    from flows.ingest import ingest as run_ingest
+    from flows.progress import terminal
+    from flows.runs import recorded
+    from storage.lake import Lake
+
+    target = Lake.open(lake, create=True)
+    with (
+        executors.executor(executor, workers) as on,
+        recorded(target, "ingest", recipe.model_dump(mode="json")) as run,
+    ):
+        receipt = run_ingest(target, recipe, on=on, progress=terminal(), run_id=run.id)
+        run.result = {key: receipt[key] for key in ("dataset", "in", "stored", "unchanged")}
+    stored, bad = receipt["stored"], len(receipt["quarantined"])
+    text = (
+        f"{receipt['dataset']}: {stored['episodes']} episodes, {stored['steps']} steps stored; "
+        f"{receipt['unchanged']} unchanged, {bad} quarantined"
+    )
+    return {**receipt, "run_id": run.id, "text": text}
+
+
+def _proposal(recipe: Any) -> dict[str, Any]:
+    from data_engine.formats import Source, detect
+    from data_engine.steps import storage_type
+
+    fmt, probe = detect(Source(recipe.uri), recipe.format, recipe.options)
+    items = [
+        {
+            "source": feature.source or feature.name,
+            "column": feature.name,
+            "dtype": feature.dtype,
+            "shape": list(feature.shape),
+            "stored_as": "video" if feature.is_camera else str(storage_type(feature)),
+        }
+        for feature in probe.features
+    ]
+    facts = {
+        "dataset": recipe.dataset,
+        "format": fmt.name,
+        "episodes": len(probe.episodes),
+        "fps": fmt.fps or probe.fps,
+        "embodiment": fmt.embodiment or probe.embodiment,
+        "notes": list(probe.notes),
+    }
+    lines = [f"{name:<10}  {value}" for name, value in facts.items() if name != "notes"]
+    lines += [f"note        {note}" for note in probe.notes]
+    return {**facts, "items": items, "text": "\n".join([*lines, "", table(items)])}
+
+
+@verb()
+@click.option("--fingerprint", is_flag=True, help="Print the lake's fingerprint too.")
+@click.option("--quick", is_flag=True, help="Sizes and references only, not every byte.")
+def check(lake: str, fingerprint: bool, quick: bool) -> dict[str, Any]:
+    """Verify the lake: every row's blob, hash and count. Exit 1 where something is wrong."""
+    from storage import check as checks
+
+    target = existing(lake)
+    problems = checks.check(target, deep=not quick)
+    answer: dict[str, Any] = {"sound": not problems, "problems": problems}
+    if fingerprint and not problems:
+        answer["fingerprint"] = checks.fingerprint(target)
+    if problems:
+        from data_engine.errors import DefectError
+
+        for problem in problems:
+            print(f"{problem['path']}: {problem['what']}", file=sys.stderr)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DefectError(f"{problems[0]['path']}: {problems[0]['what']}{more}", code="damaged_lake")
+    text = "sound" + (f"\n{answer['fingerprint']}" if fingerprint else "")
+    return {**answer, "text": text}
+
+
+@verb()
+@click.option("--grace-hours", default=168.0, show_default=True, type=click.FloatRange(0))
+def vacuum(lake: str, grace_hours: float) -> dict[str, Any]:
+    """Remove files that no table, mixture or run in progress names."""
+    return existing(lake).vacuum(grace_hours)
+
+
+@verb()
+def doctor(lake: str) -> dict[str, Any]:
+    """What this machine has: packages, accelerator, codecs, and whether the lake is reachable."""
+    from api.doctor import examine
+
+    items = examine(lake)
+    return {"items": items, "ok": all(item["ok"] for item in items)}

@@ -1,0 +1,174 @@
+"""Verbs that measure, embed and find episodes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from api.cli import printing
+from api.cli.verb import EXECUTOR, OPTION, WHERE, WORKERS, episodes, existing, options, verb
+from data_engine import registry
+from data_engine.errors import RequestError
+
+
+@verb()
+@click.argument("scorer", nargs=-1)
+@click.option("--dataset", help="Only this dataset.")
+@WHERE
+@OPTION
+@EXECUTOR
+@WORKERS
+def score(
+    lake: str, scorer: tuple[str, ...], dataset: str | None, where: str | None, pairs: tuple[str, ...], executor: str,
+    workers: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure episodes with one or more scorers (all of them without a name)."""
+    from data_engine.recipe import ScoreRecipe
+    from flows import executor as executors
+    from flows.progress import terminal
+    from flows.runs import recorded
+    from flows.score import score as run_score
+
+    target = existing(lake)
+    wanted = list(scorer) or registry.names("scorers")
+    params = options(pairs)
+    if params and len(wanted) > 1:
+        raise RequestError("options belong to one scorer", code="bad_option", fix="name a single scorer")
+    recipes = [ScoreRecipe(scorer=name, params=registry.make("scorers", name, params).config) for name in wanted]
+    found = episodes(target, dataset, where)
+    request = {"scorers": [recipe.model_dump(mode="json") for recipe in recipes], "dataset": dataset, "where": where}
+    with executors.executor(executor, workers) as on, recorded(target, "score", request) as run:
+        progress = terminal()
+        items = [run_score(target, recipe, found, on=on, progress=progress, run_id=run.id) for recipe in recipes]
+        run.result = {"items": items}
+    return {"items": items, "run_id": run.id}
+
+
+@verb()
+@click.argument("encoder", nargs=-1)
+@click.option("--space", help="The space's name; default: the encoder's.")
+@click.option("--dataset", help="Only this dataset.")
+@WHERE
+@EXECUTOR
+@WORKERS
+def embed(
+    lake: str, encoder: tuple[str, ...], space: str | None, dataset: str | None, where: str | None, executor: str,
+    workers: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Embed episodes with one or more encoders."""
+    from data_engine.recipe import SpaceRecipe
+    from flows import executor as executors
+    from flows.index import embed as run_embed
+    from flows.progress import terminal
+    from flows.runs import recorded
+
+    target = existing(lake)
+    wanted = list(encoder) or registry.names("encoders")
+    if space and len(wanted) > 1:
+        raise RequestError("a space has one encoder", code="bad_option", fix="name a single encoder")
+    recipes = [
+        SpaceRecipe(name=space or name, encoder=name, params=registry.make("encoders", name).config) for name in wanted
+    ]
+    found = episodes(target, dataset, where)
+    request = {"spaces": [recipe.model_dump(mode="json") for recipe in recipes], "dataset": dataset, "where": where}
+    with executors.executor(executor, workers) as on, recorded(target, "embed", request) as run:
+        progress = terminal()
+        items = [run_embed(target, recipe, found, on=on, progress=progress, run_id=run.id) for recipe in recipes]
+        run.result = {"items": items}
+    return {"items": items, "run_id": run.id}
+
+
+@verb()
+@click.option("--space", default="trajectory", show_default=True)
+@EXECUTOR
+@WORKERS
+def index(lake: str, space: str, executor: str, workers: int | None) -> dict[str, Any]:
+    """Build a space's FAISS indices, one an (embodiment, control mode); embeds first what is not embedded."""
+    from data_engine.recipe import SpaceRecipe
+    from flows import executor as executors
+    from flows.index import embed as run_embed
+    from flows.index import index as run_index
+    from flows.progress import terminal
+    from flows.runs import recorded
+
+    target = existing(lake)
+    found = episodes(target, None, None)
+    with recorded(target, "index", {"space": space}) as run:
+        version = None
+        if not target.exists_table(f"embeddings/{space}") and space in registry.names("encoders"):
+            recipe = SpaceRecipe(name=space, encoder=space, params=registry.make("encoders", space).config)
+            with executors.executor(executor, workers) as on:
+                made = run_embed(target, recipe, found, on=on, progress=terminal(), run_id=run.id)
+            version = made["encoder_version"]
+        items = run_index(target, space, found, version)
+        run.result = {"items": items}
+    return {"items": items, "run_id": run.id}
+
+
+@verb()
+@click.option("--episode", metavar="ID", help="An episode to find the like of.")
+@click.option("--text", help="Needs an image-text space.")
+@click.option("--image", type=click.Path(), help="Needs an image space.")
+@click.option("--space", default="trajectory", show_default=True)
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1))
+@WHERE
+def search(
+    lake: str, episode: str | None, text: str | None, image: str | None, space: str, k: int, where: str | None
+) -> dict[str, Any]:
+    """Find the episodes nearest to one."""
+    if text or image:
+        kind = "text" if text else "image"
+        raise RequestError(
+            f"space {space!r} is of trajectories and takes no {kind}",
+            code="no_such_query",
+            fix="search with --episode ID",
+        )
+    if not episode:
+        raise RequestError("nothing to search for", code="bad_request", fix="give --episode ID")
+    from flows.index import search as run_search
+
+    return {"items": run_search(existing(lake), space, episode, k=k, where=where)}
+
+
+@verb()
+@WHERE
+@click.option("--table", default="episodes", show_default=True)
+@click.option("--columns", help="Comma-separated; scores count as columns of episodes.")
+@click.option("--order-by", help="Comma-separated; -NAME for the largest first.")
+@click.option("--limit", type=click.IntRange(0))
+@click.option("--format", "fmt", type=click.Choice(["table", "json", "parquet"]), default="table", show_default=True)
+@click.option("--out", type=click.Path(), help="Where --format parquet writes; default: stdout.")
+def query(
+    lake: str, where: str | None, table: str, columns: str | None, order_by: str | None, limit: int | None, fmt: str,
+    out: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Rows of episodes (or another table) that an expression admits."""
+    from flows.query import query as run_query
+
+    if fmt == "parquet" and not out and click.get_current_context().params["as_json"]:
+        raise RequestError("--json and the rows cannot both go to stdout", code="bad_request", fix="give --out FILE")
+    frame, undecided = run_query(
+        existing(lake), where, table=table, columns=_split(columns), order_by=_split(order_by) or (), limit=limit
+    )
+    if undecided:
+        print(f"{undecided} rows left out: a value was null", file=sys.stderr)
+    if fmt == "parquet":
+        try:
+            frame.write_parquet(out if out else sys.stdout.buffer)
+        except OSError as error:
+            raise RequestError(f"cannot write {out}: {error.strerror or error}", code="bad_path") from error
+        return {"rows": len(frame), "text": f"{len(frame)} rows" if out else ""}
+    answer = {"items": frame.to_dicts(), "rows": len(frame), "undecided": undecided}
+    if fmt == "json":
+        return {**answer, "text": json.dumps(answer, default=str)}
+    if columns is None and table == "episodes":
+        shown = ("episode_id", "dataset", "task", "operator", "success", "n_steps")
+        answer["text"] = printing.table(frame.select(shown).to_dicts())
+    return answer
+
+
+def _split(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else None

@@ -1,0 +1,55 @@
+"""How an answer looks: one JSON object, or for a person a table, whose columns fold on a narrow terminal only."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["show", "table"]
+
+
+def show(answer: Mapping[str, Any], as_json: bool) -> None:
+    """Print ``answer`` on stdout: as JSON without its ``text``, else the text, else its ``items`` as a table."""
+    facts = {key: value for key, value in answer.items() if key != "text"}
+    if as_json:
+        print(json.dumps(facts, default=str))
+    elif "text" in answer:
+        if answer["text"]:
+            print(answer["text"])
+    elif isinstance(answer.get("items"), list):
+        print(table(answer["items"]))
+    else:
+        print(json.dumps(facts, indent=2, default=str))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """``rows`` as aligned columns; in a pipe every row is one line, however long."""
+    if not rows:
+        return "none"
+    from rich.console import Console
+    from rich.table import Table
+
+    narrow = sys.stdout.isatty()
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for column in rows[0]:
+        grid.add_column(column, overflow="fold", no_wrap=not narrow)
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row.values()))
+    text = io.StringIO()
+    width = None if narrow else 1_000_000
+    console = Console(file=text, force_terminal=narrow, width=width, markup=False, emoji=False, highlight=False)
+    console.print(grid)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=str)
+    return str(value)

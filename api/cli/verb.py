@@ -1,0 +1,110 @@
+"""What verbs share: the group they hang on, ``--lake`` and ``--json``, and the options that several of them take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import click
+
+from api.cli.printing import show
+from data_engine import __version__
+from data_engine.errors import RequestError
+
+__all__ = ["EXECUTOR", "FITS", "OPTION", "SET", "WHERE", "WORKERS", "cli", "episodes", "existing", "options", "verb"]
+
+_SECTIONS = {
+    "data": "Recordings and the lake",
+    "evidence": "Evidence",
+    "curation": "Selections, mixtures, exports",
+    "listings": "What there is",
+}  # by the module that a verb lies in
+
+
+class _Verbs(click.Group):
+    """Verbs by section, in the order they were written, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        places = list(_SECTIONS)
+        return sorted(self.commands, key=lambda name: places.index(_module(self.commands[name])))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        names = self.list_commands(ctx)
+        for module, title in _SECTIONS.items():
+            with formatter.section(title):
+                mine = [self.commands[name] for name in names if _module(self.commands[name]) == module]
+                formatter.write_dl([(str(command.name), command.get_short_help_str(90)) for command in mine])
+
+
+def _module(command: click.Command) -> str:
+    return command.callback.__module__.rpartition(".")[2] if command.callback else ""
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="data-engine")
+def cli() -> None:
+    """Turn heterogeneous robot demonstrations into curated, weighted, reproducible training mixtures."""
+
+
+def verb(name: str | None = None, group: click.Group = cli) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command with ``--lake`` and ``--json``; what it returns is shown, its ``text`` to a person only."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @wraps(function)
+        def run(lake: str, as_json: bool, **given: Any) -> None:
+            show(function(lake, **given), as_json)
+
+        run = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(run)
+        default = os.environ.get("DATA_ENGINE_LAKE", "./lake")
+        run = click.option("--lake", default=default, help="The lake's folder or s3:// URI.", show_default=True)(run)
+        return group.command(name or function.__name__)(run)
+
+    return decorate
+
+
+def existing(lake: str) -> Any:
+    """The lake at ``lake``. Raises ``RequestError`` where there is none."""
+    from storage.lake import Lake
+
+    return Lake.open(lake)
+
+
+def options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` pairs, values read as YAML. Raises ``RequestError`` for anything else."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise RequestError(f"{pair!r} is not of the form name=value", code="bad_option")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RequestError(f"{key}: {value!r} is not YAML", code="bad_option") from error
+    return found
+
+
+def episodes(lake: Any, dataset: str | None, where: str | None) -> Any:
+    """The lake's episodes of ``dataset`` that ``where`` admits. Raises ``RequestError`` where there is none."""
+    from flows.query import matching
+
+    held = lake.episodes(dataset=dataset)
+    if not len(held):
+        known = ", ".join(lake.datasets()) or "none"
+        what = f"no episodes of dataset {dataset!r}" if dataset else "the lake holds no episodes"
+        raise RequestError(what, code="no_episodes", fix=f"datasets: {known}")
+    found, _ = matching(lake, held, where)
+    if not len(found):
+        raise RequestError(f"no episode matches {where}", code="no_episodes")
+    return found
+
+
+OPTION = click.option("-o", "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option, as YAML.")
+EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes or Ray workers.")
+WHERE = click.option("--where", metavar="EXPR", help="A SQL boolean expression over episodes and scores.")
+FITS = click.option("--fit", "fits", multiple=True, metavar="SCORER=FIT", help="Which fit's scores count.")
+SET = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe.")
