@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from data_engine.model import ACTION, EPISODES, STATE, TIMESTAMP, Dataset, episo
 from data_engine.recipe import SourceRecipe
 from data_engine.scoring import Resources
 from data_engine.steps import EPISODE_ID, STEP, canonical, content_hash, schema
-from data_engine.video import EncodeSettings, FrameReader, encode, frames_digest
+from data_engine.video import EncodeSettings, FrameReader, encode, encode_timed, frames_digest
 from flows.executor import Executor, Shard, run_shards
 from flows.progress import Progress
 from storage.lake import DataFile, Lake
@@ -48,6 +49,9 @@ __all__ = ["ingest", "plan"]
 
 _SHARD_EPISODES = 256
 _SHARD_STEPS = 100_000
+_TICKS = 90_000  # a second, of videos whose frames come unevenly
+_GROUP_STEPS = 1024  # a row group ends with the episode that reaches one of the two
+_GROUP_BYTES = 1 << 20
 _VERSION = "1"  # of what this flow stores; a change re-reads sources
 
 
@@ -200,7 +204,7 @@ def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus:
             yield steps
 
     with writer:
-        stream = tables()
+        stream = _grouped(tables())
         head = next(stream, None)
         if head is not None:
             file = lake.write_file(f"steps/{dataset.name}", fingerprint, _chain(head, stream), schema(dataset.features))
@@ -246,11 +250,13 @@ class _ShardWriter:
         if len(episode.cameras) < len(self.dataset.cameras):
             absent = sorted(set(self.dataset.cameras) - set(episode.cameras))
             raise SourceError(f"camera {absent[0]!r} is declared and absent", code="missing_camera")
+        if episode.cameras and not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+            raise SourceError("timestamps do not increase: its frames belong to no step", code="bad_timestamps")
         videos, digests = [], {}
         for camera in sorted(episode.cameras):
             given = episode.cameras[camera]
             if isinstance(given, RawFrames):
-                video, digests[camera] = self._encode(camera, given, len(steps))
+                video, digests[camera] = self._encode(camera, given, times)
             else:
                 video, digests[camera] = self._keep(camera, given, times)
             videos.append({"camera": camera, **video})
@@ -284,19 +290,27 @@ class _ShardWriter:
             "videos": videos,
         }
 
-    def _encode(self, camera: str, raw: RawFrames, n_steps: int) -> tuple[dict[str, Any], str]:
-        settings = EncodeSettings()
+    def _encode(self, camera: str, raw: RawFrames, times: np.ndarray) -> tuple[dict[str, Any], str]:
+        settings, fps = EncodeSettings(), self.dataset.fps
         source_digest, count = frames_digest(raw.frames())
-        if count != n_steps:
-            raise SourceError(f"camera {camera!r} has {count} frames for {n_steps} steps", code="frame_count")
-        ledger = "encoded-" + digest(source_digest, settings.as_dict(), str(self.dataset.fps))
+        if count != len(times):
+            raise SourceError(f"camera {camera!r} has {count} frames for {len(times)} steps", code="frame_count")
+        even = np.abs(times - np.arange(count) / fps).max() < 0.25 / fps
+        clock = str(fps) if even else times.tobytes()  # frames of an uneven clock keep their own times
+        ledger = "encoded-" + digest(source_digest, settings.as_dict(), clock)
         done = self.lake.done(ledger)
         if done is None or not self.lake.exists(done["blob"]):
             path = os.path.join(self._folder.name, "frames.mp4")
-            encoded = encode(raw.frames(), path, self.dataset.fps, settings)
+            if even:
+                encoded = encode(raw.frames(), path, fps, settings)
+            else:
+                ticks = np.round((times - times[0]) * _TICKS).astype(np.int64).tolist()
+                rate = Fraction(fps).limit_denominator(1001)
+                timed = zip(raw.frames(), ticks, strict=True)
+                encoded = encode_timed(timed, path, rate, Fraction(1, _TICKS), settings)
             done = {
                 "blob": self.lake.put_video(path),
-                "start_s": 0.0,
+                "start_s": 0.0 if even else -float(times[0]),
                 "end_s": encoded.info.duration_s,
                 "codec": encoded.info.codec,
                 "width": encoded.info.width,
@@ -578,6 +592,18 @@ def _nothing() -> dict[str, Any]:
 
 def _as_json(file: DataFile) -> dict[str, Any]:
     return {"path": file.path, "bytes": file.bytes, "sha256": file.sha256, "rows": file.rows}
+
+
+def _grouped(episodes: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Short episodes together: a row group of its own for each would cost more than its values."""
+    held: list[pa.Table] = []
+    for steps in episodes:
+        held.append(steps)
+        if sum(map(len, held)) >= _GROUP_STEPS or sum(part.nbytes for part in held) >= _GROUP_BYTES:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def _chain(head: pa.Table, tail: Iterator[pa.Table]) -> Iterator[pa.Table]:

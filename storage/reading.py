@@ -1,4 +1,4 @@
-"""Steps read back: each episode with its rows, each file once, never more than a few row groups in memory."""
+"""Steps read back: each episode with its rows, each run of a file once, with a bounded share of it in memory."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from storage.blobs import CHUNK, Blobs
 __all__ = ["batches", "steps"]
 
 READERS = 8
+KEPT_BYTES = 64 << 20  # of decoded row groups: short episodes share one, in whatever order they are asked for
 
 
 def steps(
@@ -43,7 +44,7 @@ def steps(
 
 
 class _StepsFile:
-    """One open steps file; the row groups of the episode read last are kept, the next episode often shares one."""
+    """One open steps file; the row groups read last are kept, other episodes share them."""
 
     def __init__(self, lake: Blobs, path: str, columns: Sequence[str] | None) -> None:
         self.path, self.handle = path, _open(lake, path)
@@ -57,6 +58,7 @@ class _StepsFile:
         sizes = [self.file.metadata.row_group(index).num_rows for index in range(self.file.num_row_groups)]
         self.edges = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
         self.groups: dict[int, pa.Table] = {}
+        self.kept_bytes = 0
 
     def rows(self, start: int, count: int) -> pa.Table:
         stop = start + count
@@ -67,13 +69,20 @@ class _StepsFile:
         first = int(np.searchsorted(self.edges, start, side="right")) - 1
         last = max(int(np.searchsorted(self.edges, stop, side="left")), first + 1)
         wanted = range(min(first, len(self.edges) - 2), min(last, len(self.edges) - 1))
-        kept, self.groups = self.groups, {}
-        for index in wanted:
-            self.groups[index] = kept[index] if index in kept else self._read(index)
-        if not self.groups:
+        if not wanted:
             return self.file.schema_arrow.empty_table().select(self.columns)
-        table = pa.concat_tables(self.groups.values())
+        table = pa.concat_tables([self._group(index) for index in wanted])
         return table.slice(start - int(self.edges[wanted[0]]), count)
+
+    def _group(self, index: int) -> pa.Table:
+        table = self.groups.pop(index, None)
+        if table is None:
+            table = self._read(index)
+            self.kept_bytes += table.nbytes
+        self.groups[index] = table  # the last one is the one used last
+        while self.kept_bytes > KEPT_BYTES and len(self.groups) > 1:
+            self.kept_bytes -= self.groups.pop(next(iter(self.groups))).nbytes
+        return table
 
     def _read(self, index: int) -> pa.Table:
         try:

@@ -113,8 +113,7 @@ class Tables(Blobs):
     def write_file(self, name: str, key: str, rows: Rows, schema: pa.Schema | None = None) -> DataFile:
         """Write ``rows`` as one Parquet file of the table, not yet part of it: :meth:`commit` adds it.
 
-        ``rows`` may be a stream of tables or batches; each becomes row groups of its own, of bounded size, so that one
-        episode a batch gives one row group an episode. ``key`` names the shard. ``schema`` defaults to the table's.
+        ``rows`` may be a stream of tables or batches; each becomes row groups of its own, of bounded size. ``key`` names the shard. ``schema`` defaults to the table's.
         Equal rows give equal bytes. Raises ``RequestError`` for a missing, surplus or lossy column.
         """
         if not KEY.fullmatch(key):
@@ -122,7 +121,10 @@ class Tables(Blobs):
         schema = self.schema(name) if schema is None else schema
         count, folder = 0, self.folder(name)
         with self.staged(folder) as staged:
-            with pq.ParquetWriter(staged, schema, compression="zstd", version="2.6") as writer:
+            texts = [
+                field.name for field in schema if pa.types.is_string(field.type)
+            ]  # a dictionary pays for no number
+            with pq.ParquetWriter(staged, schema, compression="zstd", version="2.6", use_dictionary=texts) as writer:
                 for part in [rows] if isinstance(rows, pa.Table) else rows:
                     table = _conform(part, schema, name)
                     if table.num_rows:

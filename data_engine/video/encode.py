@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -162,7 +163,8 @@ def _stream(
         raise RequestError(f"unknown pix_fmt {settings.pix_fmt!r}", code="bad_encoding", fix="yuv420p") from error
     stream.codec_context.time_base = time_base
     try:
-        container.start_encoding()
+        with _priority_kept():
+            container.start_encoding()
     except av.FFmpegError as error:
         if isinstance(error, OSError):  # the file, not the encoder
             raise
@@ -173,6 +175,27 @@ def _stream(
             fix=fix,
         ) from error
     return stream
+
+
+@contextmanager
+def _priority_kept() -> Iterator[None]:
+    """Threads made inside run as the caller does. SVT-AV1, run as root, makes its own threads and the caller's
+    real-time for good, ahead of everything else on the machine.
+    """
+    threads = Path("/proc/self/task")
+    if not threads.is_dir():  # not Linux, where it does no such thing
+        yield
+        return
+    before = {thread.name: os.sched_getscheduler(int(thread.name)) for thread in threads.iterdir()}
+    mine, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in threads.iterdir():
+            with suppress(ProcessLookupError):
+                number, policy = int(thread.name), before.get(thread.name, mine)
+                if os.sched_getscheduler(number) != policy:
+                    os.sched_setscheduler(number, policy, parameter)
 
 
 def _digest(sha: Any, frame: np.ndarray) -> None:

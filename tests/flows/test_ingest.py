@@ -7,6 +7,8 @@ import shutil
 import h5py
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_engine.errors import RequestError
@@ -16,6 +18,7 @@ from flows.ingest import ingest
 from flows.progress import silent
 from storage.check import check, fingerprint
 from storage.lake import Lake
+from tests.data_engine.formats.lerobot_sets import write_v3
 from tests.recordings import write_robomimic
 
 
@@ -171,3 +174,35 @@ def test_a_receipt_is_kept_and_states_what_was_done(lake, recording):
     assert stored["control_mode"] == {"mode": "delta", "evidence": "stated"}
     assert {column["column"] for column in stored["columns"]} >= {"observation.state", "action"}
     assert stored["transaction"] == receipt["transaction"]
+
+
+def test_frames_of_an_uneven_clock_are_found_at_their_own_times(lake, tmp_path):
+    root = tmp_path / "set"
+    write_v3(root, [12, 9], images=True)
+    path = next(root.glob("data/*/*.parquet"))
+    table = pq.read_table(path)
+    times = np.concatenate([np.cumsum(np.r_[0, 0.02 + 0.1 * (np.arange(n - 1) % 3)]) for n in (12, 9)])
+    at = table.column_names.index("timestamp")
+    pq.write_table(table.set_column(at, "timestamp", pa.array(times.astype(np.float32))), path)
+    receipt = bring(lake, root)
+    assert receipt["stored"]["episodes"] == 2, receipt["quarantined"]
+    (camera,) = receipt["cameras"]
+    for batch in lake.batches(lake.episodes()):
+        for i, rows in enumerate(batch):
+            frames = batch.frames(i, camera, batch.steps["timestamp"].to_numpy()[rows])
+            assert len(np.unique(frames.mean(axis=(1, 2, 3)).round())) == len(frames)  # each step its own frame
+    assert check(lake) == []
+
+
+def test_a_camera_without_a_clock_is_quarantined(lake, tmp_path):
+    root = tmp_path / "set"
+    write_v3(root, [12, 9], images=True)
+    path = next(root.glob("data/*/*.parquet"))
+    table = pq.read_table(path)
+    times = table["timestamp"].to_numpy().copy()
+    times[3] = np.nan
+    at = table.column_names.index("timestamp")
+    pq.write_table(table.set_column(at, "timestamp", pa.array(times)), path)
+    receipt = bring(lake, root)
+    assert receipt["stored"]["episodes"] == 1
+    assert receipt["quarantined"][0]["code"] == "bad_timestamps"

@@ -3,47 +3,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-import h5py
-import polars as pl
 import pytest
 
-from api.cli import main
-from tests.recordings import write_recipe, write_robomimic
-
-
-def call(capsys, *arguments):
-    """(exit code, stdout, stderr) of a command."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-        raise SystemExit(0)
-    out, err = capsys.readouterr()
-    return ended.value.code or 0, out, err
-
-
-def answer(capsys, *arguments):
-    """The JSON answer of a command that must succeed."""
-    code, out, err = call(capsys, *arguments, "--json")
-    assert code == 0, out + err
-    return json.loads(out)
-
-
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory):
-    return write_robomimic(tmp_path_factory.mktemp("recording") / "reach.hdf5", episodes=18)
-
-
-@pytest.fixture(scope="module")
-def curated(tmp_path_factory, recording):
-    """A lake that a recipe was run on, and the recipe."""
-    folder = tmp_path_factory.mktemp("curated")
-    recipe = write_recipe(folder, recording)
-    with pytest.raises(SystemExit) as ended:
-        main(["curate", str(recipe), "--lake", str(folder / "lake"), "--engine", "plain", "--json"])
-        raise SystemExit(0)
-    assert not ended.value.code
-    return folder
+from tests.api.commands import answer, call
+from tests.recordings import write_recipe
 
 
 def test_every_verb_of_the_main_job_works_alone(capsys, tmp_path, recording):
@@ -96,34 +60,6 @@ def test_every_verb_of_the_main_job_works_alone(capsys, tmp_path, recording):
     assert {item["name"] for item in answer(capsys, "formats", *lake)["items"]} >= {"lerobot_v3", "robomimic"}
 
 
-def test_query_filters_orders_and_writes(capsys, curated, tmp_path):
-    lake = ("--lake", curated / "lake")
-    rows = answer(
-        capsys, "query", "--where", "operator <> 'lost' AND integrity = 0", "--columns",
-        "source_key,operator,action_divergence", "--order-by", "-action_divergence", *lake,
-    )  # fmt: skip
-    values = [row["action_divergence"] for row in rows["items"] if row["action_divergence"] is not None]
-    assert values == sorted(values, reverse=True)
-    assert {row["operator"] for row in rows["items"]} == {"steady", "shaky"}
-    call(capsys, "query", "--format", "parquet", "--out", tmp_path / "rows.parquet", *lake)
-    assert len(pl.read_parquet(tmp_path / "rows.parquet")) == 18
-    assert answer(capsys, "query", "--table", "scores", "--where", "metric = 'length'", *lake)["rows"] >= 18
-    code, out, _ = call(capsys, "query", "--limit", "2", *lake)
-    assert code == 0
-    assert "episode_id" in out
-
-
-def test_recipes_are_shown_checked_and_resolved(capsys, curated):
-    recipe = curated / "recipe.yaml"
-    assert answer(capsys, "recipe", "validate", recipe)["valid"]
-    rendered = answer(capsys, "recipe", "render", recipe, "--set", "mixture.seed=5")
-    assert rendered["mixture"]["seed"] == 5
-    assert "properties" in answer(capsys, "recipe", "schema")
-    code, out, _ = call(capsys, "recipe", "template")
-    assert code == 0
-    assert out.startswith("# A recipe")
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -168,37 +104,6 @@ def test_a_wrong_request_gets_one_clear_line_and_exit_2(capsys, curated, recordi
     assert line in message
     if not as_json:
         assert out == ""
-
-
-def test_a_lake_that_is_not_there_is_named(capsys, tmp_path):
-    code, _, err = call(capsys, "datasets", "--lake", tmp_path / "none")
-    assert code == 2
-    assert "no lake at" in err
-    assert not (tmp_path / "none").exists()
-
-
-def test_check_names_a_flipped_byte_and_exits_1(capsys, tmp_path, recording):
-    lake = tmp_path / "lake"
-    answer(capsys, "ingest", recording, "--lake", lake)
-    victim = next(Path(lake).glob("tables/steps/*/*.parquet"))
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
-    code, out, _ = call(capsys, "check", "--lake", lake, "--json")
-    assert code == 1
-    assert victim.name in json.loads(out)["error"]["message"]
-
-
-def test_broken_sources_get_one_line(capsys, tmp_path, recording):
-    cut = tmp_path / "cut.hdf5"
-    cut.write_bytes(recording.read_bytes()[:5000])
-    empty = tmp_path / "empty.hdf5"
-    with h5py.File(empty, "w") as file:
-        file.create_group("data")
-    for path in (cut, empty):
-        code, _, err = call(capsys, "ingest", path, "--lake", tmp_path / "lake")
-        assert code == 2
-        assert err.startswith("error: ")
         assert len(err.strip().splitlines()) == 1
 
 
@@ -214,3 +119,25 @@ def test_light_verbs_import_neither_torch_nor_prefect_nor_ray(curated):
             [sys.executable, "-c", code, *arguments, "--lake", str(curated / "lake")], capture_output=True, text=True
         )
         assert done.stderr.strip().splitlines()[-1] == "set()", (arguments, done.stderr)
+
+
+def test_an_interrupt_is_one_line_and_exit_1(capsys, monkeypatch, curated):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.query.query", interrupted)
+    code, out, _ = call(capsys, "query", "--lake", curated / "lake", "--json")
+    assert code == 1
+    assert json.loads(out)["error"]["code"] == "interrupted"
+
+
+def test_a_reader_that_left_is_no_error(curated):
+    line = f"{sys.executable} -m api.cli runs --lake {curated / 'lake'} | true"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_without_a_verb_it_shows_its_help(capsys):
+    code, out, err = call(capsys)
+    assert code == 2
+    assert "Recordings and the lake:" in out + err

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from tests.api.commands import answer, call, refusal
+
+
+def test_recipes_are_shown_checked_and_resolved(capsys, curated):
+    recipe = curated / "recipe.yaml"
+    assert answer(capsys, "recipe", "validate", recipe)["valid"]
+    rendered = answer(capsys, "recipe", "render", recipe, "--set", "mixture.seed=5")
+    assert rendered["mixture"]["seed"] == 5
+    assert "properties" in answer(capsys, "recipe", "schema")
+    code, out, _ = call(capsys, "recipe", "template")
+    assert code == 0
+    assert out.startswith("# A recipe")
+
+
+def test_a_recipe_without_its_source_says_which_key(capsys, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("source: {format: auto}\nselect: [{name: all, method: filter}]\n")
+    line = refusal(capsys, "curate", tmp_path / "recipe.yaml", "--lake", tmp_path / "lake")
+    assert "--set source.uri=" in line
+    assert not (tmp_path / "lake").exists()
+
+
+def test_curating_again_gives_the_same_and_onto_something_else_is_refused(capsys, curated):
+    again = ("curate", curated / "recipe.yaml", "--engine", "plain", "--lake", curated / "lake")
+    first = answer(capsys, *again)
+    code, out, _ = call(capsys, *again)
+    assert code == 0
+    assert first["mixture_id"] in out
+    assert str(curated / "out") in out
+    (curated / "other").mkdir()
+    (curated / "other" / "mine.txt").write_text("mine")
+    line = refusal(capsys, *again, "--set", f"export.0.uri={curated / 'other'}")
+    assert "is not empty" in line
+    assert [path.name for path in (curated / "other").iterdir()] == ["mine.txt"]
+
+
+def test_selections_are_compared(capsys, curated):
+    lake = ("--lake", curated / "lake")
+    told = answer(capsys, "selections", "diff", "towards", "anyone", *lake)
+    counts = {item["name"]: item["episodes"] for item in answer(capsys, "selections", "list", *lake)["items"]}
+    assert told["both"] + len(told["only_first"]) == counts["towards"]
+    assert told["both"] + len(told["only_second"]) == counts["anyone"]

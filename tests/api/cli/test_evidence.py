@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import polars as pl
+
+from tests.api.commands import answer, call, refusal
+
+
+def test_query_filters_orders_and_writes(capsys, curated, tmp_path):
+    lake = ("--lake", curated / "lake")
+    rows = answer(
+        capsys, "query", "--where", "operator <> 'lost' AND integrity = 0", "--columns",
+        "source_key,operator,action_divergence", "--order-by", "-action_divergence", *lake,
+    )  # fmt: skip
+    values = [row["action_divergence"] for row in rows["items"] if row["action_divergence"] is not None]
+    assert values == sorted(values, reverse=True)
+    assert {row["operator"] for row in rows["items"]} == {"steady", "shaky"}
+    call(capsys, "query", "--format", "parquet", "--out", tmp_path / "rows.parquet", *lake)
+    assert len(pl.read_parquet(tmp_path / "rows.parquet")) == 18
+    assert answer(capsys, "query", "--table", "scores", "--where", "metric = 'length'", *lake)["rows"] >= 18
+    code, out, _ = call(capsys, "query", "--limit", "2", *lake)
+    assert code == 0
+    assert "episode_id" in out
+
+
+def test_query_shows_scores_by_their_names(capsys, curated):
+    lake = ("--lake", curated / "lake")
+    code, out, _ = call(capsys, "query", "--columns", "source_key,integrity,task", "--order-by", "source_key", *lake)
+    assert code == 0
+    head, *rows = out.splitlines()
+    assert head.split() == ["source_key", "integrity", "task"]
+    assert len(rows) == 18
+    assert rows[0].split() == ["demo_0", "0", "reach", "right"]
+
+
+def test_rows_and_json_do_not_share_stdout(capsys, curated, tmp_path):
+    lake = ("--lake", curated / "lake")
+    code, out, _ = call(capsys, "query", "--format", "parquet", "--json", *lake)
+    assert code == 2
+    assert "give --out FILE" in out
+    line = refusal(capsys, "query", "--format", "parquet", "--out", tmp_path / "no" / "rows.parquet", *lake)
+    assert "cannot write" in line

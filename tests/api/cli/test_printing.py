@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from api.cli.printing import show, table
+
+ROWS = [{"name": "a" * 200, "value": 1 / 3, "none": None, "odd": "[bold] :smile:"}, {"name": "b", "value": 12345678}]
+
+
+def test_in_a_pipe_a_row_is_a_line_however_long():
+    head, first, second = table(ROWS).splitlines()
+    assert head.split() == ["name", "value", "none", "odd"]
+    assert first.split() == ["a" * 200, "0.333333", "[bold]", ":smile:"]
+    assert second.split() == ["b", "12345678"]
+    assert not any(line != line.rstrip() for line in (head, first, second))
+
+
+def test_a_narrow_terminal_folds_and_loses_nothing(monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = table(ROWS).splitlines()
+    assert len(lines) > 5
+    assert sum(line.count("a") for line in lines[1:]) >= 200
+
+
+def test_nothing_is_none_and_nested_values_are_json():
+    assert table([]) == "none"
+    assert table([{"spans": [{"start": 1}], "named": {"a": None}}]).splitlines()[1] == '[{"start": 1}]  {"a": null}'
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_text_is_for_people_and_facts_for_programs(capsys, as_json):
+    show({"episodes": 3, "text": "three episodes"}, as_json)
+    out, _ = capsys.readouterr()
+    assert (json.loads(out) == {"episodes": 3}) if as_json else (out == "three episodes\n")
+    show({"episodes": 3}, as_json)
+    assert json.loads(capsys.readouterr().out) == {"episodes": 3}
+    show({"text": ""}, False)
+    assert capsys.readouterr().out == ""
