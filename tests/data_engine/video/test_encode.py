@@ -127,5 +127,18 @@ def test_frames_are_taken_one_at_a_time(tmp_path):
     assert encode(frames, tmp_path / "v.mp4", 10).frames == 12
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="the encoder changes priorities on Linux only")
+def test_no_thread_gets_another_priority(tmp_path):
+    seen = set()
+
+    def frames():
+        yield from pictures(3)
+        seen.update(os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task"))
+
+    before = os.sched_getscheduler(0)
+    encode(frames(), tmp_path / "v.mp4", 10, EncodeSettings(preset=12))
+    assert seen | {os.sched_getscheduler(0)} == {before}
+
+
 def test_settings_are_plain_values():
     assert EncodeSettings().as_dict() == {"codec": "libsvtav1", "crf": 30, "gop": 2, "preset": 8, "pix_fmt": "yuv420p"}
