@@ -85,8 +85,10 @@ def ingest(lake: Lake, recipe: SourceRecipe, *, on: Executor, progress: Progress
     _reconcile(receipt, probe)
     receipt["timing"] = {"seconds": round(time.monotonic() - started, 3)}
     _publish(lake, dataset, shards, results, receipt, run_id)
-    for note in receipt["notes"][:5]:
-        progress.warn(f"{dataset.name}: {note}")
+    bad = [f"{item['key']} is quarantined: {item['reason']}" for item in receipt["quarantined"]]
+    for lines in (receipt["notes"], bad):
+        for line in [*lines[:5], *([f"... and {len(lines) - 5} more like it"] if len(lines) > 5 else [])]:
+            progress.warn(f"{dataset.name}: {line}")
     return receipt
 
 

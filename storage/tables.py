@@ -113,7 +113,8 @@ class Tables(Blobs):
     def write_file(self, name: str, key: str, rows: Rows, schema: pa.Schema | None = None) -> DataFile:
         """Write ``rows`` as one Parquet file of the table, not yet part of it: :meth:`commit` adds it.
 
-        ``rows`` may be a stream of tables or batches; each becomes row groups of its own, of bounded size. ``key`` names the shard. ``schema`` defaults to the table's.
+        ``rows`` may be a stream of tables or batches; each becomes row groups of its own, of bounded size. ``key``
+        names the shard. ``schema`` defaults to the table's.
         Equal rows give equal bytes. Raises ``RequestError`` for a missing, surplus or lossy column.
         """
         if not KEY.fullmatch(key):
