@@ -274,7 +274,11 @@ def validate(value: Mapping[str, Any]) -> Recipe:
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        raise RequestError(f"recipe: {registry.explain(error, Recipe)}", code="bad_recipe") from error
+        lacks_source = any(
+            problem["loc"][-1:] == ("uri",) for problem in error.errors() if problem["type"] == "missing"
+        )
+        fix = "give it in the recipe, or as --set source.uri=PATH" if lacks_source and "source" in value else None
+        raise RequestError(f"recipe: {registry.explain(error, Recipe)}", code="bad_recipe", fix=fix) from error
     entries = recipe.mixture.entries or tuple(EntryRecipe(selection=selection.name) for selection in recipe.select)
     for entry in entries:
         registry.load("weighers", entry.weigher)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from api.cli.verb import EXECUTOR, FITS, OPTION, SET, WHERE, WORKERS, cli, episodes, existing, options, verb
+from api.cli.verb import EXECUTOR, FITS, OPTION, SET, WHERE, WORKERS, cli, episodes, existing, options, parsed, verb
 from data_engine import registry
 from data_engine.errors import RequestError
 
@@ -63,29 +63,23 @@ def select(
     dataset: str | None, where: str | None, pairs: tuple[str, ...], fits: tuple[str, ...],
 ) -> dict[str, Any]:  # fmt: skip
     """Choose episodes and store the choice as a selection."""
-    from pydantic import ValidationError
-
     from data_engine.recipe import SelectRecipe
     from flows.progress import terminal
     from flows.runs import recorded
     from flows.select import select as run_select
 
     lake_ = existing(lake)
-    try:
-        recipe = SelectRecipe.model_validate(
-            {
-                "name": name,
-                "method": method,
-                "space": space,
-                "target": {"where": target} if target else None,
-                "budget": options([f"budget={budget}"])["budget"] if budget else None,
-                "where": where,
-                "params": registry.make("selectors", method, options(pairs)).config,
-                "seed": seed,
-            }
-        )
-    except ValidationError as error:
-        raise RequestError(registry.explain(error, SelectRecipe), code="bad_request") from error
+    facts = {
+        "name": name,
+        "method": method,
+        "space": space,
+        "target": {"where": target} if target else None,
+        "budget": options([f"budget={budget}"])["budget"] if budget else None,
+        "where": where,
+        "params": registry.make("selectors", method, options(pairs)).config,
+        "seed": seed,
+    }
+    recipe = parsed(SelectRecipe, facts)
     selector = registry.load("selectors", method)
     if selector.needs_targets and not target:
         raise RequestError(f"method {method!r} needs a target", code="no_targets", fix="give --target EXPR")

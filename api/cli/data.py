@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from api.cli.printing import table
-from api.cli.verb import EXECUTOR, OPTION, WORKERS, existing, options, verb
+from api.cli.verb import EXECUTOR, OPTION, WORKERS, existing, options, parsed, verb
 
 
 @verb()
@@ -26,7 +26,7 @@ def ingest(
     """Bring a source into the lake, verified, with a receipt."""
     from data_engine.recipe import SourceRecipe
 
-    recipe = SourceRecipe.model_validate({"name": dataset, "uri": uri, "format": fmt, "options": options(pairs)})
+    recipe = parsed(SourceRecipe, {"name": dataset, "uri": uri, "format": fmt, "options": options(pairs)})
     if dry_run:
         return _proposal(recipe)
     from flows import executor as executors

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+from pydantic import BaseModel, ValidationError
 
 from api.cli.printing import show
-from data_engine import __version__
+from data_engine import __version__, registry
 from data_engine.errors import RequestError
 
-__all__ = ["EXECUTOR", "FITS", "OPTION", "SET", "WHERE", "WORKERS", "cli", "episodes", "existing", "options", "verb"]
+__all__ = [
+    "EXECUTOR",
+    "FITS",
+    "OPTION",
+    "SET",
+    "WHERE",
+    "WORKERS",
+    "cli",
+    "episodes",
+    "existing",
+    "options",
+    "parsed",
+    "verb",
+]
 
+Model = TypeVar("Model", bound=BaseModel)
 _SECTIONS = {
     "data": "Recordings and the lake",
     "evidence": "Evidence",
@@ -103,6 +118,16 @@ def episodes(lake: Any, dataset: str | None, where: str | None) -> Any:
 
 
 OPTION = click.option("-o", "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option, as YAML.")
+
+
+def parsed(model: type[Model], facts: Mapping[str, Any]) -> Model:
+    """``facts`` as a part of a recipe. Raises ``RequestError`` with one line where they are none."""
+    try:
+        return model.model_validate(facts)
+    except ValidationError as error:
+        raise RequestError(registry.explain(error, model), code="bad_request") from error
+
+
 EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes or Ray workers.")
 WHERE = click.option("--where", metavar="EXPR", help="A SQL boolean expression over episodes and scores.")

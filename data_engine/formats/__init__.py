@@ -234,8 +234,10 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
             raise RequestError(f"{source.uri} is not of format {name!r}", code="wrong_format", fix="use --format auto")
         return chosen, probe
     found: list[tuple[Format, Probe]] = []
+    others: list[str] = []  # that do not take these options
     for candidate in registry.names("formats"):
         if not registry.load("formats", candidate).model_fields.keys() >= (options or {}).keys():
+            others.append(candidate)
             continue
         chosen = registry.make("formats", candidate, options)
         probe = chosen.probe(source)
@@ -243,6 +245,9 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
             found.append((chosen, probe))
     known = ", ".join(registry.names("formats"))
     if not found:
+        for candidate in others:
+            if registry.make("formats", candidate).probe(source) is not None:
+                registry.make("formats", candidate, options)  # says which option it does not know
         raise RequestError(
             f"no format recognises {source.uri}", code="unknown_format", fix=f"name it with --format; known: {known}"
         )

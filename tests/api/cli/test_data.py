@@ -79,7 +79,7 @@ def test_doctor_and_vacuum_answer(capsys, curated):
     lake = ("--lake", curated / "lake")
     assert answer(capsys, "doctor", *lake)["ok"]
     assert "python" in call(capsys, "doctor", *lake)[1]
-    assert set(answer(capsys, "vacuum", *lake)) == {"removed", "bytes"}
+    assert answer(capsys, "vacuum", *lake)["removed"] == []
     code, out, _ = call(capsys, "check", "--fingerprint", *lake)
     assert code == 0
     assert out.startswith("sound\n")

@@ -67,7 +67,7 @@ def test_every_verb_of_the_main_job_works_alone(capsys, tmp_path, recording):
         (("ingest", "{file}"), "no format recognises"),
         (("ingest", "{recording}", "--format", "zar"), "unknown format 'zar'"),
         (("ingest", "{recording}", "--format", "lerobot_v3"), "is not of format"),
-        (("ingest", "{recording}", "-o", "fbs=3"), "fbs"),
+        (("ingest", "{recording}", "-o", "fbs=3"), "did you mean 'fps'"),
         (("ingest", "{recording}", "--dataset", "../up"), "is no name"),
         (("score", "integrty"), "did you mean 'integrity'"),
         (("query", "--where", "tsk = 'a'"), "tsk"),
