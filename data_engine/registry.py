@@ -82,7 +82,7 @@ def make(kind: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a Pydantic ``error`` as one line; an unknown key, with the nearest known one, comes first."""
+    """The first problem of a Pydantic ``error`` as one line; an unknown key comes first, with the nearest known."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in first["loc"]) or "value"
