@@ -27,6 +27,8 @@ from storage.lake import Lake
 from tests.flows.test_executor import wait_for
 from tests.recordings import write_recipe, write_robomimic
 
+pytestmark = pytest.mark.timeout(900)
+
 
 def run(lake, recipe_path, *overrides, **options):
     return curate(str(lake), render(str(recipe_path), overrides), progress=silent(), **options)
@@ -116,7 +118,7 @@ def test_ray_beside_decoy_folders_gives_the_same_lake_and_export(plain, recordin
     arguments = command(
         "curate", recipe, "--lake", lake, "--engine", "plain", "--executor", "ray", "--workers", 2, "--json"
     )
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["mixture_id"] == answer["mixture_id"]
     assert fingerprint(Lake.open(lake)) == expected
@@ -133,7 +135,7 @@ def test_prefect_beside_decoy_folders_gives_the_same_lake_and_leaves_nothing_run
     recipe = write_recipe(tmp_path, recording)
     done = subprocess.run(
         command("curate", recipe, "--lake", "lake", "--json"),
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["mixture_id"] == answer["mixture_id"]
