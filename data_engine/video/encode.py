@@ -21,7 +21,7 @@ import numpy as np
 from data_engine.errors import DefectError, EngineError, RequestError, SourceError
 from data_engine.video.track import Track, VideoInfo
 
-__all__ = ["EncodeSettings", "Encoded", "encode", "encode_timed", "fit_settings", "frames_digest"]
+__all__ = ["EncodeSettings", "Encoded", "encode", "encode_timed", "fit_settings", "frames_digest", "priority_kept"]
 
 _SVT_LEAST_SIDE = 64  # pixels; as with odd sides, what smaller it takes depends on its version
 
@@ -163,7 +163,7 @@ def _stream(
         raise RequestError(f"unknown pix_fmt {settings.pix_fmt!r}", code="bad_encoding", fix="yuv420p") from error
     stream.codec_context.time_base = time_base
     try:
-        with _priority_kept():
+        with priority_kept():
             container.start_encoding()
     except av.FFmpegError as error:
         if isinstance(error, OSError):  # the file, not the encoder
@@ -178,7 +178,7 @@ def _stream(
 
 
 @contextmanager
-def _priority_kept() -> Iterator[None]:
+def priority_kept() -> Iterator[None]:
     """Threads made inside run as the caller does. SVT-AV1, run as root, makes its own threads and the caller's
     real-time for good, ahead of everything else on the machine.
     """

@@ -10,6 +10,8 @@ import av
 import numpy as np
 import pytest
 
+from data_engine.video.encode import priority_kept
+
 
 def pictures(n: int, height: int = 64, width: int = 96, seed: int = 0) -> np.ndarray:
     """uint8 [n, height, width, 3]: smooth moving waves, every frame different."""
@@ -44,6 +46,8 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
             stream.height, stream.width, stream.pix_fmt = 64, 96, pix_fmt
             if path.suffix != ".avi":  # AVI counts frames and knows no times
                 stream.codec_context.time_base = Fraction(1, 1000)
+            with priority_kept():
+                container.start_encoding()
             for i, picture in enumerate(pictures(n, seed=seed)):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.time_base = Fraction(1, 1000)
