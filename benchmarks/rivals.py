@@ -64,9 +64,12 @@ def forge(source: Path, out: Path) -> dict[str, Any]:
     return measure(FORGE, "forge_convert.py", source, out)
 
 
-def ksg(arrays: Path, neighbours: int = 5) -> dict[str, Any]:
-    """Seconds of a Kraskov estimate on scikit-learn's trees over ``state`` and ``action`` of ``arrays``."""
-    return measure(None, "sklearn_ksg.py", arrays, neighbours)
+def ksg(arrays: Path, neighbours: int = 5, passes: int = 0) -> dict[str, Any]:
+    """Seconds of a Kraskov estimate on scikit-learn's trees over ``state`` and ``action`` of ``arrays``.
+
+    All steps at once, or with ``passes`` that often in shuffled batches of 1,024.
+    """
+    return measure(None, "sklearn_ksg.py", arrays, neighbours, passes)
 
 
 def tiers_slice(data: Path, out: Path, episodes: int) -> Path:

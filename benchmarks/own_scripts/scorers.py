@@ -1,0 +1,34 @@
+"""SOURCE SCORER...: steps a second of fitting and scoring, from the step tables of a LeRobot set to score rows."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.own_scripts.lake import ingested
+from benchmarks.rival_scripts.figures import Work
+from data_engine import registry
+
+
+def main() -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory() as folder:
+        lake = ingested(Path(sys.argv[1]), Path(folder), "lerobot_v3")
+        scorers = [registry.make("scorers", name, {}) for name in sys.argv[2:]]
+        episodes = lake.episodes().sort("content_hash")
+        batches = list(lake.batches(episodes))
+        for scorer in scorers:  # a few episodes, as warm-up
+            few = list(lake.batches(episodes.head(8)))
+            scorer.score(few[0], scorer.fit(few))
+        work = Work()
+        for scorer in scorers:
+            fit = scorer.fit(batches)
+            for batch in batches:
+                scorer.score(batch, fit)
+        work.report("data-engine", "fit and score", int(episodes["n_steps"].sum()))
+
+
+if __name__ == "__main__":
+    main()
