@@ -186,7 +186,10 @@ def priority_kept() -> Iterator[None]:
     if not threads.is_dir():  # not Linux, where it does no such thing
         yield
         return
-    before = {thread.name: os.sched_getscheduler(int(thread.name)) for thread in threads.iterdir()}
+    before = {}
+    for thread in threads.iterdir():
+        with suppress(ProcessLookupError):  # threads come and go
+            before[thread.name] = os.sched_getscheduler(int(thread.name))
     mine, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         yield
