@@ -9,6 +9,7 @@ import click
 
 from api.cli.printing import table
 from api.cli.verb import EXECUTOR, OPTION, WORKERS, existing, options, parsed, verb
+from data_engine.errors import DefectError, EngineError
 
 
 @verb()
@@ -43,6 +44,12 @@ def ingest(
         receipt = run_ingest(target, recipe, on=on, progress=terminal(), run_id=run.id)
         run.result = {key: receipt[key] for key in ("dataset", "in", "stored", "unchanged")}
     stored, bad = receipt["stored"], len(receipt["quarantined"])
+    if not stored["episodes"] and not receipt["unchanged"]:
+        raise EngineError(
+            f"no episode of {uri} could be read: {bad} quarantined",
+            code="nothing_ingested",
+            fix="see `data-engine query --table quarantine`",
+        )
     text = (
         f"{receipt['dataset']}: {stored['episodes']} episodes, {stored['steps']} steps stored; "
         f"{receipt['unchanged']} unchanged, {bad} quarantined"
@@ -91,8 +98,6 @@ def check(lake: str, fingerprint: bool, quick: bool) -> dict[str, Any]:
     if fingerprint and not problems:
         answer["fingerprint"] = checks.fingerprint(target)
     if problems:
-        from data_engine.errors import DefectError
-
         for problem in problems:
             print(f"{problem['path']}: {problem['what']}", file=sys.stderr)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -59,6 +59,19 @@ def test_what_is_quarantined_is_told_with_its_reason(capsys, tmp_path, recording
     assert (row["source_key"], row["code"]) == ("demo_3", "lengths_differ")
 
 
+def test_a_source_of_which_nothing_can_be_read_is_a_failure(capsys, tmp_path, recording):
+    path = tmp_path / "lost.hdf5"
+    path.write_bytes(recording.read_bytes())
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo.attrs["num_samples"] = 1
+    lake = ("--lake", tmp_path / "lake")
+    line = refusal(capsys, "ingest", path, *lake, code=1)
+    assert "no episode of" in line
+    assert "18 quarantined" in line
+    assert len(answer(capsys, "query", "--table", "quarantine", *lake)["items"]) == 18
+
+
 @pytest.mark.parametrize("what", ["a file", "under a file", "read-only", "not a lake"])
 def test_a_lake_that_cannot_be_is_one_line(capsys, tmp_path, recording, what):
     place = tmp_path / "place"
