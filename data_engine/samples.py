@@ -177,9 +177,13 @@ class _Batch:
     def reach(self, span: Span) -> tuple[np.ndarray, np.ndarray]:
         """(file rows int64 [n, W] of a window, kept inside the range; bool [n, W]: where it is beyond)."""
         if span not in self._reach:
-            wanted = self.at + self.samples.deltas[span]
-            kept = np.minimum(np.maximum(wanted, self.first), self.last)
-            self._reach[span] = kept, kept != wanted
+            deltas = self.samples.deltas[span]
+            if len(deltas) == 1:  # the step itself is never beyond
+                self._reach[span] = self.at, np.zeros(self.at.shape, bool)
+            else:
+                wanted = self.at + deltas
+                kept = np.minimum(np.maximum(wanted, self.first), self.last)
+                self._reach[span] = kept, kept != wanted
         return self._reach[span]
 
     def window(self, name: str, column: Column, span: Span) -> np.ndarray:

@@ -1,19 +1,17 @@
 """SOURCE SCORER...: steps a second of fitting and scoring, from the step tables of a LeRobot set to score rows."""
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 from benchmarks.own_scripts.lake import ingested
 from benchmarks.rival_scripts.figures import Work
 from data_engine import registry
+from flows.executor import set_threads
 
 
 def main() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
+    set_threads(1)  # what both scorers declare, and so what flows give them
     with tempfile.TemporaryDirectory() as folder:
         lake = ingested(Path(sys.argv[1]), Path(folder), "lerobot_v3")
         scorers = [registry.make("scorers", name, {}) for name in sys.argv[2:]]
