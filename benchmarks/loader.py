@@ -5,7 +5,7 @@
 State only: the 180 Meta-World episodes, state 39 and 16 actions, batches of 64 in random order. With video: episodes of
 PushT, 96x96 AV1 with a keyframe every other frame, one frame a window; LeRobot reads our export of the very mixture,
 so both decode the same packets. The floor is PyAV's own seek and decode of the same random frames in one thread. Each
-process is warm before it counts; peak memory is of the main process, workers apart.
+process is warm before it counts, and counts in three rounds; peak memory is of the main process, workers apart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 
 from benchmarks import rivals
-from benchmarks.table import Machine, Row, Table, options, ratio, rounds, show, target
+from benchmarks.table import Machine, Row, Table, options, ratio, show, target
 
 OWN = Path(__file__).parent / "own_scripts"
 
@@ -55,37 +55,26 @@ def main() -> int:
         video, video_export = prepared(store, work / "video", "zarr_replay")
 
         def ours(uri: str, workers: str, *more: str) -> dict:
-            return rivals.measure(None, OWN / "windows.py", uri, work / "cache", workers, seconds, *more)
+            return rivals.measure(None, OWN / "windows.py", uri, work / "cache", workers, seconds, times, *more)
 
-        state = rounds(
-            {
-                "ours": lambda _: ours(tiers, "0"),
-                "lerobot": lambda _: rivals.loader(tiers_export, seconds=seconds),
-                "ours single": lambda _: ours(tiers, "single"),
-                "ours workers": lambda _: ours(tiers, "2"),
-                "lerobot workers": lambda _: rivals.loader(tiers_export, workers=2, seconds=seconds),
-            },
-            times,
-        )
-        frames = rounds(
-            {
-                "ours": lambda _: ours(video, "0", "video"),
-                "torchcodec": lambda _: rivals.loader(video_export, "torchcodec", seconds=seconds),
-                "pyav": lambda _: rivals.loader(video_export, "pyav", seconds=seconds),
-                "floor": lambda _: rivals.measure(None, OWN / "seek_floor.py", video, work / "cache", seconds),
-            },
-            times,
-        )
-    batched, rival = Row.of("data-engine, no workers", state["ours"]), Row.of("LeRobotDataset", state["lerobot"])
-    single = Row.of("data-engine, one __getitem__ at a time", state["ours single"])
-    workers = [Row.of("data-engine, 2 workers", state["ours workers"])]
-    workers.append(Row.of("LeRobotDataset, 2 workers", state["lerobot workers"]))
-    decoded, floor = Row.of("data-engine, no workers", frames["ours"]), Row.of("floor: PyAV", frames["floor"])
-    rivals_ = [Row.of(f"LeRobotDataset, {backend}", frames[backend]) for backend in ("torchcodec", "pyav")]
-    best = max(rivals_, key=lambda row: row.rate or 0.0)
+        def theirs(root: Path, backend: str = "none", workers: int = 0) -> dict:
+            return rivals.loader(root, backend, workers, seconds, times)
+
+        state = {"data-engine": ours(tiers, "0"), "LeRobotDataset": theirs(tiers_export)}
+        state["data-engine, one __getitem__ at a time"] = ours(tiers, "single")
+        if not asked.quick:
+            state["data-engine, 2 workers"] = ours(tiers, "2")
+            state["LeRobotDataset, 2 workers"] = theirs(tiers_export, workers=2)
+        frames = {"data-engine": ours(video, "0", "video")}
+        frames |= {f"LeRobotDataset, {name}": theirs(video_export, name) for name in ("torchcodec", "pyav")}
+        frames["floor: PyAV"] = rivals.measure(None, OWN / "seek_floor.py", video, work / "cache", seconds, times)
+    by_state, by_frames = ({name: Row.of(name, [made]) for name, made in part.items()} for part in (state, frames))
+    batched, rival, single, *_ = by_state.values()
+    decoded, *backends, floor = by_frames.values()
+    best = max(backends, key=lambda row: row.rate or 0.0)
     tables = [
-        Table("Action-chunk windows, state only", "windows", [batched, rival, single, *workers]),
-        Table("Action-chunk windows with one 96x96 frame", "windows", [decoded, *rivals_, floor]),
+        Table("Action-chunk windows, state only", "windows", list(by_state.values())),
+        Table("Action-chunk windows with one 96x96 frame", "windows", list(by_frames.values())),
     ]
     lines = [
         target("state only without workers against LeRobotDataset", ratio(batched, rival), 30),

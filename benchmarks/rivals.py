@@ -49,9 +49,9 @@ def measure(
     return {**figures, "startup_s": wall - figures["seconds"] - figures.get("warm_up_s", 0.0)}
 
 
-def loader(root: Path, backend: str = "none", workers: int = 0, seconds: float = 10) -> dict[str, Any]:
-    """LeRobotDataset's action-chunk windows a second: 16 steps, random order, batches of 64."""
-    return measure(LEROBOT, "lerobot_loader.py", root, backend, workers, seconds)
+def loader(root: Path, backend: str = "none", workers: int = 0, seconds: float = 10, rounds: int = 1) -> dict[str, Any]:
+    """LeRobotDataset's windows a second: 16 steps, random order, batches of 64. ``rates``: each round's."""
+    return measure(LEROBOT, "lerobot_loader.py", root, backend, workers, seconds, rounds)
 
 
 def writer(arrays: Path, out: Path) -> dict[str, Any]:

@@ -50,10 +50,11 @@ class Row:
 
     @classmethod
     def of(cls, label: str, figures: Sequence[Figures], rate: Callable[[Figures], float] | None = None) -> Row:
-        """The row of one measure's figures; ``rate`` where it is not their ``per_second``."""
+        """The row of one measure's figures; ``rate`` where it is not their ``rates`` or ``per_second``."""
         error = next((str(each["error"]) for each in figures if "error" in each), None)
         good = [each for each in figures if "error" not in each]
-        return cls(label, [rate(each) if rate else each["per_second"] for each in good], good, error)
+        rates = [[rate(each)] if rate else each.get("rates", [each["per_second"]]) for each in good]
+        return cls(label, [value for several in rates for value in several], good, error)
 
     @property
     def rate(self) -> float | None:

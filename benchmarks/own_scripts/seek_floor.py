@@ -1,4 +1,4 @@
-"""MIXTURE CACHE SECONDS: random frames a second of PyAV's own seek and decode to RGB, one thread, files kept open.
+"""MIXTURE CACHE SECONDS ROUNDS: random frames a second of PyAV's own seek and decode to RGB, one thread.
 
 The frames are those that MixtureDataset gives, in the same order.
 """
@@ -33,6 +33,7 @@ class Video:
 
 def main() -> None:
     mixture, limit = mixtures.open(sys.argv[1], cache_dir=sys.argv[2]), float(sys.argv[3])
+    rounds = int(sys.argv[4])
     samples = MixtureDataset(mixture, Windows(cameras=())).samples
     rows, offsets = samples.locate(0, np.arange(samples.size(0)))
     spans = [videos[0] for videos in mixture.episodes["videos"].to_pylist()]
@@ -44,11 +45,14 @@ def main() -> None:
 
     for k in range(64):
         frame(k)
-    work, frames = Work(), 0
-    while work.seconds < limit:
-        frame(frames)
-        frames += 1
-    work.report("PyAV", "seek and decode", frames)
+    work, frames, rates = Work(), 0, []
+    for _ in range(rounds):
+        part, before = Work(), frames
+        while part.seconds < limit:
+            frame(frames)
+            frames += 1
+        rates.append((frames - before) / part.seconds)
+    work.report("PyAV", "seek and decode", frames, rates=rates)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""MIXTURE CACHE WORKERS SECONDS [CAMERAS]: action-chunk windows a second of MixtureDataset.
+"""MIXTURE CACHE WORKERS SECONDS ROUNDS [CAMERAS]: action-chunk windows a second of MixtureDataset.
 
 WORKERS is a number for torch's DataLoader in batches of 64, or ``single`` for one window at a time without it.
 CAMERAS: ``video`` decodes every camera's frame with the window, ``none`` (default) decodes nothing.
@@ -38,15 +38,19 @@ def singles(dataset: MixtureDataset) -> Iterator[int]:
 
 def main() -> None:
     uri, cache, workers, limit = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
-    cameras = None if sys.argv[5:] == ["video"] else ()
+    rounds = int(sys.argv[5])
+    cameras = None if sys.argv[6:] == ["video"] else ()
     dataset = MixtureDataset(mixtures.open(uri, cache_dir=cache), Windows(action_horizon=16, cameras=cameras))
     stream = singles(dataset) if workers == "single" else epochs(dataset, int(workers))
     for _ in range(10):  # files mapped, videos indexed and workers started
         next(stream)
-    work, windows = Work(), 0
-    while work.seconds < limit:
-        windows += next(stream)
-    work.report("data-engine", "windows", windows, workers=workers)
+    work, windows, rates = Work(), 0, []
+    for _ in range(rounds):
+        part, before = Work(), windows
+        while part.seconds < limit:
+            windows += next(stream)
+        rates.append((windows - before) / part.seconds)
+    work.report("data-engine", "windows", windows, rates=rates, workers=workers)
 
 
 if __name__ == "__main__":
