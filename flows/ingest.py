@@ -55,6 +55,12 @@ def ingest(lake: Lake, recipe: SourceRecipe, *, on: Executor, progress: Progress
     started = time.monotonic()
     source = Source(recipe.uri)
     fmt, probe = detect(source, recipe.format, recipe.options)
+    if probe.proposal is not None:
+        raise RequestError(
+            f"the columns of {source.uri} are only a guess of format {fmt.name!r}",
+            code="unconfirmed_map",
+            fix="`data-engine ingest URI --dry-run > options.yaml` writes it; check it, then give --options options.yaml",
+        )
     dataset, evidence = describe(lake, recipe, fmt, probe, source)
     known = _known(lake, dataset.name)
     stamps = _stamps(source, probe)

@@ -17,17 +17,19 @@ from data_engine.errors import DefectError, EngineError
 @click.option("--dataset", help="The dataset's name; default: from the URI.")
 @click.option("--format", "fmt", default="auto", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print what would be ingested, column by column; write nothing.")
+@click.option("--options", "path", metavar="FILE.yaml", help="The source's options; -o wins over the file.")
 @OPTION
 @EXECUTOR
 @WORKERS
 def ingest(
-    lake: str, uri: str, dataset: str | None, fmt: str, dry_run: bool, pairs: tuple[str, ...], executor: str,
-    workers: int | None,
+    lake: str, uri: str, dataset: str | None, fmt: str, dry_run: bool, path: str | None, pairs: tuple[str, ...],
+    executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring a source into the lake, verified, with a receipt."""
-    from data_engine.recipe import SourceRecipe
+    from data_engine.recipe import SourceRecipe, read
 
-    recipe = parsed(SourceRecipe, {"name": dataset, "uri": uri, "format": fmt, "options": options(pairs)})
+    given = {**(read(path) if path else {}), **options(pairs)}
+    recipe = parsed(SourceRecipe, {"name": dataset, "uri": uri, "format": fmt, "options": given})
     if dry_run:
         return _proposal(recipe)
     from flows import executor as executors
@@ -62,6 +64,8 @@ def _proposal(recipe: Any) -> dict[str, Any]:
     from data_engine.steps import storage_type
 
     fmt, probe = detect(Source(recipe.uri), recipe.format, recipe.options)
+    if probe.proposal is not None:
+        return _guess(fmt.name, probe)
     items = [
         {
             "source": feature.source or feature.name,
@@ -83,6 +87,21 @@ def _proposal(recipe: Any) -> dict[str, Any]:
     lines = [f"{name:<10}  {value}" for name, value in facts.items() if name != "notes"]
     lines += [f"note        {note}" for note in probe.notes]
     return {**facts, "items": items, "text": "\n".join([*lines, "", table(items)])}
+
+
+def _guess(fmt: str, probe: Any) -> dict[str, Any]:
+    """The guessed options as the YAML file that confirms them; what else is known stands in its comments."""
+    import yaml
+
+    options = dict(probe.proposal)
+    facts = [
+        f"Format {fmt}: {len(probe.episodes)} episodes. These columns are a guess by name: check them, save this file,",
+        "then: data-engine ingest URI --options FILE.yaml",
+        *probe.notes,
+    ]
+    text = "".join(f"# {line}\n" for line in facts) + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+    return {"format": fmt, "episodes": len(probe.episodes), "proposal": options, "notes": list(probe.notes),
+            "text": text.rstrip()}  # fmt: skip
 
 
 @verb()

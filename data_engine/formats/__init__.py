@@ -142,7 +142,8 @@ class Probe:
     """What a source declares, read without its steps.
 
     ``notes`` are lies and oddities of the dataset as a whole (declared 105 episodes, 19 present); ``context`` is
-    whatever ``read`` needs again (plain picklable values).
+    whatever ``read`` needs again (plain picklable values). ``proposal`` is set where the columns are only guessed:
+    the options that would confirm the guess. Such a source is shown and not ingested.
     """
 
     format: str
@@ -155,6 +156,7 @@ class Probe:
     provenance: str | None = None
     notes: tuple[str, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
+    proposal: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ class Format(Plugin):
     """
 
     name: ClassVar[str]
+    generic: ClassVar[bool] = False  # any layout in some container: asked only where no format knows the layout
 
     embodiment: str | None = None
     control_mode: str | None = None
@@ -221,7 +224,7 @@ class Format(Plugin):
 
 
 def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None = None) -> tuple[Format, Probe]:
-    """The format of ``source`` and its probe. ``auto`` asks every registered format.
+    """The format of ``source`` and its probe. ``auto`` asks every registered format, generic ones last.
 
     Raises ``RequestError`` for a missing path and for a source that no format, or more than one, recognises.
     """
@@ -233,16 +236,20 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
         if probe is None:
             raise RequestError(f"{source.uri} is not of format {name!r}", code="wrong_format", fix="use --format auto")
         return chosen, probe
-    found: list[tuple[Format, Probe]] = []
     others: list[str] = []  # that do not take these options
-    for candidate in registry.names("formats"):
-        if not registry.load("formats", candidate).model_fields.keys() >= (options or {}).keys():
-            others.append(candidate)
-            continue
-        chosen = registry.make("formats", candidate, options)
-        probe = chosen.probe(source)
-        if probe is not None:
-            found.append((chosen, probe))
+    found: list[tuple[Format, Probe]] = []
+    for generic in (False, True):
+        for candidate in registry.names("formats"):
+            kind = registry.load("formats", candidate)
+            if kind.generic != generic or found and generic:
+                continue
+            if not kind.model_fields.keys() >= (options or {}).keys():
+                others.append(candidate)
+                continue
+            chosen = registry.make("formats", candidate, options)
+            probe = chosen.probe(source)
+            if probe is not None:
+                found.append((chosen, probe))
     known = ", ".join(registry.names("formats"))
     if not found:
         for candidate in others:
