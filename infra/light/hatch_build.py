@@ -16,6 +16,7 @@ EXTRAS = {
     "s3": ("s3fs",),
     "lerobot": ("av",),
     "hdf5": ("h5py",),
+    "rlds": ("google-crc32c", "pillow"),
     "zarr": ("zarr",),
 }
 
