@@ -61,6 +61,10 @@ class Samples:
         self._layouts = [Layout(mixture, dataset, self.windows) for dataset in datasets]
         self._check_names()
         used = np.unique(self._dataset[mine])
+        self._absent = {  # by column, bool [datasets]: those that lack it
+            name: np.array([not (name in layout.columns and layout.columns[name].size) for layout in self._layouts])
+            for name in self.windows.columns
+        }
         self.are_alike = all(self._layouts[d].key == self._layouts[used[0]].key for d in used)
         self._frames = Frames(mixture) if any(layout.cameras for layout in self._layouts) else None
         spans: tuple[Span, ...] = ("past", "future", "here")
@@ -95,7 +99,8 @@ class Samples:
         ``observation.state`` [n, H, ...], ``action`` [n, A, ...] (floats as float32, integers as int64),
         ``observation_is_pad`` bool [n, H], ``action_is_pad`` bool [n, A], ``observation.images.<camera>`` uint8 [n,
         H, 3, h, w], other columns [n, ...], ``timestamp`` float64 [n], ``step``, ``epoch`` and ``index`` (k) int64
-        [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN.
+        [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN. Where a
+        dataset of the mixture lacks a column, ``<column>_is_absent`` bool [n] says whose zeros stand for nothing.
 
         Raises ``RequestError`` where the samples are of datasets with unlike columns, widths or cameras,
         ``SourceError`` for a file that is missing or not what was frozen.
@@ -108,11 +113,15 @@ class Samples:
             span = span_of(name)
             values = batch.window(name, column, span)
             out[name] = values[:, 0] if span == "here" else values
+            if self._absent[name].any():
+                out[f"{name}_is_absent"] = self._absent[name][self._dataset[rows]]
             if name in self.windows.pad_to:
                 sizes = np.array([layout.columns[name].size for layout in self._layouts])
                 out[f"{name}_dim_is_pad"] = np.arange(column.shape[0]) >= sizes[self._dataset[rows]][:, None]
         out["observation_is_pad"] = batch.reach("past")[1]
         out["action_is_pad"] = batch.reach("future")[1]
+        if ACTION in self._absent and self._absent[ACTION].any():
+            out["action_is_pad"] = out["action_is_pad"] | self._absent[ACTION][self._dataset[rows]][:, None]
         for camera in layout.cameras:
             assert self._frames is not None
             times = batch.window(layout.clocks[camera], CLOCK, "past")
@@ -189,7 +198,7 @@ class _Batch:
     def window(self, name: str, column: Column, span: Span) -> np.ndarray:
         """[n, W, *column.shape] of ``column.dtype``, normalised."""
         at = self.reach(span)[0]
-        if len(self.parts) == 1 and name not in self.samples.windows.pad_to:
+        if len(self.parts) == 1 and column.size == column.width:
             found = self._take(self.parts[0][0], name, column, at)
         else:
             found = np.zeros((*at.shape, column.width), column.dtype)

@@ -35,7 +35,9 @@ class Windows:
     ``action`` columns give the steps t to t + action_horizon - 1. Every other column gives step t. Beyond the range the
     edge step is repeated and the pad mask is true.
 
-    ``columns``: numeric step columns; a dataset without one gives samples without it. ``cameras``: names, by default
+    ``columns``: numeric step columns. A dataset without one gives zeros of the shape that the other datasets have, and
+    ``<column>_is_absent`` says so (action-free video among demonstrations; its ``action_is_pad`` is true throughout);
+    where no other has it either, or their shapes differ, samples come without it. ``cameras``: names, by default
     every camera that a dataset has; ``()`` decodes nothing. ``normalise`` float columns by the statistics of their
     (embodiment, control mode): ``mean_std`` to mean 0 and deviation 1, ``min_max`` and ``quantile`` (q01, q99; not
     clipped) to [-1, 1], constant dimensions to 0. ``pad_to``: column -> width, for batches over datasets of unlike
@@ -68,7 +70,7 @@ class Windows:
 class Column:
     """A column as samples of one dataset have it.
 
-    ``size``: numbers a step in the dataset, 0 where it lacks the column and ``pad_to`` fills in. ``shape``: of a step
+    ``size``: numbers a step in the dataset, 0 where it lacks the column and zeros stand for it. ``shape``: of a step
     as delivered. ``shift`` and ``scale`` float32 [size] or None: ``(x - shift) * scale``.
     """
 
@@ -98,8 +100,11 @@ class Layout:
         group = group_name(described.embodiment, described.control_mode)
         for name in windows.columns:
             feature = features.get(name)
-            if feature is not None or name in windows.pad_to:
-                self.columns[name] = _column(mixture, group, name, feature, windows)
+            column = (
+                _absent(mixture, name, windows) if feature is None else _column(mixture, group, name, feature, windows)
+            )
+            if column is not None:
+                self.columns[name] = column
         named = described.cameras if windows.cameras is None else windows.cameras
         self.cameras = {camera: features[IMAGES + camera].shape for camera in named if IMAGES + camera in features}
         self.clocks = {
@@ -115,9 +120,28 @@ class Layout:
         return shapes | {IMAGES + camera: shape for camera, shape in self.cameras.items()}
 
 
-def _column(mixture: Mixture, group: str, name: str, feature: Feature | None, windows: Windows) -> Column:
-    if feature is None:
+def _absent(mixture: Mixture, name: str, windows: Windows) -> Column | None:
+    """What stands for a column that a dataset lacks: as wide as ``pad_to`` says, else as the others have it."""
+    if name == TIMESTAMP:
+        return CLOCK  # every steps file has it, declared or not
+    if name in windows.pad_to:
         return Column(0, (windows.pad_to[name],), np.dtype(np.float32))
+    others = [found for dataset in mixture.datasets.values() if (found := dataset.feature(name)) is not None]
+    numeric = all(not feature.is_camera and feature.dtype not in ("string", "bytes") for feature in others)
+    if not numeric or len({feature.shape for feature in others}) != 1:
+        return None
+    return Column(0, others[0].shape, _dtype(others[0]))
+
+
+def _dtype(feature: Feature) -> np.dtype[Any]:
+    """What samples hold a numeric feature as."""
+    if feature.name == TIMESTAMP or feature.name.startswith("frame_time."):
+        return np.dtype(np.float64)
+    kind = np.dtype("int64" if feature.dtype.startswith("datetime") else feature.dtype).kind
+    return np.dtype({"f": np.float32, "b": np.bool_}.get(kind, np.int64))
+
+
+def _column(mixture: Mixture, group: str, name: str, feature: Feature, windows: Windows) -> Column:
     if feature.is_camera or feature.dtype in ("string", "bytes"):
         raise RequestError(
             f"{name!r} is no numeric column", code="unknown_column", fix="frames come with cameras=(...)"
@@ -125,10 +149,7 @@ def _column(mixture: Mixture, group: str, name: str, feature: Feature | None, wi
     shape = (windows.pad_to[name],) if name in windows.pad_to else feature.shape
     if feature.size > int(np.prod(shape)):
         raise RequestError(f"{name} is {feature.size} wide, pad_to says {shape[0]}", code="bad_windows")
-    kind = np.dtype("int64" if feature.dtype.startswith("datetime") else feature.dtype).kind
-    dtype = np.dtype({"f": np.float32, "b": np.bool_}.get(kind, np.int64))
-    if name == TIMESTAMP or name.startswith("frame_time."):
-        dtype = np.dtype(np.float64)
+    dtype = _dtype(feature)
     if windows.normalise == "none" or dtype != np.float32 or span_of(name) == "here":
         return Column(feature.size, shape, dtype)
     found = mixture.statistics(group).get(name)

@@ -94,10 +94,41 @@ def test_a_dataset_without_actions_is_padded_whole(toy, tmp_path) -> None:
     without = tuple(f for f in made.datasets["b"].features if f.name != "action")
     made.datasets["b"] = made.datasets["b"].model_copy(update={"features": without})
     mixture = made.mixture(tmp_path)
-    assert {"action" in sample for sample in mixture.samples()} == {True, False}
+    assert all((sample["dataset"] == "b") == sample["action_is_absent"] for sample in mixture.samples())
     batch = Samples(mixture, Windows(pad_to={"action": 2, "observation.state": 3})).read(0, np.arange(18))
     for name, mask in zip(batch["dataset"], batch["action_dim_is_pad"].tolist(), strict=True):
         assert mask == [name == "b"] * 2
+
+
+def test_a_dataset_without_actions_gives_zeros_and_says_so(toy, tmp_path) -> None:
+    made = toy({"a": [9], "video": [9], "b": [5]})
+    without = tuple(f for f in made.datasets["video"].features if f.name == "reward")
+    made.datasets["video"] = made.datasets["video"].model_copy(update={"features": without, "embodiment": "human"})
+    mixture = made.mixture(tmp_path, weight_kind="repeat")
+    windows = Windows(history=2, action_horizon=3, columns=("observation.state", "action", "reward"))
+    batch = Samples(mixture, windows).read(0, np.arange(23))
+    absent = np.array([name == "video" for name in batch["dataset"]])
+    assert absent.sum() == 9
+    for column in ("observation.state", "action"):
+        assert (batch[f"{column}_is_absent"] == absent).all()
+        assert not batch[column][absent].any()
+    assert batch["action_is_pad"][absent].all()
+    assert not batch["action_is_pad"][~absent][:, 0].any()
+    assert "reward_is_absent" not in batch
+    alone = {(sample["episode_id"], int(sample["step"])): sample for sample in mixture.samples(windows)}
+    for i in np.flatnonzero(~absent):
+        sample = alone[batch["episode_id"][i], int(batch["step"][i])]
+        for name in ("observation.state", "action", "action_is_pad"):
+            assert np.array_equal(batch[name][i], sample[name])
+
+
+def test_what_no_dataset_has_is_left_out_and_its_mask_is_whole(toy, tmp_path) -> None:
+    made = toy({"a": [9]})
+    without = tuple(f for f in made.datasets["a"].features if f.name != "action")
+    made.datasets["a"] = made.datasets["a"].model_copy(update={"features": without})
+    batch = Samples(made.mixture(tmp_path)).read(0, np.arange(9))
+    assert "action" not in batch
+    assert batch["action_is_pad"].all()
 
 
 def test_missing_values_come_as_nan(toy, tmp_path) -> None:
