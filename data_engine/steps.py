@@ -18,7 +18,7 @@ from data_engine.canonical import digest
 from data_engine.errors import SourceError
 from data_engine.model import TIMESTAMP, Feature
 
-__all__ = ["EPISODE_ID", "STEP", "canonical", "content_hash", "schema", "storage_type"]
+__all__ = ["EPISODE_ID", "STEP", "canonical", "content_hash", "hashes", "schema", "storage_type"]
 
 EPISODE_ID = "episode_id"
 STEP = "step"
@@ -96,13 +96,19 @@ def content_hash(steps: pa.Table, cameras: Mapping[str, str] | None = None) -> s
 
     Column order, chunks and names of anything but the columns do not matter. O(bytes).
     """
+    return hashes(steps, cameras)[0]
+
+
+def hashes(steps: pa.Table, cameras: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """(:func:`content_hash`, the same without the cameras), over the steps once."""
     sha = hashlib.sha256()
     for name in sorted(steps.column_names):
         sha.update(digest("column", name, str(steps.schema.field(name).type)).encode())
         _hash_array(sha, _one_chunk(steps.column(name)))
+    alone = sha.hexdigest()
     for name in sorted(cameras or {}):
         sha.update(digest("camera", name, (cameras or {})[name]).encode())
-    return sha.hexdigest()
+    return sha.hexdigest(), alone
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

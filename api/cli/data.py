@@ -61,21 +61,12 @@ def ingest(
 
 def _proposal(recipe: Any) -> dict[str, Any]:
     from data_engine.formats import Source, detect
-    from data_engine.steps import storage_type
+    from flows.receipt import columns
 
     fmt, probe = detect(Source(recipe.uri), recipe.format, recipe.options)
     if probe.proposal is not None:
         return _guess(fmt.name, probe)
-    items = [
-        {
-            "source": feature.source or feature.name,
-            "column": feature.name,
-            "dtype": feature.dtype,
-            "shape": list(feature.shape),
-            "stored_as": "video" if feature.is_camera else str(storage_type(feature)),
-        }
-        for feature in probe.features
-    ]
+    items = columns(probe.features)
     facts = {
         "dataset": recipe.dataset,
         "format": fmt.name,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from data_engine import registry
+from data_engine.defects import Defect
 from data_engine.errors import RequestError
 from data_engine.fs import filesystem, is_local, join, resolve
 from data_engine.model import Feature
@@ -31,6 +33,8 @@ from data_engine.registry import Plugin
 __all__ = [
     "EncodedVideo", "EpisodeRef", "Format", "Probe", "RawFrames", "Source", "SourceEpisode", "Unreadable", "detect",
 ]  # fmt: skip
+
+_CACHED_REPO = re.compile(r"(datasets|models|spaces)--.+")
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ class Source:
         """The path inside ``fs`` of ``parts`` below the source. Raises ``RequestError`` where it would leave it.
 
         Locally a symbolic link that leads out of the source is refused too: a declared path never reads another
-        file of the machine.
+        file of the machine. The Hugging Face cache alone keeps a snapshot's files as links into its own blobs.
         """
         path = join(self.root, *parts)
         if parts and self.is_local:
             real, root = os.path.realpath(path), os.path.realpath(self.root)
-            if real != root and not real.startswith(root.rstrip("/") + "/"):
+            if real != root and not _inside(real, root) and not _cached_blob(path, real, root):
                 raise RequestError(f"path {'/'.join(parts)!r} leaves {self.uri!r}", code="bad_path")
         return path
 
@@ -88,14 +92,30 @@ class Source:
         return self.fs.open(self.path(*parts), "rb")
 
     def stamp(self, *parts: str) -> tuple[int, str]:
-        """(size in bytes, change stamp) of one file: modification time locally, ETag on an object store."""
+        """(size in bytes, change stamp) of one file: modification time locally, ETag or blob id on a store."""
         info = self.fs.info(self.path(*parts))
-        mark = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
-        return int(info.get("size") or 0), str(mark)
+        marks = ("ETag", "etag", "mtime", "LastModified", "blob_id")
+        return int(info.get("size") or 0), str(next((info[name] for name in marks if info.get(name)), ""))
 
     def relative(self, path: str) -> str:
         """``path`` (inside ``fs``) relative to the source; the file's own name where the source is that file."""
         return posixpath.relpath(path, self.root) if path != self.root else posixpath.basename(path)
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")
+
+
+def _cached_blob(path: str, real: str, root: str) -> bool:
+    """Whether ``path`` is a link from ``<repo>/snapshots/<rev>/...`` to a file of that same repo's ``blobs`` folder."""
+    folder = os.path.realpath(os.path.dirname(path))
+    repo, _, revision = root.partition("/snapshots/")
+    return (
+        bool(revision)
+        and _CACHED_REPO.fullmatch(os.path.basename(repo)) is not None
+        and (folder == root or _inside(folder, root))
+        and os.path.dirname(real) == f"{repo}/blobs"
+    )
 
 
 @dataclass(frozen=True)
@@ -116,13 +136,15 @@ class EncodedVideo:
 
     ``path`` is relative to the source; the episode's frames lie between ``start_s`` and ``end_s`` in it (``end_s``
     None: to the file's end). ``declared`` is what the source says of it (codec, width, height, fps), to be held against
-    the file; a key that the source does not state is absent.
+    the file; a key that the source does not state is absent. ``local`` is a file with the same bytes, where the format
+    had to fetch or unpack one: it is there until the next episode is asked for.
     """
 
     path: str
     start_s: float = 0.0
     end_s: float | None = None
     declared: Mapping[str, Any] = field(default_factory=dict)
+    local: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -142,8 +164,8 @@ class Probe:
     """What a source declares, read without its steps.
 
     ``notes`` are lies and oddities of the dataset as a whole (declared 105 episodes, 19 present); ``context`` is
-    whatever ``read`` needs again (plain picklable values). ``proposal`` is set where the columns are only guessed:
-    the options that would confirm the guess. Such a source is shown and not ingested.
+    whatever ``read`` needs again (plain picklable values); ``defects`` are lies that have a code. ``proposal`` is set
+    where the columns are only guessed: the options that would confirm the guess. Such a source is shown, not ingested.
     """
 
     format: str
@@ -155,6 +177,7 @@ class Probe:
     licence: str | None = None
     provenance: str | None = None
     notes: tuple[str, ...] = ()
+    defects: tuple[Defect, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
     proposal: Mapping[str, Any] | None = None
 
@@ -166,7 +189,8 @@ class SourceEpisode:
     ``steps`` has canonical column names and the source's own types: scalars as columns, everything wider as a list or
     fixed-size list of the flattened step in C order (shapes are in the features), ``timestamp`` in float64 seconds from
     0. Missing values are null. Cameras are keyed by name without the ``observation.images.`` prefix. ``attributes`` are
-    the source's other per-episode values, plain JSON. ``notes`` are lies that did not keep it from being read.
+    the source's other per-episode values, plain JSON. ``notes`` are lies that did not keep it from being read,
+    ``defects`` those that have a code.
     """
 
     key: str
@@ -183,6 +207,7 @@ class SourceEpisode:
     parent: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    defects: tuple[Defect, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -210,6 +235,8 @@ class Format(Plugin):
     operator: str | None = None
     licence: str | None = None
     provenance: Literal["real", "sim", "synthetic", "human_video"] | None = None
+    units: dict[str, str] | None = None  # column -> unit, e.g. {action: deg}
+    conventions: dict[str, dict[str, str]] | None = None  # column -> kind -> value, e.g. {action: {quaternion: wxyz}}
 
     @abstractmethod
     def probe(self, source: Source) -> Probe | None:
@@ -241,7 +268,7 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
     for generic in (False, True):
         for candidate in registry.names("formats"):
             kind = registry.load("formats", candidate)
-            if kind.generic != generic or found and generic:
+            if kind.generic != generic or (found and generic):
                 continue
             if not kind.model_fields.keys() >= (options or {}).keys():
                 others.append(candidate)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_engine.defects import Defect
 from data_engine.errors import SourceError
 from data_engine.formats import (
     EncodedVideo,
@@ -86,6 +87,7 @@ class VideoFiles:
             "width": said.get("video.width", width),
             "height": said.get("video.height", height),
             "fps": said.get("video.fps"),
+            "pix_fmt": said.get("video.pix_fmt"),
         }
         return EncodedVideo(path, start_s, end_s, {name: value for name, value in values.items() if value is not None})
 
@@ -104,19 +106,21 @@ def declare(
     ``data_files``: of each of ``refs``, None where the file is absent. ``filmed``: whether any video of a camera is
     there; a camera without any is left out with a note (a set without its videos still has states and actions).
     """
-    lies = [*info.notes, *notes]
     absent = [camera for camera in info.cameras if not filmed.get(camera.name)]
-    lies += [f"{camera.source}: none of its videos is there; read without this camera" for camera in absent]
+    lies = [
+        Defect("camera_absent", f"{camera.source}: none of its videos is there; read without this camera")
+        for camera in absent
+    ]
     features: Sequence[Feature] = [feature for feature in info.features if feature not in absent]
     features, wrong = file_types(_first_schema(source, data_files), features)
     present = sum(path is not None for path in data_files)
     if info.total_episodes is not None and info.total_episodes != present:
-        lies.append(f"declares {info.total_episodes} episodes, {present} present")
+        lies.append(Defect("episodes_absent", f"declares {info.total_episodes} episodes, {present} present"))
     elif present < len(refs):
-        lies.append(f"lists {len(refs)} episodes, {present} present")
+        lies.append(Defect("episodes_absent", f"lists {len(refs)} episodes, {present} present"))
     steps = sum(ref.n_steps or 0 for ref in refs)
     if info.total_frames is not None and info.total_frames != steps:
-        lies.append(f"declares {info.total_frames} steps, its episodes {steps}")
+        lies.append(Defect("steps_differ", f"declares {info.total_frames} steps, its episodes {steps}"))
     return Probe(
         format=options.name,
         fps=info.fps,
@@ -126,7 +130,8 @@ def declare(
         control_mode=options.control_mode,
         licence=options.licence or info.licence,
         provenance=options.provenance,
-        notes=(*lies, *wrong),
+        notes=(*info.notes, *notes, *wrong),
+        defects=tuple(lies),
     )
 
 

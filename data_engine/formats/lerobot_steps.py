@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_engine.defects import Defect
 from data_engine.errors import EngineError, SourceError
 from data_engine.formats import EncodedVideo, RawFrames, Source, SourceEpisode, Unreadable
 from data_engine.model import IMAGES, TIMESTAMP, Feature
@@ -43,7 +44,7 @@ class Listed:
     tasks: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     cameras: Mapping[str, EncodedVideo] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    defects: tuple[Defect, ...] = ()
 
 
 def open_parquet(source: Source, path: str) -> pq.ParquetFile:
@@ -144,12 +145,12 @@ def episodes_in(
         except SourceError as error:
             yield Unreadable(listed.key, error.code, error.message)
             continue
-        notes = [*listed.notes, *extra]
+        notes, defects = [*extra], [*listed.defects]
         for name, camera in cameras.items():
             if (camera.height, camera.width) != declared_sizes[name]:
                 notes.append(f"{name}: declared {declared_sizes[name]}, the images are {(camera.height, camera.width)}")
         if listed.length is not None and listed.length != stop - start:
-            notes.append(f"declares {listed.length} steps and has {stop - start}")
+            defects.append(Defect("steps_differ", f"declares {listed.length} steps and has {stop - start}"))
         if frame is not None and not np.array_equal(frame[start:stop], np.arange(stop - start)):
             notes.append("frame_index does not count from 0")
         shift = float(times[0]) if times is not None and np.isfinite(times[0]) else 0.0
@@ -171,6 +172,7 @@ def episodes_in(
             scene=listed.fields.get("scene"),
             attributes=listed.fields.get("attributes", {}),
             notes=tuple(notes),
+            defects=tuple(defects),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from data_engine.defects import Defect
 from data_engine.errors import EngineError, SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
@@ -97,14 +98,14 @@ def _listed(
     if row is None:
         return Unreadable(key, "unknown_key", "the metadata list no such episode")
     cameras: dict[str, EncodedVideo] = {}
-    notes: list[str] = []
+    defects: list[Defect] = []
     for camera in features:
         if camera.dtype != "video":
             continue
         path, note = videos.locate(camera, **_place(info, row[EPISODE]))
         if path is None:
             return Unreadable(key, "missing_video", note)
-        notes += [note] if note else []
+        defects += [Defect("video_elsewhere", note)] if note else []
         cameras[camera.name.removeprefix(IMAGES)] = videos.span(camera, path)
     tasks = row.get("tasks")
     return Listed(
@@ -114,7 +115,7 @@ def _listed(
         tasks=tuple(str(task) for task in tasks) if isinstance(tasks, list) else (),
         fields=attributes_of(row),
         cameras=cameras,
-        notes=tuple(notes),
+        defects=tuple(defects),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_engine.defects import Defect
 from data_engine.errors import SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
@@ -181,14 +182,14 @@ def _video(videos: VideoFiles, camera: Feature, row: Mapping[str, Any]) -> tuple
 def _listed(row: Mapping[str, Any], key: str, features: Sequence[Feature], videos: VideoFiles) -> Listed | Unreadable:
     """The metadata of one episode, with its videos found."""
     cameras: dict[str, EncodedVideo] = {}
-    notes: list[str] = []
+    defects: list[Defect] = []
     for camera in features:
         if camera.dtype != "video":
             continue
         path, note = _video(videos, camera, row)
         if path is None:
             return Unreadable(key, "missing_video", note)
-        notes += [note] if note else []
+        defects += [Defect("video_elsewhere", note)] if note else []
         start, end = (row.get(f"videos/{camera.source}/{edge}_timestamp") for edge in ("from", "to"))
         if start is None or end is None or not 0 <= start < end:
             return Unreadable(key, "bad_span", f"{camera.source} spans {start!r} to {end!r} s in its video")
@@ -200,5 +201,5 @@ def _listed(row: Mapping[str, Any], key: str, features: Sequence[Feature], video
         tasks=tuple(str(task) for task in row.get("tasks") or ()),
         fields=attributes_of({name: value for name, value in row.items() if name != "file"}),
         cameras=cameras,
-        notes=tuple(notes),
+        defects=tuple(defects),
     )

@@ -31,7 +31,7 @@ def test_counts_reconcile_from_the_source_to_the_lake(lake, recording):
     receipt = bring(lake, recording)
     with h5py.File(recording) as file:
         lengths = {name: len(demo["actions"]) for name, demo in file["data"].items()}
-        assert receipt["in"] == {"episodes": len(lengths), "steps": sum(lengths.values())}
+        assert receipt["in"] == {"episodes": len(lengths), "steps": sum(lengths.values()), "frames": {}}
         assert receipt["stored"] == {"episodes": len(lengths), "steps": sum(lengths.values()), "frames": {}}
         episodes = lake.episodes()
         assert dict(zip(episodes["source_key"], episodes["n_steps"], strict=True)) == lengths
@@ -128,7 +128,7 @@ def test_shards_do_not_show_in_the_lake(tmp_path, recording, monkeypatch):
 def test_raw_frames_are_encoded_once_and_found_again(lake, tmp_path):
     source = write_robomimic(tmp_path / "a.hdf5", episodes=3, cameras=True)
     receipt = bring(lake, source)
-    (camera,) = receipt["cameras"]
+    (camera,) = receipt["stored"]["frames"]
     steps = receipt["stored"]["steps"]
     assert receipt["stored"]["frames"] == {camera: steps}
     with h5py.File(source) as file:
@@ -186,7 +186,7 @@ def test_frames_of_an_uneven_clock_are_found_at_their_own_times(lake, tmp_path):
     pq.write_table(table.set_column(at, "timestamp", pa.array(times.astype(np.float32))), path)
     receipt = bring(lake, root)
     assert receipt["stored"]["episodes"] == 2, receipt["quarantined"]
-    (camera,) = receipt["cameras"]
+    (camera,) = receipt["stored"]["frames"]
     for batch in lake.batches(lake.episodes()):
         for i, rows in enumerate(batch):
             frames = batch.frames(i, camera, batch.steps["timestamp"].to_numpy()[rows])

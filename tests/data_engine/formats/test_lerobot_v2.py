@@ -39,7 +39,7 @@ def test_real_set_with_video(shared_data: Path) -> None:
         assert episode.language == ("Pick up the yellow bottle on the table.",)
         video = episode.cameras["cam_high"]
         assert isinstance(video, EncodedVideo)
-        assert dict(video.declared) == {"codec": "av1", "width": 640, "height": 480, "fps": 30}
+        assert dict(video.declared) == {"codec": "av1", "width": 640, "height": 480, "fps": 30, "pix_fmt": "yuv420p"}
         with FrameReader(root / video.path) as frames:
             assert frames.count(video.start_s, video.end_s) == episode.steps.num_rows
 
@@ -86,12 +86,12 @@ def test_105_declared_19_present(tmp_path: Path) -> None:
     declared = write_v2(tmp_path, [2] * 19)
     rewrite_info(tmp_path, {**declared, "total_episodes": 105, "total_frames": 38})
     probe, episodes = opened(tmp_path)
-    assert probe.notes == ("declares 105 episodes, 19 present",)
+    assert probe.defects == (("episodes_absent", "declares 105 episodes, 19 present"),)
     assert all(isinstance(episode, SourceEpisode) for episode in episodes)
     listed = [{"episode_index": i, "tasks": ["push"], "length": 2} for i in range(105)]
     write_lines(tmp_path / "meta" / "episodes.jsonl", listed)
     probe, episodes = opened(tmp_path)
-    assert probe.notes[0] == "declares 105 episodes, 19 present"
+    assert probe.defects[0] == ("episodes_absent", "declares 105 episodes, 19 present")
     assert [isinstance(episode, Unreadable) for episode in episodes] == [False] * 19 + [True] * 86
     assert {episode.code for episode in episodes if isinstance(episode, Unreadable)} == {"missing_file"}
 
@@ -136,7 +136,7 @@ def test_a_video_elsewhere_is_found_and_noted(tmp_path: Path) -> None:
     _, (one,) = opened(tmp_path)
     assert isinstance(one, SourceEpisode)
     assert one.cameras["top"].path == "videos/chunk-007/observation.images.top/episode_000000.mp4"  # type: ignore[union-attr]
-    assert len(one.notes) == 1
+    assert [defect.code for defect in one.defects] == ["video_elsewhere"]
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,10 @@ def test_fewer_episodes_than_declared_is_noted(tmp_path: Path) -> None:
     declared = write_v3(tmp_path, [3, 3])
     rewrite_info(tmp_path, {**declared, "total_episodes": 105, "total_frames": 9000})
     probe, episodes = opened(tmp_path)
-    assert probe.notes == ("declares 105 episodes, 2 present", "declares 9000 steps, its episodes 6")
+    assert probe.defects == (
+        ("episodes_absent", "declares 105 episodes, 2 present"),
+        ("steps_differ", "declares 9000 steps, its episodes 6"),
+    )
     assert len(episodes) == 2
 
 
@@ -218,7 +221,7 @@ def test_a_missing_data_file_quarantines_its_episodes(tmp_path: Path) -> None:
     write_v3(tmp_path, [3, 3, 2])
     change(tmp_path, EPISODES, **{"data/file_index": [0, 1, 0]})
     probe, (one, two, three) = opened(tmp_path)
-    assert "declares 3 episodes, 2 present" in probe.notes
+    assert ("episodes_absent", "declares 3 episodes, 2 present") in probe.defects
     assert isinstance(two, Unreadable)
     assert two.code == "missing_file"
     assert isinstance(one, SourceEpisode)
@@ -232,7 +235,9 @@ def test_a_video_elsewhere_is_found_and_noted(tmp_path: Path) -> None:
     declared = write_v3(tmp_path, [3], video=True)
     rewrite_info(tmp_path, {**declared, "video_path": "movies/{video_key}/{chunk_index:03d}/file-{file_index:03d}.mp4"})
     (episode,) = good(tmp_path)
-    assert episode.notes[0].startswith("the video declared at movies/")
+    ((code, what),) = episode.defects
+    assert code == "video_elsewhere"
+    assert what.startswith("the video declared at movies/")
     assert episode.cameras["top"].path.startswith("videos/")  # type: ignore[union-attr]
 
 
@@ -245,7 +250,7 @@ def test_a_missing_video_quarantines_its_episode_and_no_video_at_all_drops_the_c
     assert two.code == "missing_video"
     change(tmp_path, EPISODES, **{"videos/observation.images.top/file_index": [4, 4]})
     probe, (one, two) = opened(tmp_path)
-    assert "none of its videos is there" in probe.notes[0]
+    assert probe.defects[0].code == "camera_absent"
     assert not any(feature.is_camera for feature in probe.features)
     assert isinstance(one, SourceEpisode)
     assert isinstance(two, SourceEpisode)
@@ -311,7 +316,7 @@ def test_lengths_and_indices_that_lie_are_noted(tmp_path: Path) -> None:
     change(tmp_path, EPISODES, length=[5, 3])
     change(tmp_path, DATA, frame_index=[0, 1, 0, 2, 1])
     one, two = good(tmp_path)
-    assert one.notes == ("declares 5 steps and has 2",)
+    assert one.defects == (("steps_differ", "declares 5 steps and has 2"),)
     assert two.notes == ("frame_index does not count from 0",)
 
 
