@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,11 +25,12 @@ __all__ = ["BLOCK_BYTES", "EPISODE_BYTES", "Layout", "Spec", "free_name", "natur
 BLOCK_BYTES = 8 << 20  # arrays are read in whole chunks, in blocks of about this size
 EPISODE_BYTES = 4 << 30  # more than this in one episode's columns is refused: a header can declare any shape
 _SMALLEST_IMAGE = 8
+_TEXT = {"string": pa.string(), "bytes": pa.binary()}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What one array holds a step: numpy's name of the type (``string`` for text) and the step's shape."""
+    """What one array holds a step: numpy's name of the type (``string``, ``bytes``) and the step's shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -51,7 +52,7 @@ class Spec:
     @property
     def is_vector(self) -> bool:
         """A number or a vector of numbers a step."""
-        return self.dtype != "string" and len(self.shape) <= 1
+        return self.dtype not in ("string", "bytes") and len(self.shape) <= 1
 
     @property
     def is_rgb(self) -> bool:
@@ -72,13 +73,15 @@ class Layout:
     """Which of a source's arrays become which column.
 
     ``specs``: every array by the source's name. ``columns``: a column's name -> the arrays joined into it, in order.
-    ``cameras``: a camera's name -> its array. ``flags``: the columns that are turned into booleans.
+    ``cameras``: a camera's name -> its array. ``flags``: the columns that are turned into booleans. ``names``: an
+    array's entries by name, where the layout knows them.
     """
 
     specs: Mapping[str, Spec]
     columns: Mapping[str, tuple[str, ...]]
     cameras: Mapping[str, str] = field(default_factory=dict)
     flags: frozenset[str] = frozenset()
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
@@ -92,9 +95,7 @@ class Layout:
     def _feature(self, name: str, keys: tuple[str, ...]) -> Feature:
         parts = [self.specs[key] for key in keys]
         one = len(keys) == 1
-        names = [
-            f"{key.rsplit('/', 1)[-1]}.{i}" for key, part in zip(keys, parts, strict=True) for i in range(part.size)
-        ]
+        names = [name for key, part in zip(keys, parts, strict=True) for name in self._entries(key, part)]
         return Feature(
             name=name,
             dtype="bool" if name in self.flags else parts[0].dtype if one else _joined(parts),
@@ -102,6 +103,10 @@ class Layout:
             components=tuple(names) if name in (STATE, ACTION) else None,
             source=" + ".join(keys),
         )
+
+    def _entries(self, key: str, part: Spec) -> Sequence[str]:
+        names = self.names.get(key, ())
+        return names if len(names) == part.size else [f"{key.rsplit('/', 1)[-1]}.{i}" for i in range(part.size)]
 
     def check(self, key: str, found: Spec) -> None:
         """Raises ``SourceError`` where an episode's array ``key`` is not what the dataset holds under that name."""
@@ -140,7 +145,7 @@ def _joined(parts: list[Spec]) -> str:
 
 
 def _arrow_type(feature: Feature) -> pa.DataType:
-    item = pa.string() if feature.dtype == "string" else pa.from_numpy_dtype(np.dtype(feature.dtype))
+    item = _TEXT.get(feature.dtype) or pa.from_numpy_dtype(np.dtype(feature.dtype))
     return pa.list_(item, feature.size) if feature.shape else item
 
 
@@ -148,6 +153,8 @@ def _column(values: np.ndarray, feature: Feature) -> pa.Array:
     flat = np.ascontiguousarray(values).reshape(-1)
     if feature.dtype == "string":
         items = pa.array([_text(value) for value in flat.tolist()], pa.string())
+    elif feature.dtype == "bytes":
+        items = pa.array([bytes(value) for value in flat.tolist()], pa.binary())
     else:
         if feature.dtype == "bool" and not ((flat == 0) | (flat == 1)).all():
             raise SourceError(f"{feature.source} holds values other than 0 and 1", code="bad_flag")

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["parse", "pick", "plain"]
+__all__ = ["PROVENANCES", "parse", "pick", "plain"]
 
-_LANGUAGE = ("language", "language_instruction", "lang", "ep_meta")
+PROVENANCES = ("real", "sim", "synthetic", "human_video")
+_LANGUAGE = ("language", "language_instruction", "language_raw", "instruction", "lang", "ep_meta")
 
 
 def plain(value: Any) -> Any:
@@ -40,13 +41,16 @@ def parse(text: Any) -> dict[str, Any]:
 def pick(attributes: dict[str, Any]) -> dict[str, Any]:
     """Take the fields of an episode that ``attributes`` (plain values) states out of it, as keyword arguments.
 
-    Known: ``task``, ``operator``, ``scene`` (text), ``success`` (a boolean, or 0 or 1) and the language instruction
-    (``language``, ``language_instruction``, ``lang``, or ``lang`` inside robosuite's ``ep_meta`` JSON, which stays).
+    Known: ``task``, ``operator``, ``scene`` (text), ``provenance`` (one of four words), ``success`` (a boolean, or 0 or
+    1) and the language instruction (``language``, ``language_instruction``, ``language_raw``, ``instruction``,
+    ``lang``, or ``lang`` inside robosuite's ``ep_meta`` JSON, which stays).
     """
     found: dict[str, Any] = {}
     for name in ("task", "operator", "scene"):
         if isinstance(attributes.get(name), str):
             found[name] = attributes.pop(name)
+    if attributes.get("provenance") in PROVENANCES:
+        found["provenance"] = attributes.pop("provenance")
     if attributes.get("success") in (True, False):  # 1 and 0 too
         found["success"] = bool(attributes.pop("success"))
     for name in _LANGUAGE:

@@ -24,7 +24,8 @@ _PART = re.compile(r"(?P<path>[^\[\]]+)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?")
 _EPISODE_FIELDS = ("task", "language", "success", "operator", "scene", "provenance")
 _SYNONYMS = {
     ACTION: ("action", "actions", "act", "command", "cmd", "joint_action", "rel_actions"),
-    STATE: ("state", "qpos", "robot_state", "proprio", "proprioception", "joint_positions", "joint_state", "robot_obs", "observations"),
+    STATE: ("state", "qpos", "robot_state", "proprio", "proprioception", "joint_positions", "joint_state", "robot_obs",
+            "observations"),
     REWARD: ("reward", "rewards", "r"),
     TERMINATED: ("terminated", "terminal", "terminals", "terminations", "done", "dones"),
     TRUNCATED: ("truncated", "timeout", "timeouts", "truncations"),
@@ -135,8 +136,11 @@ def guess(specs: Mapping[str, Spec], separator: str = "/") -> ColumnMap:
     """A map for fields of ``specs``, by their names: a proposal to confirm, never to act on.
 
     A field whose last name is a known synonym becomes that canonical column (the shallowest, then the first by name,
-    where several would); RGB frames become cameras; every other field becomes a column of its own name.
+    where several would); RGB frames become cameras; every other field becomes a column of its own name, without the
+    folder that all fields share.
     """
+    folders = {path.split(separator, 1)[0] for path in specs}
+    shared = folders.pop() + separator if len(folders) == 1 and all(separator in path for path in specs) else ""
     columns: dict[str, tuple[str, ...]] = {}
     cameras: dict[str, str] = {}
     paths = sorted(specs, key=lambda path: (path.count(separator), path))
@@ -158,5 +162,5 @@ def guess(specs: Mapping[str, Spec], separator: str = "/") -> ColumnMap:
             camera = leaf if leaf not in cameras else path.replace(separator, ".")
             cameras[camera] = path
         else:
-            columns[free_name(path.replace(separator, "."), columns)] = (path,)
+            columns[free_name(path.removeprefix(shared).replace(separator, "."), columns)] = (path,)
     return ColumnMap(columns=columns, cameras=cameras)

@@ -7,25 +7,26 @@ they are followed, so that a data file never reads another file of the machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_engine.errors import SourceError
 from data_engine.formats import Source
-from data_engine.formats.arrays import BLOCK_BYTES, Spec, to_rgb
+from data_engine.formats.arrays import Spec
+from data_engine.formats.attributes import plain
+from data_engine.formats.rows import FAULTS, Rows, block_rows, bounded
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["FAULTS", "Array", "Frames", "array", "child", "is_hdf5", "open_file", "walk"]
+__all__ = ["SUFFIXES", "Array", "array", "child", "is_hdf5", "open_file", "split", "walk"]
 
-FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises for a damaged file
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_SUFFIXES = (".hdf5", ".h5", ".hdf")
+SUFFIXES = (".hdf5", ".h5", ".hdf")
 
 
 def is_hdf5(source: Source) -> bool:
@@ -34,7 +35,7 @@ def is_hdf5(source: Source) -> bool:
         return False
     if source.fs.cat_file(source.root, start=0, end=len(_SIGNATURE)) == _SIGNATURE:
         return True
-    if source.root.lower().endswith(_SUFFIXES):
+    if source.root.lower().endswith(SUFFIXES):
         raise SourceError(
             f"{source.uri} has no HDF5 signature: empty, cut or another kind of file", fix="copy the file again"
         )
@@ -69,13 +70,14 @@ def open_file(source: Source) -> Iterator[h5py.File]:
             handle.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
+@dataclass(frozen=True)
+class Array(Rows):
     """One dataset of a file, by h5py's low-level handle: its high-level object costs more than reading a short array.
 
     ``shape`` is the whole shape, ``dtype`` the stored type, ``spec`` what it holds a step. ``len`` counts its rows.
     """
 
+    name: str
     id: h5py.h5d.DatasetID
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -101,10 +103,36 @@ class Array:
         """Whether it declares values and stores none: it reads as its fill value."""
         return 0 not in self.shape and self.id.get_offset() is None and not self.id.get_storage_size()
 
+    @property
+    def chunk(self) -> int:
+        """Rows that are stored, and decoded, together."""
+        chunks = self.dataset.chunks
+        return chunks[0] if chunks else 1
+
+    def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """See :meth:`Rows.blocks`: whole chunks."""
+        step = block_rows(self.spec, self.chunk)
+        for index in range(start // step, -(-stop // step)):
+            yield self._some(max(index * step, start), min((index + 1) * step, stop))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See :meth:`Rows.read`."""
+        if self.spec.dtype == "bytes":
+            parts = bounded(self.blocks(start, stop), self.name)
+            return np.concatenate(parts or [np.empty((0, *self.spec.shape), object)])
+        return self._some(start, stop)
+
+    def _some(self, start: int, stop: int) -> np.ndarray:
+        if self.spec.dtype == "string" and self.dtype.kind == "O":
+            return np.asarray(self.dataset.asstr(errors="backslashreplace")[start:stop], dtype=str)
+        return self.dataset[start:stop]
+
     def load(self) -> np.ndarray:
-        """All its values; text as numpy strings."""
+        """All its values, a scalar's too; text as numpy strings."""
         from h5py import h5s
 
+        if self.spec.dtype == "bytes":
+            return self.read(0, len(self)) if self.shape else self.dataset[()]
         if self.dtype.kind == "O":
             return np.asarray(self.dataset.asstr(errors="backslashreplace")[()], dtype=str)
         values = np.empty(self.shape, self.dtype)
@@ -130,9 +158,11 @@ def array(found: h5py.h5d.DatasetID) -> Array:
             raise SourceError(f"{name} has no data", code="bad_dtype")
     shape, dtype = tuple(found.shape), found.dtype
     if dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None:
-        return Array(found, shape, dtype, Spec("string", shape[1:]))
+        return Array(name, found, shape, dtype, Spec("string", shape[1:]))
+    if dtype.kind == "O" and h5py.check_vlen_dtype(dtype) == np.uint8:
+        return Array(name, found, shape, dtype, Spec("bytes", shape[1:]))
     try:
-        return Array(found, shape, dtype, Spec.of(dtype, shape))
+        return Array(name, found, shape, dtype, Spec.of(dtype, shape))
     except SourceError as error:
         raise SourceError(f"{name}: {error.message}", code=error.code) from None
 
@@ -151,8 +181,8 @@ def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
     return group
 
 
-def walk(group: h5py.Group, skip: str | None = None) -> dict[str, Array]:
-    """Every dataset below ``group`` by its path in it, sorted, without the member named ``skip`` and what is below it.
+def walk(group: h5py.Group, skip: Container[str] = ()) -> dict[str, Array]:
+    """Every dataset below ``group`` by its path in it, sorted, without the members in ``skip`` and what is below them.
 
     Raises ``SourceError`` for links and for arrays that :func:`array` refuses.
     """
@@ -163,7 +193,7 @@ def walk(group: h5py.Group, skip: str | None = None) -> dict[str, Array]:
     group.id.links.visit(lambda name, info: links.__setitem__(name.decode(), info.type), info=True)
     found = {}
     for path in sorted(links):
-        if skip is not None and (path == skip or path.startswith(skip + "/")):
+        if path.split("/", 1)[0] in skip:
             continue
         if links[path] != h5l.TYPE_HARD:
             raise SourceError(f"{group.name}/{path} is a link, which is not followed", code="link")
@@ -173,28 +203,7 @@ def walk(group: h5py.Group, skip: str | None = None) -> dict[str, Array]:
     return found
 
 
-@dataclass(frozen=True)
-class Frames:
-    """The frames of one camera of one demonstration, read in blocks of whole chunks whenever they are asked for."""
-
-    source: Source
-    path: str
-    top: float = 255.0
-    rounding: bool = False
-
-    def __call__(self) -> Iterator[np.ndarray]:
-        """A fresh iterator of uint8 (h, w, 3). Raises ``SourceError`` where the file is damaged."""
-        with open_file(self.source) as file:
-            yield from to_rgb(
-                self._blocks(array(child(file, self.path).id).dataset), self.path, top=self.top, rounding=self.rounding
-            )
-
-    def _blocks(self, dataset: h5py.Dataset) -> Iterator[np.ndarray]:
-        chunk = dataset.chunks[0] if dataset.chunks else 1
-        row = max(dataset.dtype.itemsize * math.prod(dataset.shape[1:]), 1)
-        step = chunk * max(BLOCK_BYTES // (row * chunk), 1)
-        for start in range(0, len(dataset), step):
-            try:
-                yield dataset[start : start + step]
-            except FAULTS as error:
-                raise SourceError(f"frames of {self.path} cannot be read: {error}", code="damaged_frames") from error
+def split(found: Mapping[str, Array]) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Arrays that have rows, and the plain values of those that are single values."""
+    rows: dict[str, Rows] = {path: array for path, array in found.items() if array.shape}
+    return rows, {path: plain(array.load()) for path, array in found.items() if not array.shape}

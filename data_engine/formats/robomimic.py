@@ -11,7 +11,9 @@ import numpy as np
 from data_engine.formats.arrays import Layout, Spec, free_name
 from data_engine.formats.attributes import plain
 from data_engine.formats.demonstrations import DemonstrationFile
-from data_engine.formats.hdf5 import Array, child, walk
+from data_engine.formats.dialect import dialect
+from data_engine.formats.hdf5 import child, split, walk
+from data_engine.formats.rows import Rows
 from data_engine.model import ACTION, REWARD, STATE, TERMINATED
 
 if TYPE_CHECKING:
@@ -38,15 +40,23 @@ class Robomimic(DemonstrationFile):
     """
 
     name: ClassVar[str] = "robomimic"
-    skipped: ClassVar[str | None] = "next_obs"
+    skipped: ClassVar[tuple[str, ...]] = ("next_obs",)
 
-    def claims(self, has_observations: bool) -> bool:
-        """Demonstrations with an ``obs`` group."""
-        return has_observations
+    def claims(self, data: h5py.Group, members: frozenset[str]) -> bool:
+        """Demonstrations with an ``obs`` group, of no other library."""
+        return dialect(data, members) == self.name
+
+    def state(self, specs: Mapping[str, Spec]) -> tuple[str, ...]:
+        """The arrays that are joined into ``observation.state`` where no option names others."""
+        return _state_keys(specs)
+
+    def entries(self, specs: Mapping[str, Spec]) -> dict[str, tuple[str, ...]]:
+        """Arrays whose entries have names of their own."""
+        return {}
 
     def layout(self, specs: Mapping[str, Spec]) -> tuple[Layout, list[str]]:
         """See the class."""
-        state = self.chosen("state_keys", "obs/", specs) or _state_keys(specs)
+        state = self.chosen("state_keys", "obs/", specs) or self.state(specs)
         action = self.chosen("action_keys", "", specs) or ("actions",)
         cameras = {
             path.removeprefix("obs/"): path
@@ -62,22 +72,23 @@ class Robomimic(DemonstrationFile):
         notes = [] if state else ["no vector observations: there is no observation.state"]
         if ACTION not in columns:
             notes.append("no actions")
-        return Layout(specs, columns, cameras, frozenset({TERMINATED})), notes
+        return Layout(specs, columns, cameras, frozenset({TERMINATED}), self.entries(specs)), notes
 
-    def beyond(self, demo: h5py.Group, arrays: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
+    def beyond(self, demo: h5py.Group, arrays: Mapping[str, Rows]) -> tuple[dict[str, Any], list[str]]:
         """The observation after the last action, where there is one, and a note where it is not ``obs`` shifted."""
         if "next_obs" not in list(demo):
             return {}, []
         last, notes = {}, []
-        for key, after in walk(child(demo, "next_obs")).items():
+        for key, after in split(walk(child(demo, "next_obs")))[0].items():
             now = arrays.get(f"obs/{key}")
             if now is None or now.spec != after.spec or len(now) != len(after):
                 notes.append(f"next_obs/{key} does not match obs and is not read")
                 continue
-            if len(now) > 1 and not np.array_equal(after.dataset[-2], now.dataset[-1], equal_nan=now.spec.is_vector):
+            n = len(now)
+            if n > 1 and not np.array_equal(after.read(n - 2, n - 1), now.read(n - 1, n), equal_nan=now.spec.is_vector):
                 notes.append(f"next_obs/{key} is not obs/{key} one step later")
             if now.spec.is_vector:
-                last[key] = plain(after.dataset[-1])
+                last[key] = plain(after.read(n - 1, n)[0])
         return ({"next_obs.last": last} if last else {}), notes
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from data_engine.formats.arrays import Layout, Spec, free_name
 from data_engine.formats.demonstrations import DemonstrationFile
-from data_engine.formats.hdf5 import Array
+from data_engine.formats.dialect import dialect
+from data_engine.formats.rows import Rows
 from data_engine.model import ACTION, REWARD, STATE, TERMINATED
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class Robosuite(DemonstrationFile):
     name: ClassVar[str] = "robosuite"
     recorded_in: ClassVar[str | None] = "sim"
 
-    def claims(self, has_observations: bool) -> bool:
-        """Demonstrations without an ``obs`` group."""
-        return not has_observations
+    def claims(self, data: h5py.Group, members: frozenset[str]) -> bool:
+        """Demonstrations without an ``obs`` group, whose actions, velocities or states say how long they are."""
+        return dialect(data, members) == self.name and (not members or not members.isdisjoint(self.length_from))
 
     def layout(self, specs: Mapping[str, Spec]) -> tuple[Layout, list[str]]:
         """See the class."""
@@ -52,16 +53,16 @@ class Robosuite(DemonstrationFile):
         notes = [f"no arrays for {name}" for name in (STATE, ACTION) if name not in columns]
         return Layout(specs, columns, {}, frozenset({TERMINATED})), notes
 
-    def clock(self, arrays: Mapping[str, Array]) -> np.ndarray | None:
+    def clock(self, arrays: Mapping[str, Rows]) -> np.ndarray | None:
         """The simulation time, the first number of each state, where it rises by 0.1 ms to 1 s a step; else None."""
         states = arrays.get("states")
         if states is None or not states.spec.dtype.startswith("float") or states.spec.size < 3 or len(states) < 2:
             return None
-        time: np.ndarray = states.dataset[:, 0].astype(np.float64)
+        time: np.ndarray = states.load()[:, 0].astype(np.float64)
         gaps = np.diff(time)
         return time if np.isfinite(time).all() and gaps.min() >= 1e-4 and gaps.max() <= 1.0 else None
 
-    def beyond(self, demo: h5py.Group, arrays: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
+    def beyond(self, demo: h5py.Group, arrays: Mapping[str, Rows]) -> tuple[dict[str, Any], list[str]]:
         """A note where the recorded clock is uneven, or cannot be trusted."""
         if self.fps is not None:
             return {}, []

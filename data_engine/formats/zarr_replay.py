@@ -22,6 +22,7 @@ __all__ = ["ZarrReplay"]
 
 _STATE_KEYS = ("state", "agent_pos", "obs")
 _ACTION_KEYS = ("action", "actions")
+_ENDS = "meta/episode_ends"
 _DEFAULT_FPS = 10.0
 
 
@@ -44,9 +45,9 @@ class ZarrReplay(Format):
     image_rounding: bool = False
 
     def probe(self, source: Source) -> Probe | None:
-        """See :meth:`Format.probe`. Any zarr group is claimed; without ``meta/episode_ends`` it is broken."""
+        """See :meth:`Format.probe`. A zarr group without ``meta/episode_ends`` is of another layout: None."""
         store = open_store(source)
-        if store is None:
+        if store is None or not store.is_array(_ENDS):
             return None
         ends = _episode_ends(store)
         rows, notes = _arrays(store, ends)
@@ -165,13 +166,7 @@ class Frames:
 
 def _episode_ends(store: Store) -> np.ndarray:
     """The row after each episode's last, int64 [episodes]. Raises ``SourceError`` where they cannot be."""
-    if not store.is_array("meta/episode_ends"):
-        raise SourceError(
-            f"{store.uri} is zarr without meta/episode_ends: it is no replay buffer",
-            code="no_episode_ends",
-            fix="write the row after each episode's last as meta/episode_ends",
-        )
-    rows = Rows(store.array("meta/episode_ends"), "meta/episode_ends")
+    rows = Rows(store.array(_ENDS), _ENDS)
     if rows.spec.shape or not rows.spec.dtype.removeprefix("u").startswith("int") or not len(rows):
         raise SourceError(f"meta/episode_ends of {store.uri} is no list of whole numbers", code="bad_episode_ends")
     ends = rows.read(0, len(rows)).astype(np.int64)

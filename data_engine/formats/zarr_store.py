@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_engine.errors import SourceError
-from data_engine.formats import Source
+from data_engine.formats import Source, rows
 from data_engine.formats.arrays import BLOCK_BYTES, Spec
 from data_engine.fs import options
 
@@ -79,7 +79,7 @@ class Store:
             ) from error
 
 
-class Rows:
+class Rows(rows.Rows):
     """Rows of one array, decoded by whole chunks in blocks of about 8 MB; the last block is kept.
 
     Episodes that share a chunk and are read in order therefore decode it once.

@@ -242,7 +242,6 @@ PICKLE = {"id": "pickle", "protocol": 4}
         (lambda folder: _v2(folder, "bad", "<c8"), "data/bad .*complex64"),
         (lambda folder: _v2(folder, "bad", "<f4", shape=[19]), "differ in length"),
         (lambda folder: (folder / "data" / "action" / ".zarray").write_text("{"), "data/action .*cannot be opened"),
-        (lambda folder: write(folder, buffer(), None), "without meta/episode_ends"),
         (lambda folder: write(folder, buffer(), [9, 5, 20]), "does not rise"),
         (lambda folder: write(folder, buffer(), [-1, 20]), "does not rise"),
         (lambda folder: write(folder, buffer(), [9, 21]), "ends at 21, the arrays at 20"),
@@ -289,7 +288,8 @@ def test_damaged_and_leaving_stores_are_refused(tmp_path: Path) -> None:
 def test_other_sources_are_not_claimed(tmp_path: Path, shared_data: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("notes.txt", "hello")
-    for path in (tmp_path, tmp_path / "other.zip", shared_data / "g1_lerobot_v21", shared_data / "README.md"):
+    write(tmp_path / "endless", buffer(), None)
+    for path in (tmp_path, tmp_path / "endless", tmp_path / "other.zip", shared_data / "g1_lerobot_v21", shared_data / "README.md"):
         assert ZarrReplay().probe(Source(str(path))) is None
 
 

@@ -1,0 +1,165 @@
+"""One array of an episode, one row a step, wherever its values lie: read whole, or in order a block at a time."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_engine.errors import SourceError
+from data_engine.formats.arrays import BLOCK_BYTES, EPISODE_BYTES, Spec
+
+__all__ = ["FAULTS", "Entries", "Held", "Kept", "Rows", "Span", "block_rows", "bounded"]
+
+FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What the container libraries raise for a damaged file."""
+
+
+class Rows(ABC):
+    """Values of one row a step. ``name`` is the source's own, ``spec`` what a row holds, ``len`` counts the rows."""
+
+    name: str
+    spec: Spec
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Rows ``start`` to ``stop`` in order, some at a time. Raises ``SourceError`` or one of ``FAULTS``."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` as one array; text as numpy strings, bytes as objects."""
+        return np.concatenate(list(self.blocks(start, stop)) or [np.empty((0, *self.spec.shape))])
+
+    def load(self) -> np.ndarray:
+        """All rows. See :meth:`read`."""
+        return self.read(0, len(self))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows once read; text and bytes, whose length no header declares, count 16 a value."""
+        width = 16 if self.spec.dtype in ("string", "bytes") else np.dtype(self.spec.dtype).itemsize
+        return len(self) * self.spec.size * width
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether the container declares values and stores none."""
+        return False
+
+
+class Held(Rows):
+    """Rows in memory."""
+
+    def __init__(self, name: str, values: np.ndarray, spec: Spec | None = None) -> None:
+        self.name, self.values = name, values
+        self.spec = Spec.of(values.dtype, values.shape) if spec is None else spec
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """See :meth:`Rows.blocks`."""
+        step = block_rows(self.spec)
+        for at in range(start, stop, step):
+            yield self.values[at : min(at + step, stop)]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See :meth:`Rows.read`."""
+        return self.values[start:stop]
+
+
+class Kept(Rows):
+    """Another's rows, read ``step`` at a time with the last block kept.
+
+    Episodes that share a chunk and are read in order therefore decode it once.
+    """
+
+    def __init__(self, rows: Rows, step: int) -> None:
+        self.rows, self.name, self.spec = rows, rows.name, rows.spec
+        self._step = step
+        self._kept: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """See :meth:`Rows.blocks`."""
+        for index in range(start // self._step, -(-stop // self._step)):
+            base = index * self._step
+            if self._kept[0] != index:
+                self._kept = index, self.rows.read(base, min(base + self._step, len(self)))
+            yield self._kept[1][max(start - base, 0) : stop - base]
+
+    @property
+    def unwritten(self) -> bool:
+        """See :attr:`Rows.unwritten`."""
+        return self.rows.unwritten
+
+
+class Span(Rows):
+    """Rows ``start`` to ``stop`` of another: one episode of a flat array, or an array without its last row."""
+
+    def __init__(self, rows: Rows, start: int, stop: int) -> None:
+        self.rows, self.name, self.spec = rows, rows.name, rows.spec
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """See :meth:`Rows.blocks`."""
+        return self.rows.blocks(self.start + start, self.start + stop)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See :meth:`Rows.read`."""
+        return self.rows.read(self.start + start, self.start + stop)
+
+    @property
+    def unwritten(self) -> bool:
+        """See :attr:`Rows.unwritten`."""
+        return self.rows.unwritten
+
+
+class Entries(Rows):
+    """Entries ``start`` to ``stop`` of another's flattened rows."""
+
+    def __init__(self, rows: Rows, start: int, stop: int) -> None:
+        if not 0 <= start < stop <= rows.spec.size:
+            raise SourceError(
+                f"{rows.name}[{start}:{stop}] leaves its {rows.spec.size} entries a step", code="bad_range"
+            )
+        self.rows, self.start, self.stop = rows, start, stop
+        self.name, self.spec = f"{rows.name}[{start}:{stop}]", Spec(rows.spec.dtype, (stop - start,))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """See :meth:`Rows.blocks`."""
+        for block in self.rows.blocks(start, stop):
+            yield block.reshape(len(block), -1)[:, self.start : self.stop]
+
+
+def block_rows(spec: Spec, chunk: int = 1) -> int:
+    """How many rows to read at a time: whole chunks of ``chunk`` rows, about 8 MB in all; 64 rows of unknown length."""
+    if spec.dtype == "bytes":
+        return 64
+    width = 16 if spec.dtype == "string" else np.dtype(spec.dtype).itemsize
+    row = max(width * math.prod(spec.shape), 1)
+    return chunk * max(BLOCK_BYTES // (row * chunk), 1)
+
+
+def bounded(blocks: Iterator[np.ndarray], name: str) -> list[np.ndarray]:
+    """``blocks`` of bytes objects as a list. Raises ``SourceError`` where together they exceed an episode's limit."""
+    kept, size = [], 0
+    for block in blocks:
+        size += sum(len(value) for value in block.reshape(-1).tolist())
+        if size > EPISODE_BYTES:
+            raise SourceError(f"{name} holds more than {EPISODE_BYTES >> 30} GiB", code="too_large")
+        kept.append(block)
+    return kept
