@@ -16,7 +16,7 @@ import numpy as np
 
 from data_engine.errors import SourceError
 
-__all__ = ["Track", "VideoInfo", "open_container"]
+__all__ = ["Track", "VideoInfo", "container_of", "open_container"]
 
 _MP4_BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
 _HEADER_ROOM = 256  # bytes between the position a demuxer states and the packet's first byte (a block header)
@@ -39,29 +39,39 @@ class VideoInfo:
     pix_fmt: str
 
 
-def open_container(path: str) -> Any:
-    """``path`` opened by PyAV as the container that its first bytes show, and as nothing else.
+def container_of(path: str) -> str:
+    """The container that a file's first bytes show: ``mov`` (MP4 and MOV), ``matroska`` (WebM too) or ``avi``.
 
-    Left to guess, FFmpeg would follow a playlist or a concat script that calls itself .mp4 to other files and hosts.
-    Raises ``SourceError`` for a missing file and for one that is no MP4/MOV, Matroska/WebM or AVI.
+    Raises ``SourceError`` for a missing file and for any other kind, whatever its name says.
     """
-    import av
-
     try:
         with open(path, "rb") as file:
             head = file.read(12)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}", code="no_video") from error
     if head[4:8] in _MP4_BOXES:
-        container = "mov"
-    elif head[:4] == b"\x1a\x45\xdf\xa3":
-        container = "matroska"
-    elif head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        container = "avi"
-    else:
-        raise SourceError(f"{path} is not an MP4, Matroska or AVI file", code="not_video")
+        return "mov"
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    raise SourceError(f"{path} is not an MP4, Matroska or AVI file", code="not_video")
+
+
+def open_container(path: str) -> Any:
+    """``path`` opened by PyAV as the container that its first bytes show, and as nothing else.
+
+    Left to guess, FFmpeg would follow a playlist or a concat script that calls itself .mp4 to other files and hosts.
+    Data references of a MOV, which name other files, are not followed. Raises ``SourceError`` as :func:`container_of`.
+    """
+    import av
+
+    container = container_of(path)
+    options = {"protocol_whitelist": "file"}
+    if container == "mov":
+        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
     try:
-        return av.open(f"file:{path}", format=container, options={"protocol_whitelist": "file"})
+        return av.open(f"file:{path}", format=container, options=options)
     except (av.FFmpegError, ValueError) as error:
         raise SourceError(f"{path} cannot be opened as {container}: {_reason(error)}", code="bad_video") from error
 
