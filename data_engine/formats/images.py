@@ -40,7 +40,7 @@ def decode_rgb(data: bytes | memoryview, size: tuple[int, int] | None = None) ->
             raise SourceError(f"an image is {(image.height, image.width)}, not {size}", code="bad_image")
         if _depth(data) > 8 or image.mode not in ("RGB", "L", "P", "RGBA"):
             raise SourceError(f"an image has mode {_mode(data, image)}, not 8-bit colour", code="bad_image")
-        if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
+        if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
             raise SourceError("an image is partly transparent", code="bad_image")
         return np.asarray(image.convert("RGB"))
 
@@ -72,7 +72,15 @@ def _opened(data: bytes | memoryview) -> Iterator[Image]:
             if image.width * image.height > _PIXELS:
                 raise SourceError(f"an image declares {image.width} x {image.height} pixels", code="bad_image")
             yield image
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise SourceError(f"an image is not decodable: {error}", code="bad_image") from error
 
 

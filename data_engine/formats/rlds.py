@@ -153,7 +153,7 @@ class RLDS(Format):
                 specs[_CUT_OFF] = Spec("bool", specs[_TERMINAL].shape)
                 columns[TRUNCATED] = (_CUT_OFF,)
         told = ends if _TERMINAL in ends and _LAST in ends else set()
-        cameras = {}
+        cameras: dict[str, str] = {}
         for path in steps:
             if path not in specs or path in told or any(path in keys for keys in columns.values()):
                 continue
@@ -230,7 +230,7 @@ class RLDS(Format):
         attributes, left_out = _attributes(example, probe.context["extras"])
         for camera in cameras:
             if attributes.get(f"has_{camera}") is False:
-                notes.append(f"has_{camera} is false: its frames are stand-ins")
+                notes.append(f"has_{camera} is false: its frames may be stand-ins")
         said = _said(arrays)
         fields = {**({"language": said} if said else {}), **pick(attributes)}
         if fields.get("language"):
@@ -256,7 +256,10 @@ class Frames:
     camera: str
 
     def __call__(self) -> Iterator[np.ndarray]:
-        """A fresh iterator of uint8 (h, w, 3). Raises ``SourceError`` for a damaged image and for one of another size."""
+        """A fresh iterator of uint8 (h, w, 3).
+
+        Raises ``SourceError`` for a damaged image and for one of another size than the first.
+        """
         for number, data in enumerate(self.images):
             try:
                 frame = decode_rgb(data, self.size)
@@ -314,7 +317,7 @@ def _extras(leaves: Sequence[Leaf]) -> tuple[tuple[Leaf, ...], list[str]]:
 
 
 def _sized(source: Source, shards: Sequence[Shard], steps: Mapping[str, Leaf]) -> dict[str, Leaf]:
-    """The leaves with the sizes of images that ``features.json`` leaves open, as the first readable episode has them."""
+    """The leaves with sizes for the images that ``features.json`` leaves open: those of the first readable episode."""
     found = dict(steps)
     unknown = [leaf for leaf in steps.values() if leaf.kind == "image" and None in leaf.shape and len(leaf.levels) == 1]
     tries = [(shard, record) for shard in shards if shard.present for record in range(min(shard.records, _TRIES))]
@@ -340,9 +343,7 @@ def _length(values: Mapping[str, Any]) -> int:
         raise SourceError("the episode holds no steps", code="empty_episode")
     for path, found in values.items():
         if len(found) != len(values[first]):
-            raise SourceError(
-                f"{path} holds {len(found)} steps, {first} {len(values[first])}", code="lengths_differ"
-            )
+            raise SourceError(f"{path} holds {len(found)} steps, {first} {len(values[first])}", code="lengths_differ")
     return len(values[first])
 
 
@@ -351,11 +352,11 @@ def _check_ends(arrays: Mapping[str, np.ndarray]) -> list[str]:
     notes = []
     for path, right in ((_FIRST, 0), (_LAST, -1)):
         if path in arrays:
-            flags = arrays[path].reshape(len(arrays[path]), -1).any(axis=1)
-            at = np.flatnonzero(flags).tolist()
-            if at != [range(len(flags))[right]]:
-                listed = ", ".join(map(str, at[:5])) or "none"
-                notes.append(f"{path} is true at steps {listed}, of {len(flags)}")
+            n = len(arrays[path])
+            at = np.flatnonzero(arrays[path].reshape(n, -1).any(axis=1)).tolist()
+            if at != [right % n]:
+                listed = f"at steps {', '.join(map(str, at[:5]))}" if at else "nowhere"
+                notes.append(f"{path} is true {listed} in {n} steps")
     if _LAST in arrays and _TERMINAL in arrays:
         early = np.flatnonzero((arrays[_TERMINAL] != 0) & (arrays[_LAST] == 0))
         if len(early):
@@ -376,6 +377,7 @@ def _attributes(example: Example, extras: Sequence[Leaf]) -> tuple[dict[str, Any
     """What an example says beside its steps, as plain values, and notes on what is too long for that."""
     found: dict[str, Any] = {}
     notes = []
+    paths = {leaf.path for leaf in extras}
     for leaf in extras:
         value = single_value(example, leaf)
         if value is None:
@@ -385,5 +387,5 @@ def _attributes(example: Example, extras: Sequence[Leaf]) -> tuple[dict[str, Any
             notes.append(f"{leaf.path} holds {size} values and is left out")
             continue
         name = leaf.path.removeprefix(_METADATA)
-        found[name if name not in found else leaf.path] = plain(value)
+        found[leaf.path if name in paths else name] = plain(value)
     return found, notes

@@ -35,13 +35,16 @@ class Example:
             for _, _, at, end in self._named(_fields(data, start, stop), 1):
                 self._add(at, end)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._features
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the features that are there."""
+        return tuple(self._features)
 
-    def __getitem__(self, name: str) -> Values:
-        """The values of a feature; an empty list where it is there without any. ``KeyError`` where it is not there."""
-        data, (start, stop) = self._data, self._features[name]
-        kind, parts = 0, []
+    def get(self, name: str) -> Values:
+        """The values of a feature; an empty list where it has none or is not there."""
+        data, (start, stop) = self._data, self._features.get(name, (0, 0))
+        kind = 0
+        parts: list[tuple[int, int]] = []
         for number, wire, at, end in _fields(data, start, stop):
             if number not in (_BYTES, _FLOATS, _INTEGERS) or wire != _LENGTH:
                 continue

@@ -1,7 +1,7 @@
 """``features.json`` of TensorFlow Datasets: which values each example holds, under which name and in which encoding.
 
-Three spellings are read: protocol buffers as JSON (``pythonClassName`` beside one of ``featuresDict``, ``tensor``, ...),
-the same with the content as JSON text, and the older ``type`` and ``content``.
+Three spellings are read: protocol buffers as JSON (``pythonClassName`` beside one of ``featuresDict``, ``tensor``, and
+so on), the same with the content as JSON text, and the older ``type`` and ``content``.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _tensor(content: Mapping[str, Any], path: str, levels: tuple[int | None, ...
     if dtype not in _NUMBERS and dtype != "string":
         return f"{path} has dtype {dtype}, which is not read"
     leaf = Leaf(path, "tensor", dtype, shape, encoding, levels)  # type: ignore[arg-type]
-    if None in shape and encoding == "none" and levels or leaf.is_dynamic and len(levels) > 1:
+    if (None in shape and encoding == "none" and levels) or (leaf.is_dynamic and len(levels) > 1):
         return f"{path} is a sequence of tensors of any shape, which is not read"
     return leaf
 

@@ -56,7 +56,9 @@ def find_version(source: Source) -> str | None:
     below = _folders(source, ".")
     found = [name for name in below if _is_version(source, name)]
     if not found and len(below) <= _CONFIGURATIONS:
-        found = [path for name in below for inner in _folders(source, name) if _is_version(source, path := f"{name}/{inner}")]
+        found = [
+            path for name in below for inner in _folders(source, name) if _is_version(source, path := f"{name}/{inner}")
+        ]
     if len(found) > 1:
         raise SourceError(
             f"{source.uri} holds several versions: {', '.join(sorted(found))}",
@@ -137,10 +139,9 @@ def _declared(
         raise SourceError(f"dataset_info.json declares a split called {name!r}", code="bad_info")
     found = _by_name(name, folder, sizes)
     lengths = split.get("shardLengths")
-    unknown = lengths is None
-    if unknown:
-        lengths = [0] * (len(found) or int(split.get("numShards") or 0))
+    if lengths is None:
         notes.append(f"{name}: dataset_info.json declares no shardLengths; the records are counted")
+        return [Shard(name, number, found[number], 0) for number in sorted(found)], True
     if not isinstance(lengths, list) or not all(_is_count(length) for length in lengths):
         raise SourceError(f"dataset_info.json declares no lengths of the shards of {name}", code="bad_info")
     shards = []
@@ -149,15 +150,15 @@ def _declared(
         path = _join(folder, _filled(template, dataset, name, number, len(lengths)))
         if path not in sizes and found.get(number, path) != path and len(found) == len(lengths):
             path, moved = found[number], moved + 1
-        if not int(length) and not unknown:
-            continue  # an empty shard has no file
+        if not int(length) and path not in sizes:
+            continue  # an empty shard needs no file
         absent += path not in sizes
         shards.append(Shard(name, number, path, int(length), path in sizes))
     if moved:
         notes.append(f"{name}: {moved} shards lie under another name than declared, as in {shards[-1].path}")
     if absent:
         notes.append(f"{name}: {absent} of {len(shards)} shards are not there")
-    return shards, unknown
+    return shards, False
 
 
 def _is_count(value: Any) -> bool:

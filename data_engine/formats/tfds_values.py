@@ -50,7 +50,7 @@ def step_values(example: Example, leaf: Leaf) -> np.ndarray | None:
                 raise _misfit(leaf, f"holds sequences of {sorted(set(found.tolist()))[:3]}, declared {declared}")
         inner = tuple(int(length or 0) for length in leaf.levels[1:])
         return _reshaped(np.asarray(rows), (len(lengths[0]), *inner, *_sides(leaf)), leaf)
-    if sum(row.nbytes for row in rows) > _RAGGED_BYTES:
+    if (rows.nbytes if isinstance(rows, np.ndarray) else sum(row.nbytes for row in rows)) > _RAGGED_BYTES:
         raise SourceError(f"{leaf.path} holds more than {_RAGGED_BYTES >> 20} MiB an episode", code="too_large")
     nested: list[Any] = [np.asarray(row).tolist() for row in rows]
     for found in reversed(lengths):
@@ -75,7 +75,7 @@ def single_value(example: Example, leaf: Leaf) -> Any:
 
 def coded_images(example: Example, leaf: Leaf) -> list[memoryview]:
     """The images of a leaf in one sequence as they are coded; none where it has none."""
-    found = example[leaf.path] if leaf.path in example else []
+    found = example.get(leaf.path)
     if isinstance(found, np.ndarray):
         raise _misfit(leaf, "holds numbers where images are declared")
     return found
@@ -100,12 +100,12 @@ def _images(example: Example, leaf: Leaf) -> np.ndarray | None:
 def _rows(example: Example, leaf: Leaf, name: str) -> np.ndarray | list[np.ndarray] | None:
     """One value after the other, whatever sequences are around them; None where there are none."""
     if leaf.is_dynamic:
-        shapes, packed = _values(example, f"{name}/shape"), _values(example, f"{name}/value")
+        shapes, packed = example.get(f"{name}/shape"), example.get(f"{name}/value")
         if not len(packed):
             return None
         sides = _reshaped(_numbers(shapes, "int64", leaf), (len(packed), len(leaf.shape)), leaf)
         return _unpacked(packed, leaf, sides.tolist())
-    found = _values(example, name)
+    found = example.get(name)
     if not len(found):
         return None
     if leaf.encoding != "none":
@@ -117,12 +117,8 @@ def _rows(example: Example, leaf: Leaf, name: str) -> np.ndarray | list[np.ndarr
     return _reshaped(flat, (-1, *_sides(leaf)), leaf)
 
 
-def _values(example: Example, name: str) -> Values:
-    return example[name] if name in example else []
-
-
 def _numbers(found: Values, dtype: str, leaf: Leaf) -> np.ndarray:
-    """The numbers of a list in ``dtype``. Raises ``SourceError`` where the list is of another kind or they don't fit."""
+    """The numbers of a list in ``dtype``. Raises ``SourceError`` where they are of another kind or do not fit."""
     if not isinstance(found, np.ndarray) or (found.dtype.kind == "f") != dtype.startswith("float"):
         kind = "bytes" if not isinstance(found, np.ndarray) else found.dtype.name
         raise _misfit(leaf, f"holds {kind}, declared {dtype}")
@@ -181,7 +177,7 @@ def _inflated(data: memoryview, most: int, leaf: Leaf) -> bytes:
 
 
 def _row_lengths(example: Example, leaf: Leaf, level: int) -> np.ndarray:
-    found = _values(example, f"{leaf.path}/ragged_row_lengths_{level}")
+    found = example.get(f"{leaf.path}/ragged_row_lengths_{level}")
     lengths = _numbers(found, "int64", leaf) if len(found) else np.empty(0, np.int64)
     if (lengths < 0).any():
         raise _misfit(leaf, "holds sequences shorter than nothing")
