@@ -24,7 +24,7 @@ from data_engine.steps import EPISODE_ID, STEP, canonical, hashes, schema
 from flows.ingest_cameras import Cameras
 from storage.lake import DataFile, Lake
 
-__all__ = ["ingest_shard", "inside"]
+__all__ = ["ingest_shard", "inside", "moves"]
 
 _GROUP_STEPS = 1024  # a row group ends with the episode that reaches one of the two
 _GROUP_BYTES = 1 << 20
@@ -35,7 +35,7 @@ def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus:
     source = Source(payload["source"])
     fmt, probe = detect(source, payload["format"], payload["options"])
     dataset = Dataset.model_validate(payload["dataset"])
-    cameras = Cameras(lake, source, dataset.fps)
+    cameras = Cameras(lake, source, dataset.fps, payload.get("apart", ()))
     writer = _ShardWriter(cameras, dataset)
     rows: list[dict[str, Any]] = []
     unchanged: list[str] = []
@@ -107,7 +107,7 @@ class _ShardWriter:
             raise SourceError(f"camera {absent[0]!r} is declared and absent", code="missing_camera")
         if episode.cameras and not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
             raise SourceError("timestamps do not increase: its frames belong to no step", code="bad_timestamps")
-        moving = bool(episode.cameras) and _moves(steps)
+        moving = bool(episode.cameras) and moves(steps)
         videos, digests, seen = self.cameras.store(episode.key, episode.cameras, times, moving)
         whole, alone = hashes(steps, digests)
         identity = episode_id(self.dataset.name, episode.key)
@@ -141,7 +141,7 @@ class _ShardWriter:
         return table, row, [*episode.defects, *seen]
 
 
-def _moves(steps: pa.Table) -> bool:
+def moves(steps: pa.Table) -> bool:
     """Whether any entry of the state, or of the action where there is none, changes over the episode."""
     for name in (STATE, ACTION):
         if name in steps.column_names and not steps.column(name).null_count:

@@ -8,8 +8,36 @@ from typing import Any
 import click
 
 from api.cli.printing import table
-from api.cli.verb import EXECUTOR, OPTION, WORKERS, existing, options, parsed, verb
-from data_engine.errors import DefectError, EngineError
+from api.cli.verb import EXECUTOR, OPTION, WHERE, WORKERS, existing, options, parsed, verb
+from data_engine.errors import DefectError, EngineError, RequestError
+
+
+@verb()
+@click.argument("uris", nargs=-1, required=True, metavar="URI...")
+@click.option("--sample", default=3, show_default=True, type=click.IntRange(0), help="Episodes to read of each source.")
+@click.option("--html", metavar="FILE", help="Write the survey as one self-contained page too.")
+def survey(lake: str, uris: tuple[str, ...], sample: int, html: str | None) -> dict[str, Any]:
+    """Look at sources, or folders of them, copying nothing: counts, units, defects, what an ingest would take."""
+    from flows import survey_page
+    from flows.progress import terminal
+    from flows.survey import survey as look
+    from storage.lake import Lake
+
+    try:
+        held = Lake.open(lake)
+    except RequestError as error:  # a survey needs none
+        if error.code != "no_lake":
+            raise
+        held = None
+    found = look(uris, sample=sample, lake=held, progress=terminal())
+    if html:
+        with open(html, "w", encoding="utf-8") as file:
+            file.write(survey_page.render(found))
+    lines = [
+        f"same recordings: {pair['first']} and {pair['second']}, {len(pair['episodes'])} of the episodes compared"
+        for pair in found["duplicates"]
+    ]
+    return {**found, "html": html, "text": "\n".join([table(survey_page.rows(found)), *lines])}
 
 
 @verb()
@@ -18,12 +46,13 @@ from data_engine.errors import DefectError, EngineError
 @click.option("--format", "fmt", default="auto", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print what would be ingested, column by column; write nothing.")
 @click.option("--options", "path", metavar="FILE.yaml", help="The source's options; -o wins over the file.")
+@click.option("--take-back", is_flag=True, help="Take episodes back in that were removed.")
 @OPTION
 @EXECUTOR
 @WORKERS
 def ingest(
-    lake: str, uri: str, dataset: str | None, fmt: str, dry_run: bool, path: str | None, pairs: tuple[str, ...],
-    executor: str, workers: int | None,
+    lake: str, uri: str, dataset: str | None, fmt: str, dry_run: bool, path: str | None, take_back: bool,
+    pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring a source into the lake, verified, with a receipt."""
     from data_engine.recipe import SourceRecipe, read
@@ -43,10 +72,10 @@ def ingest(
         executors.executor(executor, workers) as on,
         recorded(target, "ingest", recipe.model_dump(mode="json")) as run,
     ):
-        receipt = run_ingest(target, recipe, on=on, progress=terminal(), run_id=run.id)
+        receipt = run_ingest(target, recipe, on=on, progress=terminal(), run_id=run.id, take_back=take_back)
         run.result = {key: receipt[key] for key in ("dataset", "in", "stored", "unchanged")}
     stored, bad = receipt["stored"], len(receipt["quarantined"])
-    if not stored["episodes"] and not receipt["unchanged"]:
+    if not stored["episodes"] and not receipt["unchanged"] and not receipt["removed"]:
         raise EngineError(
             f"no episode of {uri} could be read: {bad} quarantined",
             code="nothing_ingested",
@@ -55,7 +84,7 @@ def ingest(
     text = (
         f"{receipt['dataset']}: {stored['episodes']} episodes, {stored['steps']} steps stored; "
         f"{receipt['unchanged']} unchanged, {bad} quarantined"
-    )
+    ) + (f", {receipt['removed']} removed stay out (--take-back takes them in)" if receipt["removed"] else "")
     return {**receipt, "run_id": run.id, "text": text}
 
 
@@ -117,10 +146,75 @@ def check(lake: str, fingerprint: bool, quick: bool) -> dict[str, Any]:
 
 
 @verb()
+@click.option("--episode", "ids", multiple=True, metavar="ID", help="This episode; may be given again.")
+@click.option("--dataset", help="Of this dataset.")
+@click.option("--operator", help="Recorded by this operator.")
+@WHERE
+@click.option("--reason", help="Kept with the removal.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed and what holds it; remove nothing.")
+def remove(
+    lake: str, ids: tuple[str, ...], dataset: str | None, operator: str | None, where: str | None, reason: str | None,
+    dry_run: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Take episodes out of the live lake; `vacuum --erase` then erases them for good."""
+    from flows.remove import remove as run_remove
+    from flows.runs import recorded
+
+    target = existing(lake)
+    request = {"episodes": list(ids), "dataset": dataset, "operator": operator, "where": where}
+    if dry_run:
+        answer = run_remove(target, **request, dry_run=True)
+    else:
+        with recorded(target, "remove", {**request, "reason": reason}) as run:
+            answer = run_remove(target, **request, reason=reason, run_id=run.id)
+            run.result = {name: answer[name] for name in ("removed", "already", "undecided")}
+    count = answer["would_remove"] if dry_run else answer["removed"]
+    lines = [f"{count} episodes {'would be ' if dry_run else ''}removed" + _more(answer)]
+    lines += [
+        f"mixture    {row['name']} {row['mixture_id'][:12]} holds {row['episodes']}" for row in answer["mixtures"]
+    ]
+    lines += [f"selection  {row['name']} {row['selection_id']} holds {row['episodes']}" for row in answer["selections"]]
+    lines += [f"export     {row['uri']} holds them" for row in answer["exports"]]
+    return {**answer, "text": "\n".join(lines)}
+
+
+def _more(answer: dict[str, Any]) -> str:
+    said = {
+        "already": "were out already",
+        "undecided": "stay: --where is null for them",
+        "copies": "of the same content stay",
+        "derived": "derived from them stay",
+    }
+    counts = {name: value if isinstance(value, int) else len(value) for name, value in answer.items() if name in said}
+    return "".join(f"; {counts[name]} {text}" for name, text in said.items() if counts[name])
+
+
+@verb()
 @click.option("--grace-hours", default=168.0, show_default=True, type=click.FloatRange(0))
-def vacuum(lake: str, grace_hours: float) -> dict[str, Any]:
+@click.option("--erase", is_flag=True, help="Erase removed episodes for good, also from mixtures that hold them.")
+def vacuum(lake: str, grace_hours: float, erase: bool) -> dict[str, Any]:
     """Remove files that no table, mixture or run in progress names."""
-    return existing(lake).vacuum(grace_hours)
+    target = existing(lake)
+    if not erase:
+        return target.vacuum(grace_hours)
+    from flows.remove import erase as run_erase
+    from flows.runs import recorded
+
+    with recorded(target, "vacuum", {"erase": True}) as run:
+        report = run_erase(target)
+        run.result = {"erased": report["erased"]}
+    answer = {**report, **target.vacuum(grace_hours)}
+    if answer["left"]:
+        raise DefectError(
+            f"{report['erased']} episodes erased, but {answer['left'][0]} still names one"
+            + (f" (and {len(answer['left']) - 1} more files)" if len(answer["left"]) > 1 else ""),
+            code="not_erased",
+        )
+    lines = [f"{report['erased']} episodes erased"]
+    lines += [f"mixture    {name[:12]} is broken" for name in report.get("mixtures", ())]
+    lines += [f"fit        {name} is flagged" for name in report.get("fits", ())]
+    lines += [f"export     {row['uri']} is not reachable from here" for row in report["exports"]]
+    return {**answer, "text": "\n".join(lines)}
 
 
 @verb()

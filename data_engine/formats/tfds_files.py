@@ -46,8 +46,8 @@ class Shard:
 def find_version(source: Source) -> str | None:
     """The folder that holds ``features.json``, relative to the source (``.`` for itself); None where there is none.
 
-    It is the source, or the one version folder (``1.0.0``) below it or below a configuration's folder. Raises
-    ``SourceError`` where there are several.
+    It is the source, or the one version folder (``1.0.0``) below it, or below a configuration's folder where there are
+    only such folders. Raises ``SourceError`` where there are several.
     """
     if source.is_file:
         return None
@@ -56,9 +56,9 @@ def find_version(source: Source) -> str | None:
     below = _folders(source, ".")
     found = [name for name in below if _is_version(source, name)]
     if not found and len(below) <= _CONFIGURATIONS:
-        found = [
-            path for name in below for inner in _folders(source, name) if _is_version(source, path := f"{name}/{inner}")
-        ]
+        inside = [[f"{name}/{inner}" for inner in _folders(source, name)] for name in below]
+        inside = [[path for path in paths if _is_version(source, path)] for paths in inside]
+        found = [path for paths in inside for path in paths] if all(inside) else []  # else a heap of sources
     if len(found) > 1:
         raise SourceError(
             f"{source.uri} holds several versions: {', '.join(sorted(found))}",
