@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from data_engine import registry
 from data_engine.conventions.cameras import camera_class
 from data_engine.defects import of_features, of_frames
-from data_engine.errors import EngineError, RequestError
+from data_engine.errors import EngineError
 from data_engine.formats import EncodedVideo, Format, Probe, RawFrames, Source, SourceEpisode, Unreadable, detect
 from data_engine.formats.video_folder import SUFFIXES, local_video
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Dataset, Feature
