@@ -33,6 +33,7 @@ class Aloha(EpisodeFiles):
 
     name: ClassVar[str] = "aloha"
     length_from: ClassVar[tuple[str, ...]] = ("action",)
+    aside: ClassVar[tuple[str, ...]] = (*EpisodeFiles.aside, "compress_len")
     usual_fps: ClassVar[float] = 50.0
 
     state_keys: tuple[str, ...] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_engine.errors import SourceError
 from data_engine.formats import EpisodeRef, Source
-from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec, free_name
+from data_engine.formats.arrays import Layout, Spec, free_name
 from data_engine.formats.attributes import plain
 from data_engine.formats.episode_arrays import EpisodeArrays, Recording, Survey
 from data_engine.formats.episode_files import has
@@ -26,6 +26,7 @@ __all__ = ["D4RL"]
 _CORE = ("observations", "actions", "rewards", "terminals")
 _NEXT, _TIMEOUTS = "next_observations", "timeouts"
 _NAMES = {"rewards": REWARD, "terminals": TERMINATED, _TIMEOUTS: TRUNCATED}
+_MOST_ROWS = 1 << 28  # a header can declare any shape
 _SMALL = 4096  # numbers: an array up to this long that is no column becomes an attribute
 
 
@@ -125,11 +126,13 @@ def _survey(source: Source, file: h5py.File) -> Survey:
 
 def _ends(source: Source, arrays: Mapping[str, Array], n: int) -> list[int]:
     """The row after each flagged step."""
+    if n > _MOST_ROWS:
+        raise SourceError(f"{source.uri} declares {n} steps, more than {_MOST_ROWS}", code="too_large")
     done = np.zeros(n, bool)
     for path in ("terminals", _TIMEOUTS):
         if path in arrays:
             array = arrays[path]
-            if array.spec.size != 1 or array.spec.dtype in ("string", "bytes") or array.nbytes > EPISODE_BYTES:
+            if array.spec.size != 1 or array.spec.dtype in ("string", "bytes"):
                 raise SourceError(f"{path} of {source.uri} is no list of flags", code="bad_flag")
             done |= array.load().reshape(n) != 0
     ends: list[int] = (np.flatnonzero(done) + 1).tolist()

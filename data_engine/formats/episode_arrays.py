@@ -77,6 +77,7 @@ class EpisodeArrays(Format):
     """
 
     length_from: ClassVar[tuple[str, ...]] = ("actions", "action")  # the first that is there is one row a step
+    aside: ClassVar[tuple[str, ...]] = ("language_raw", "language_distilbert")  # once an episode, whatever their length
     usual_fps: ClassVar[float] = 20.0  # where neither the source nor the option states it
 
     leave_out: tuple[str, ...] = ()
@@ -163,14 +164,14 @@ class EpisodeArrays(Format):
                 elif n:
                     lengths[ref.key] = n
                 for path, rows in arrays.items():
-                    if len(rows) == n:
+                    if len(rows) == n and path not in self.aside:
                         counts.setdefault(path, Counter())[rows.spec] += 1
                     else:
                         others[path] += 1
         if not counts:
             why = broken[0] if broken else "all are empty"
             raise SourceError(f"no episode of {source.uri} can be read: {why}", code="no_episodes")
-        counts = {path: seen for path, seen in counts.items() if seen.total() >= others[path]}
+        counts = {path: seen for path, seen in counts.items() if seen.total() > others[path]}
         notes = [
             f"{path} differs between episodes: {sum(seen.values()) - max(seen.values())} cannot be read"
             for path, seen in sorted(counts.items())
@@ -224,7 +225,7 @@ class EpisodeArrays(Format):
         clock = recording.clock()
         timestamp = np.arange(n) / probe.fps if clock is None else clock - clock[0]
         steps, nulls = layout.table({path: arrays[path].load() for path in wanted}, timestamp)
-        values, left = _values({path: rows for path, rows in present.items() if path not in layout.specs}, n)
+        values, left = self._values({path: rows for path, rows in present.items() if path not in layout.specs}, n)
         added, oddities = recording.beyond()
         attributes = {**survey.attributes, **values, **recording.values, **added}
         fields: dict[str, Any] = {"task": survey.task, "language": survey.language, **pick(attributes)}
@@ -254,6 +255,21 @@ class EpisodeArrays(Format):
         if declared is not None and declared != n:
             raise SourceError(f"{declared} steps are declared, the arrays hold {n}", code="lengths_differ")
         return n
+
+    def _values(self, found: Mapping[str, Rows], n: int) -> tuple[dict[str, Any], list[str]]:
+        """Arrays that are no columns: the short ones, not one row a step, as plain values; and notes on the rest."""
+        values: dict[str, Any] = {}
+        notes = []
+        for path, rows in found.items():
+            if not rows.spec.size:
+                continue  # the probe says so
+            if len(rows) == n and path not in self.aside:
+                notes.append(f"{path} is no column of the dataset and is not read")
+            elif not isinstance(rows, Pictures) and 0 < len(rows) * rows.spec.size <= _SMALL:
+                values[path] = plain(rows.load())
+            elif len(rows):
+                notes.append(f"{path} holds {len(rows)} rows, not one a step, and is not read")
+        return values, notes
 
     def chosen(self, option: str, prefix: str, specs: Mapping[str, Spec]) -> tuple[str, ...] | None:
         """The paths that the option ``state_keys`` or ``action_keys`` names, None without it.
@@ -303,19 +319,3 @@ class Frames:
             if block is None:
                 return
             yield block
-
-
-def _values(found: Mapping[str, Rows], n: int) -> tuple[dict[str, Any], list[str]]:
-    """Arrays that are no columns: the short ones that are not one row a step as plain values, and notes on the rest."""
-    values: dict[str, Any] = {}
-    notes = []
-    for path, rows in found.items():
-        if not rows.spec.size:
-            continue  # the probe says so
-        if len(rows) == n:
-            notes.append(f"{path} is no column of the dataset and is not read")
-        elif not isinstance(rows, Pictures) and 0 < len(rows) * rows.spec.size <= _SMALL:
-            values[path] = plain(rows.load())
-        elif len(rows):
-            notes.append(f"{path} holds {len(rows)} rows, not one a step, and is not read")
-    return values, notes
