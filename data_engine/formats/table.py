@@ -22,7 +22,7 @@ from data_engine.formats.files import below
 from data_engine.formats.images import decode_rgb
 from data_engine.formats.table_columns import SEPARATOR, column_of, field, fields_of, image_bytes, size_of, specs_of
 from data_engine.formats.table_files import FAULTS, SUFFIXES, TableFile, hive, open_table
-from data_engine.model import PROVENANCE, TERMINATED, TIMESTAMP, TRUNCATED
+from data_engine.model import IMAGES, PROVENANCE, TERMINATED, TIMESTAMP, TRUNCATED
 
 __all__ = ["Table"]
 
@@ -46,6 +46,7 @@ _TEXTS = {
     "operator": ("operator", "user", "collector"),
     "scene": ("scene", "scene_id", "environment"),
 }
+_BRACKETS = {"[", "]"}  # a map has no word for a field with them in its name
 _LOOK = 64  # rows that types and shapes are learned from
 _TRIES = 8  # files looked at for one that opens
 
@@ -80,6 +81,12 @@ class Table(Format):
         files = _files(source)
         if not files:
             return None
+        try:
+            return self._probe(source, files)
+        except FAULTS as error:
+            raise SourceError(f"{source.uri} is damaged: {error}", code="damaged_file") from error
+
+    def _probe(self, source: Source, files: Sequence[str]) -> Probe:
         head, first = _head(source, files)
         partitions = _partitions(files)
         paths = [
@@ -335,7 +342,11 @@ def _values(
 
 def _guess(specs: Mapping[str, Spec], head: pa.Table, how: str) -> ColumnMap:
     """:func:`guess`, with the clock and the texts that an episode holds once put where they belong."""
-    rest = {path: spec for path, spec in specs.items() if path != how and spec.size}
+    rest = {
+        path: spec
+        for path, spec in specs.items()
+        if path != how and spec.size and not _BRACKETS & set(path) and (spec.is_rgb or not path.startswith(IMAGES))
+    }
     clock = next((path for name in _CLOCK for path in rest if _leaf(path) == name and _is_number(rest[path])), None)
     texts = {
         name: path
