@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from api.cli.printing import table
-from api.cli.verb import EXECUTOR, OPTION, WHERE, WORKERS, existing, options, parsed, verb
+from api.cli.verb import EXECUTOR, OPTION, WHERE, WORKERS, episodes, existing, options, parsed, verb
 from data_engine.errors import DefectError, EngineError, RequestError
 
 
@@ -44,6 +44,7 @@ def survey(lake: str, uris: tuple[str, ...], sample: int, html: str | None) -> d
 @click.argument("uri")
 @click.option("--dataset", help="The dataset's name; default: from the URI.")
 @click.option("--format", "fmt", default="auto", show_default=True)
+@click.option("--by-reference", is_flag=True, help="Leave encoded videos where they are; `check` reports drift.")
 @click.option("--dry-run", is_flag=True, help="Print what would be ingested, column by column; write nothing.")
 @click.option("--options", "path", metavar="FILE.yaml", help="The source's options; -o wins over the file.")
 @click.option("--take-back", is_flag=True, help="Take episodes back in that were removed.")
@@ -51,14 +52,15 @@ def survey(lake: str, uris: tuple[str, ...], sample: int, html: str | None) -> d
 @EXECUTOR
 @WORKERS
 def ingest(
-    lake: str, uri: str, dataset: str | None, fmt: str, dry_run: bool, path: str | None, take_back: bool,
-    pairs: tuple[str, ...], executor: str, workers: int | None,
+    lake: str, uri: str, dataset: str | None, fmt: str, by_reference: bool, dry_run: bool, path: str | None,
+    take_back: bool, pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring a source into the lake, verified, with a receipt."""
     from data_engine.recipe import SourceRecipe, read
 
     given = {**(read(path) if path else {}), **options(pairs)}
-    recipe = parsed(SourceRecipe, {"name": dataset, "uri": uri, "format": fmt, "options": given})
+    facts = {"name": dataset, "uri": uri, "format": fmt, "options": given, "by_reference": by_reference}
+    recipe = parsed(SourceRecipe, facts)
     if dry_run:
         return _proposal(recipe)
     from flows import executor as executors
@@ -122,6 +124,23 @@ def _guess(fmt: str, probe: Any) -> dict[str, Any]:
     text = "".join(f"# {line}\n" for line in facts) + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     return {"format": fmt, "episodes": len(probe.episodes), "proposal": options, "notes": list(probe.notes),
             "text": text.rstrip()}  # fmt: skip
+
+
+@verb()
+@click.option("--dataset", help="Of this dataset only; default: within and across all.")
+@WHERE
+def duplicates(lake: str, dataset: str | None, where: str | None) -> dict[str, Any]:
+    """Recordings that are there more than once: the same content, the same steps, the same actions, or near courses."""
+    from flows.duplicates import duplicates as find
+
+    target = existing(lake)
+    groups = find(target, episodes(target, dataset, where))
+    items = [
+        {"how": group["how"], "distance": group["distance"],
+         "episodes": [f"{row['dataset']}/{row['source_key']}" for row in group["episodes"]]}
+        for group in groups
+    ]  # fmt: skip
+    return {"items": groups, "text": table(items)}
 
 
 @verb()
