@@ -87,6 +87,19 @@ class EpisodeBatch:
         """The row range of each episode, in order."""
         return (slice(int(a), int(b)) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True))
 
+    def one(self, index: int) -> EpisodeBatch:
+        """Episode ``index`` as a batch of its own."""
+        start, stop = (int(edge) for edge in self.offsets[index : index + 2])
+        frames = self.frames
+        return EpisodeBatch(
+            self.dataset,
+            self.episodes.slice(index, 1),
+            self.steps.slice(start, stop - start),
+            np.array([0, stop - start]),
+            {name: vectors[index : index + 1] for name, vectors in self.spaces.items()},
+            None if frames is None else lambda _, camera, times: frames(index, camera, times),
+        )
+
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         return {}

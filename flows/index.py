@@ -23,11 +23,12 @@ from data_engine.scoring import Encoder
 from flows.executor import Executor, Shard, run_shards, set_threads
 from flows.progress import Progress
 from flows.query import matching
-from flows.score import _batches, _named, chunks, device, fit_once
+from flows.score import _batches, _named, again, chunks, device, fit_once
 from storage import indices
+from storage.fits import list_fits
 from storage.lake import Lake
 
-__all__ = ["embed", "index", "search", "vectors"]
+__all__ = ["complete", "embed", "index", "search", "vectors"]
 
 
 def embed(
@@ -46,7 +47,7 @@ def embed(
     fit_id, _ = fit_once(
         lake, "encoders", recipe.encoder, recipe.params, recipe.fit, episodes, on=on, progress=progress, seed=seed
     )
-    version = digest(spec.name, spec.version, encoder.config_hash, fit_id)
+    version = _version(encoder, fit_id)
     table = f"embeddings/{recipe.name}"
     stored = _scan(lake, recipe.name).filter(pl.col("encoder_version") == version)
     have = stored.select("episode_id", "content_hash").collect()
@@ -65,7 +66,7 @@ def embed(
     )  # fmt: skip
     empty = [episode for result in results for episode in result["empty"]]
     if len(empty) < len(todo):
-        transaction = digest("embed", [shard.fingerprint for shard in shards])
+        transaction = digest("embed", [shard.fingerprint for shard in shards], *again(lake))
         lake.create_table(table, EMBEDDINGS)
         rows = (_of_run(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
         file = lake.write_file(table, transaction[:32], rows, EMBEDDINGS)
@@ -138,6 +139,33 @@ def vectors(
             fix="embed them together",
         )
     return joined.filter(pl.col("encoder_version") == versions[0]).drop("encoder_version"), versions[0]
+
+
+def complete(
+    lake: Lake, recipe: SpaceRecipe, episodes: pl.DataFrame, *, on: Executor, progress: Progress, run_id: str
+) -> str:
+    """Embed those of ``episodes`` that a space lacks, with the fit that made its newest vectors; its encoder version.
+
+    An empty space is fitted on ``episodes``. Raises ``RequestError`` where no stored fit made what it holds.
+    """
+    rows = _scan(lake, recipe.name).select("encoder_version", "run_id").collect()
+    if len(rows) and recipe.fit is None:
+        encoder: Encoder = registry.make("encoders", recipe.encoder, recipe.params)
+        made = {_version(encoder, fit): fit for name, fit in list_fits(lake) if name == encoder.spec.name}
+        newest = next((version for version in rows["encoder_version"].to_list()[::-1] if version in made), None)
+        if newest is None:
+            raise RequestError(
+                f"no stored fit of {recipe.encoder!r} made the vectors of space {recipe.name!r}",
+                code="not_embedded",
+                fix=f"run `data-engine embed {recipe.encoder} --space {recipe.name}`",
+            )
+        recipe = recipe.model_copy(update={"fit": made[newest]})
+    found = embed(lake, recipe, episodes, on=on, progress=progress, run_id=run_id)
+    return str(found["encoder_version"])
+
+
+def _version(encoder: Encoder, fit_id: str) -> str:
+    return digest(encoder.spec.name, encoder.spec.version, encoder.config_hash, fit_id)
 
 
 def index(lake: Lake, space: str, episodes: pl.DataFrame, encoder_version: str | None = None) -> list[dict[str, Any]]:

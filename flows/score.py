@@ -23,8 +23,9 @@ from data_engine.scoring import EpisodeBatch, Fit, Scorer, ScoreRow
 from flows.executor import Executor, Shard, run_shards, set_threads
 from flows.progress import Progress
 from storage.lake import Lake
+from storage.removals import taken_back
 
-__all__ = ["chunks", "fit_once", "score"]
+__all__ = ["again", "chunks", "fit_once", "score"]
 
 _SHARD_STEPS = 100_000
 
@@ -68,13 +69,16 @@ def score(
         resources=spec.resources,
     )  # fmt: skip
     if shards:
-        transaction = digest("score", [shard.fingerprint for shard in shards])
+        transaction = digest("score", [shard.fingerprint for shard in shards], *again(lake))
         common = {"transaction": transaction, "run_id": run_id, "config_hash": scorer.config_hash}
         lake.create_table("scores", SCORES)
         rank = _Percentiles(lake, episodes if reference is None else reference, shards, stored)
         tables = (rank.fill(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
         file = lake.write_file("scores", transaction[:32], tables, SCORES)
         lake.commit("scores", [file], **common)
+    errors = sum(result["errors"] for result in results) // max(len(spec.metrics), 1)
+    if errors:
+        progress.warn(f"{spec.name} failed on {errors} episodes: query --table scores --where \"status = 'error'\"")
     return {
         "scorer": spec.name,
         "version": spec.version,
@@ -149,7 +153,7 @@ def score_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: 
     fit = lake.get_fit(scorer.spec.name, payload["fit"])
     rows: list[dict[str, Any]] = []
     for batch in _batches(lake, scorer, _named(lake, payload["episodes"])):
-        scored = scorer.score(batch, fit, device=device())
+        scored = _scored(scorer, batch, fit)
         for index, (episode, metrics) in enumerate(zip(batch.episodes.to_pylist(), scored, strict=True)):
             n_steps = int(batch.offsets[index + 1] - batch.offsets[index])
             rows.extend(_row(scorer, payload["fit"], episode, n_steps, metric) for metric in metrics)
@@ -158,6 +162,30 @@ def score_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: 
         "nulls": sum(row["value"] is None for row in rows),
         "errors": sum(row["status"] == "error" for row in rows),
     }
+
+
+def _scored(scorer: Scorer, batch: EpisodeBatch, fit: Fit) -> list[list[ScoreRow]]:
+    """Every metric of every episode. Where the scorer fails, the episodes it fails on get rows that say so.
+
+    Running out of memory is the machine's failure, not the episode's, and is raised.
+    """
+    import torch
+
+    try:
+        return scorer.score(batch, fit, device=device())
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if len(batch) > 1:
+            return [row for i in range(len(batch)) for row in _scored(scorer, batch.one(i), fit)]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        return [[ScoreRow(metric.name, None, "error", reason) for metric in scorer.spec.metrics]]
+
+
+def again(lake: Lake) -> list[str]:
+    """What names the same work anew once episodes were taken back in, after an erase took its rows."""
+    count = taken_back(lake)
+    return [f"taken back {count}"] if count else []
 
 
 def chunks(episodes: pl.DataFrame, steps: int = _SHARD_STEPS) -> Iterator[pl.DataFrame]:

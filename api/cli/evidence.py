@@ -89,7 +89,7 @@ def index(lake: str, space: str, executor: str, workers: int | None) -> dict[str
     """Build a space's FAISS indices, one an (embodiment, control mode); embeds first what is not embedded."""
     from data_engine.recipe import SpaceRecipe
     from flows import executor as executors
-    from flows.index import embed as run_embed
+    from flows.index import complete
     from flows.index import index as run_index
     from flows.progress import terminal
     from flows.runs import recorded
@@ -98,11 +98,10 @@ def index(lake: str, space: str, executor: str, workers: int | None) -> dict[str
     found = episodes(target, None, None)
     with recorded(target, "index", {"space": space}) as run:
         version = None
-        if not target.exists_table(f"embeddings/{space}") and space in registry.names("encoders"):
+        if space in registry.names("encoders"):
             recipe = SpaceRecipe(name=space, encoder=space, params=registry.make("encoders", space).config)
             with executors.executor(executor, workers) as on:
-                made = run_embed(target, recipe, found, on=on, progress=terminal(), run_id=run.id)
-            version = made["encoder_version"]
+                version = complete(target, recipe, found, on=on, progress=terminal(), run_id=run.id)
         items = run_index(target, space, found, version)
         run.result = {"items": items}
     return {"items": items, "run_id": run.id}

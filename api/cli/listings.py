@@ -39,7 +39,25 @@ def datasets(lake: str) -> dict[str, Any]:
 def mixtures(lake: str) -> dict[str, Any]:
     """The frozen mixtures, newest last."""
     rows = existing(lake).scan("mixtures").collect().sort("created_at")
+    rows = rows.unique("mixture_id", keep="last", maintain_order=True)  # one that was made again is the same
     return {"items": rows.select("name", "episodes", "steps", "mixture_id", "status", "path", "created_at").to_dicts()}
+
+
+@verb()
+def fits(lake: str) -> dict[str, Any]:
+    """The stored fits, how many recordings each saw, and which are flagged because one of those was erased."""
+    from storage.fits import describe, list_fits
+
+    target = existing(lake)
+    items = []
+    for producer, fit in list_fits(target):
+        facts = describe(target, producer, fit)
+        flagged = facts.get("flagged")
+        items.append(
+            {"name": producer, "fit_id": fit, "version": facts["version"], "episodes": len(facts["reference"]),
+             "flagged": f"{flagged['erased']} erased on {flagged['at'][:10]}" if flagged else None}
+        )  # fmt: skip
+    return {"items": items}
 
 
 @verb()

@@ -10,7 +10,7 @@ import pytest
 
 from data_engine.errors import RequestError
 from data_engine.recipe import SourceRecipe, SpaceRecipe
-from flows.index import embed, index, search, vectors
+from flows.index import complete, embed, index, search, vectors
 from flows.ingest import ingest
 from storage import indices
 from storage.check import fingerprint
@@ -205,3 +205,21 @@ def test_a_wrong_request_is_one_line(filled, read_only):
         embed(filled, SpaceRecipe(fit="fit_0"), filled.episodes(), on=None, progress=None, run_id="")
     with pytest.raises(RequestError, match="unknown column or score 'wher'"):
         search(read_only, SPACE, one, where="wher = 1")
+
+
+def test_completing_a_space_embeds_what_is_new_with_the_fit_it_has(filled, tmp_path, common):
+    before = table(filled)
+    new = more(filled, tmp_path, common)
+    version = complete(filled, SpaceRecipe(), filled.episodes(), **common)
+    assert version == before["encoder_version"][0]
+    after = table(filled)
+    assert set(after["episode_id"]) == set(before["episode_id"]) | set(new["episode_id"])
+    assert after["encoder_version"].n_unique() == 1
+    assert complete(filled, SpaceRecipe(), filled.episodes(), **common) == version
+    assert len(table(filled)) == len(after)
+
+
+def test_completing_an_empty_space_fits_it(lake, recording, common):
+    ingest(lake, SourceRecipe(name="reach", uri=str(recording)), **common)
+    version = complete(lake, SpaceRecipe(), lake.episodes(), **common)
+    assert set(table(lake)["encoder_version"]) == {version}

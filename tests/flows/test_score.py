@@ -9,9 +9,10 @@ from scipy.stats import percentileofscore
 
 from data_engine.errors import RequestError
 from data_engine.recipe import ScoreRecipe, SourceRecipe
+from data_engine.scoring import Fit, Metric, Scorer, ScoreRow, Spec
 from flows.ingest import ingest
 from flows.query import score_column
-from flows.score import chunks, score
+from flows.score import _scored, chunks, score
 from storage.check import fingerprint
 from storage.fits import list_fits
 from storage.lake import Lake
@@ -187,3 +188,45 @@ def test_chunks_hold_whole_episodes_of_one_dataset(read_only):
     assert again == [part["episode_id"].to_list() for part in parts]
     assert list(chunks(episodes.clear())) == []
     assert all(part.columns == episodes.columns for part in parts)
+
+
+class Brittle(Scorer):
+    """Fails on episodes of one length, and runs out of memory where it is told to."""
+
+    spec = Spec("brittle", "1", "episode", (Metric("length", "steps", "neither"), Metric("half", "steps", "neither")))
+    bad: int
+    starved: bool = False
+
+    def fit(self, batches, *, base=None, seed=0, device="cpu"):
+        return Fit("brittle", "1", self.config, seed, ())
+
+    def score(self, batch, fit, *, device="cpu"):
+        lengths = [rows.stop - rows.start for rows in batch]
+        if self.starved:
+            raise MemoryError
+        if self.bad in lengths:
+            raise ZeroDivisionError("no such\nlength")
+        assert [len(batch.array("action")[rows]) for rows in batch] == lengths
+        return [[ScoreRow("length", n), ScoreRow("half", n / 2)] for n in lengths]
+
+
+def test_a_scorer_that_fails_on_an_episode_says_so_there_and_scores_the_others(read_only):
+    (batch,) = read_only.batches(of(read_only, "reach"))
+    lengths = [rows.stop - rows.start for rows in batch]
+    scorer = Brittle(bad=lengths[5])
+    found = _scored(scorer, batch, scorer.fit([]))
+    assert len(found) == len(lengths)
+    for n, rows_of in zip(lengths, found, strict=True):
+        if n == lengths[5]:
+            assert [(row.value, row.status, row.reason) for row in rows_of] == [
+                (None, "error", "ZeroDivisionError: no such length")
+            ] * 2
+        else:
+            assert [row.value for row in rows_of] == [n, n / 2]
+
+
+def test_a_machine_that_runs_out_of_memory_is_not_the_episode_s_fault(read_only):
+    (batch,) = read_only.batches(of(read_only, "reach"))
+    scorer = Brittle(bad=0, starved=True)
+    with pytest.raises(MemoryError):
+        _scored(scorer, batch, scorer.fit([]))
