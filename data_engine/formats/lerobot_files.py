@@ -21,10 +21,18 @@ from data_engine.formats import (
     Unreadable,
 )
 from data_engine.formats.lerobot import Info, fill
-from data_engine.formats.lerobot_steps import Listed, file_types, open_parquet
+from data_engine.formats.lerobot_steps import Listed, file_types, lookup, text_features
+from data_engine.formats.table_files import open_parquet
 from data_engine.model import Feature
 
-__all__ = ["VideoFiles", "declare", "files_of", "files_under", "in_order"]
+__all__ = ["SUBTASKS", "VideoFiles", "declare", "files_of", "files_under", "in_order", "subtasks_of"]
+
+SUBTASKS = "meta/subtasks.parquet"
+
+
+def subtasks_of(source: Source) -> dict[int, str]:
+    """Subtask index -> text; empty where the set has none."""
+    return lookup(source, SUBTASKS, "subtask_index", "subtask")
 
 
 def files_under(source: Source, folder: str) -> list[str]:
@@ -100,8 +108,9 @@ def declare(
     data_files: Sequence[str | None],
     filmed: Mapping[str, bool],
     notes: Iterable[str] = (),
+    changing: bool = False,
 ) -> Probe:
-    """The probe of a LeRobot source.
+    """The probe of a LeRobot source. ``changing``: whether the metadata list several tasks of one episode.
 
     ``data_files``: of each of ``refs``, None where the file is absent. ``filmed``: whether any video of a camera is
     there; a camera without any is left out with a note (a set without its videos still has states and actions).
@@ -112,7 +121,9 @@ def declare(
         for camera in absent
     ]
     features: Sequence[Feature] = [feature for feature in info.features if feature not in absent]
-    features, wrong = file_types(_first_schema(source, data_files), features)
+    schema = _first_schema(source, data_files)
+    features, wrong = file_types(schema, features)
+    texts, taken = text_features(schema, features, changing, source.exists(SUBTASKS))
     present = sum(path is not None for path in data_files)
     if info.total_episodes is not None and info.total_episodes != present:
         lies.append(Defect("episodes_absent", f"declares {info.total_episodes} episodes, {present} present"))
@@ -124,13 +135,13 @@ def declare(
     return Probe(
         format=options.name,
         fps=info.fps,
-        features=tuple(features),
+        features=(*features, *texts),
         episodes=tuple(refs),
         embodiment=options.embodiment or info.embodiment,
         control_mode=options.control_mode,
         licence=options.licence or info.licence,
         provenance=options.provenance,
-        notes=(*info.notes, *notes, *wrong),
+        notes=(*info.notes, *notes, *wrong, *taken),
         defects=tuple(lies),
     )
 

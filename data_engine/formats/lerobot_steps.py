@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,27 +10,33 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_engine.defects import Defect
-from data_engine.errors import EngineError, SourceError
+from data_engine.errors import SourceError
 from data_engine.formats import EncodedVideo, RawFrames, Source, SourceEpisode, Unreadable
+from data_engine.formats.cells import image_bytes
+from data_engine.formats.images import decode_rgb
+from data_engine.formats.table_files import open_parquet
 from data_engine.model import IMAGES, TIMESTAMP, Feature
 
 __all__ = [
     "Listed",
+    "Texts",
     "cameras_in_parquet",
     "convert",
     "episodes_in",
     "file_types",
     "image_camera",
-    "open_parquet",
+    "lookup",
     "spans_of",
+    "text_features",
 ]
 
 FRAME = "frame_index"
 EPISODE = "episode_index"
 TASK = "task_index"
+Texts = Mapping[str, Mapping[int, str]]  # index column -> its texts
+TEXTS = {"language": TASK, "subtask": "subtask_index"}  # step columns of text -> the index that they are looked up by
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,6 @@ class Listed:
     fields: Mapping[str, Any] = field(default_factory=dict)
     cameras: Mapping[str, EncodedVideo] = field(default_factory=dict)
     defects: tuple[Defect, ...] = ()
-
-
-def open_parquet(source: Source, path: str) -> pq.ParquetFile:
-    """The Parquet file at ``path`` of ``source``. Raises ``SourceError`` where it is none."""
-    try:
-        if source.is_local:
-            return pq.ParquetFile(source.path(path), memory_map=True)
-        return pq.ParquetFile(source.open(path), pre_buffer=True)
-    except FileNotFoundError as error:
-        raise SourceError(f"{path} is not there", code="missing_file") from error
-    except (OSError, pa.ArrowException, EngineError) as error:
-        raise SourceError(f"{path} is not readable: {error}", code="bad_file") from error
 
 
 def file_types(schema: pa.Schema, features: Sequence[Feature]) -> tuple[list[Feature], list[str]]:
@@ -74,6 +67,35 @@ def file_types(schema: pa.Schema, features: Sequence[Feature]) -> tuple[list[Fea
     return truth, notes
 
 
+def lookup(source: Source, path: str, index: str, text: str) -> dict[int, str]:
+    """Number -> text of a table that pandas wrote with its texts as index; empty where the file is not there."""
+    if not source.exists(path):
+        return {}
+    table = open_parquet(source, path).read()
+    texts = [name for name in table.column_names if name in (text, "__index_level_0__")]
+    if index not in table.column_names or not texts:
+        raise SourceError(f"{path} has no {index} or no {text}", code="missing_column")
+    return dict(zip(table[index].to_pylist(), table[texts[0]].to_pylist(), strict=True))
+
+
+def text_features(
+    schema: pa.Schema, taken: Sequence[Feature], changing: bool, subtasks: bool
+) -> tuple[list[Feature], list[str]]:
+    """The step columns of text that are looked up: ``language`` where an episode has several tasks, ``subtask``.
+
+    And a note on one whose name a column of the set has already.
+    """
+    found, notes = [], []
+    for name, wanted in (("language", changing), ("subtask", subtasks)):
+        if not wanted or TEXTS[name] not in schema.names:
+            continue
+        if any(feature.name == name for feature in taken):
+            notes.append(f"the set has a column {name!r} of its own: the texts of {TEXTS[name]} are not looked up")
+        else:
+            found.append(Feature(name=name, dtype="string", source=TEXTS[name]))
+    return found, notes
+
+
 def convert(table: pa.Table, features: Sequence[Feature]) -> dict[str, pa.Array]:
     """The canonical columns of ``table``, all but cameras; ``timestamp`` as float64, not yet shifted.
 
@@ -81,7 +103,7 @@ def convert(table: pa.Table, features: Sequence[Feature]) -> dict[str, pa.Array]
     """
     columns: dict[str, pa.Array] = {}
     for feature in features:
-        if feature.is_camera:
+        if feature.is_camera or is_looked_up(feature):
             continue
         if feature.source not in table.column_names:
             raise SourceError(f"column {feature.source!r} is declared and not there", code="missing_column")
@@ -90,6 +112,18 @@ def convert(table: pa.Table, features: Sequence[Feature]) -> dict[str, pa.Array]
         except (pa.ArrowException, ValueError) as error:
             raise SourceError(f"column {feature.source!r}: {error}", code="bad_column") from error
     return columns
+
+
+def is_looked_up(feature: Feature) -> bool:
+    """Whether a feature is the text of an index and no column of the file."""
+    return feature.dtype == "string" and TEXTS.get(feature.name) == feature.source
+
+
+def _looked_up(index: pa.ChunkedArray, texts: Mapping[int, str]) -> pa.Array:
+    """The text of each index, null where it has none."""
+    known = sorted(texts)
+    at = pc.index_in(index.combine_chunks().cast(pa.int64()), pa.array(known, pa.int64()))
+    return pa.array([str(texts[number]) for number in known], pa.string()).take(at)
 
 
 def spans_of(table: pa.Table) -> dict[int, tuple[int, int] | None]:
@@ -108,15 +142,21 @@ def episodes_in(
     spans: Mapping[int, tuple[int, int] | None],
     wanted: Sequence[Listed],
     features: Sequence[Feature],
-    tasks: Mapping[int, str],
+    texts: Texts,
     images: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[SourceEpisode | Unreadable]:
     """The episodes ``wanted`` out of ``table``. A column that is broken in one episode spoils only that one.
 
-    ``images``: per camera stored in the table's file, the arguments of :func:`image_camera`.
+    ``texts``: the texts of ``task_index`` and ``subtask_index``. ``images``: per camera stored in
+    the table's file, the arguments of :func:`image_camera`.
     """
+    looked_up = {
+        feature.name: _looked_up(table.column(TEXTS[feature.name]), texts.get(TEXTS[feature.name], {}))
+        for feature in features
+        if is_looked_up(feature) and feature.source in table.column_names
+    }
     try:
-        columns: dict[str, pa.Array] | None = convert(table, features)
+        columns: dict[str, pa.Array] | None = convert(table, features) | looked_up
     except SourceError:
         columns = None  # somebody's row is broken: find whose
     known = {feature.source for feature in features} | {FRAME, EPISODE, TASK, "index"}
@@ -136,6 +176,8 @@ def episodes_in(
         try:
             if whole is None:
                 steps = pa.table(convert(table.slice(start, stop - start), features))
+                for name, said in looked_up.items():
+                    steps = steps.append_column(name, said.slice(start, stop - start))
                 times, flags = _numpy(steps, TIMESTAMP), _numpy(steps, "next.success")
             else:
                 steps = whole.slice(start, stop - start)
@@ -157,7 +199,9 @@ def episodes_in(
         if times is not None and shift != 0.0:
             notes.append(f"timestamps start at {shift:g} s; shifted to 0")
             steps = steps.set_column(steps.column_names.index(TIMESTAMP), TIMESTAMP, pa.array(times - shift))
-        said = _tasks(task[start:stop] if task is not None else None, tasks, listed.tasks, notes)
+        if task is not None and "language" not in looked_up and (task[start:stop] != task[start]).any():
+            notes.append("its task changes over its steps, which the metadata do not list: no step keeps its own")
+        tasks = _tasks(task[start:stop] if task is not None else None, texts.get(TASK, {}), listed.tasks, notes)
         success = listed.fields.get("success")
         if success is None and flags is not None:
             success = bool(np.any(flags == 1))
@@ -165,8 +209,8 @@ def episodes_in(
             key=listed.key,
             steps=steps,
             cameras={**cameras, **{name: _shifted(video, shift) for name, video in listed.cameras.items()}},
-            task=said[0] if said else None,
-            language=said,
+            task=tasks[0] if tasks else None,
+            language=tasks,
             success=success,
             operator=listed.fields.get("operator"),
             scene=listed.fields.get("scene"),
@@ -181,7 +225,7 @@ def image_camera(uri: str, path: str, column: str, groups: Sequence[int], index:
 
     Raises ``SourceError`` where the first one is no 8-bit image.
     """
-    image = _decode(next(_stored(uri, path, column, groups, index)), uri)
+    image = decode_rgb(image_bytes(next(_stored(uri, path, column, groups, index)), Source(uri)))
     return RawFrames(
         frames=functools.partial(_frames, uri, path, column, tuple(groups), index, image.shape),
         height=image.shape[0],
@@ -193,7 +237,7 @@ def _frames(
     uri: str, path: str, column: str, groups: Sequence[int], index: int, shape: tuple[int, ...]
 ) -> Iterator[np.ndarray]:
     for number, cell in enumerate(_stored(uri, path, column, groups, index)):
-        image = _decode(cell, uri)
+        image = decode_rgb(image_bytes(cell, Source(uri)))
         if image.shape != shape:
             raise SourceError(f"{column}: frame {number} is {image.shape}, the first {shape}", code="bad_image")
         yield image
@@ -214,25 +258,6 @@ def _stored(uri: str, path: str, column: str, groups: Sequence[int], index: int)
             yield cell.as_py()
     if not found:
         raise SourceError(f"column {column!r} has no images", code="missing_image")
-
-
-def _decode(cell: Any, uri: str) -> np.ndarray:
-    """uint8 [h, w, 3] of an image cell: bytes, or a {bytes, path} struct whose path lies in the source."""
-    from PIL import Image
-
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    try:
-        if data is None and isinstance(cell, dict) and cell.get("path"):
-            with Source(uri).open(str(cell["path"])) as file:
-                data = file.read()
-        if not isinstance(data, bytes):
-            raise SourceError("an image is missing", code="missing_image")
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            if image.mode not in ("RGB", "L", "RGBA", "P"):
-                raise SourceError(f"an image has mode {image.mode}, not 8-bit colour", code="bad_image")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SourceError(f"an image is not decodable: {error}", code="bad_image") from error
 
 
 def _tasks(

@@ -13,8 +13,9 @@ from data_engine.defects import Defect
 from data_engine.errors import EngineError, SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
-from data_engine.formats.lerobot_files import VideoFiles, declare, files_of, in_order
-from data_engine.formats.lerobot_steps import EPISODE, Listed, cameras_in_parquet, episodes_in, open_parquet
+from data_engine.formats.lerobot_files import SUBTASKS, VideoFiles, declare, files_of, in_order, subtasks_of
+from data_engine.formats.lerobot_steps import EPISODE, TASK, Listed, Texts, cameras_in_parquet, episodes_in
+from data_engine.formats.table_files import open_parquet
 from data_engine.model import IMAGES, Feature
 
 __all__ = ["LeRobotV2"]
@@ -34,7 +35,7 @@ class LeRobotV2(Format):
         present = frozenset(files_of(source, info.data_path))
         videos = VideoFiles(source, info)
         shared = ["meta/info.json", "meta/episodes.jsonl"]
-        shared += ["meta/tasks.jsonl"] if source.exists("meta", "tasks.jsonl") else []
+        shared += [path for path in ("meta/tasks.jsonl", SUBTASKS) if source.exists(path)]
         refs: list[EpisodeRef] = []
         data_files: list[str | None] = []
         filmed = dict.fromkeys((camera.name for camera in info.cameras), False)
@@ -49,24 +50,26 @@ class LeRobotV2(Format):
             refs.append(EpisodeRef(episode_key(index), _length(row), (*files, *shared)))
         unlisted = sorted(path for path in present - set(data_files) if path.endswith(".parquet"))
         notes = [f"{len(unlisted)} data files of no listed episode left out: {unlisted[0]}, ..."] if unlisted else []
-        return declare(self, source, info, refs, data_files, filmed, notes)
+        changing = any(len(_listed_tasks(row)) > 1 for row in rows.values())
+        return declare(self, source, info, refs, data_files, filmed, notes, changing)
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
         """The episodes of ``keys``, one file at a time."""
         info = read_info(source, "v2.", fps=self.fps)
         if info is None:
             raise SourceError(f"{source.uri} is no longer LeRobot v2", code="changed")
-        videos, tasks = VideoFiles(source, info), _tasks(source)
+        videos = VideoFiles(source, info)
+        texts = {TASK: _tasks(source), "subtask_index": subtasks_of(source)}
         rows = {episode_key(index): row for index, row in _episode_rows(source).items()}
 
         def find(key: str) -> Listed | Unreadable:
             return _listed(info, rows.get(key), key, probe.features, videos)
 
-        yield from in_order(self, keys, find, partial(_read_files, source, info, probe.features, tasks))
+        yield from in_order(self, keys, find, partial(_read_files, source, info, probe.features, texts))
 
 
 def _read_files(
-    source: Source, info: Info, features: Sequence[Feature], tasks: Mapping[int, str], wanted: Sequence[Listed]
+    source: Source, info: Info, features: Sequence[Feature], texts: Texts, wanted: Sequence[Listed]
 ) -> Iterator[SourceEpisode | Unreadable]:
     stored = cameras_in_parquet(features)
     for listed in wanted:
@@ -85,7 +88,7 @@ def _read_files(
                 for camera, column in stored
             }
             spans = {listed.index: (0, table.num_rows)}
-            yield from episodes_in(table, spans, [listed], features, tasks, images)
+            yield from episodes_in(table, spans, [listed], features, texts, images)
         except (SourceError, OSError, pa.ArrowException) as error:
             code = error.code if isinstance(error, SourceError) else "bad_file"
             yield Unreadable(listed.key, code, " ".join(str(error).split()))
@@ -107,12 +110,11 @@ def _listed(
             return Unreadable(key, "missing_video", note)
         defects += [Defect("video_elsewhere", note)] if note else []
         cameras[camera.name.removeprefix(IMAGES)] = videos.span(camera, path)
-    tasks = row.get("tasks")
     return Listed(
         key=key,
         index=row[EPISODE],
         length=_length(row),
-        tasks=tuple(str(task) for task in tasks) if isinstance(tasks, list) else (),
+        tasks=_listed_tasks(row),
         fields=attributes_of(row),
         cameras=cameras,
         defects=tuple(defects),
@@ -158,6 +160,11 @@ def _lines(source: Source, name: str) -> list[dict[str, Any]]:
             raise SourceError(f"meta/{name} line {number} is no object", code="bad_info")
         rows.append(row)
     return rows
+
+
+def _listed_tasks(row: Mapping[str, Any]) -> tuple[str, ...]:
+    tasks = row.get("tasks")
+    return tuple(str(task) for task in tasks) if isinstance(tasks, list) else ()
 
 
 def _length(row: Mapping[str, Any]) -> int | None:

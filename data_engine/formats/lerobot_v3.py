@@ -15,8 +15,26 @@ from data_engine.defects import Defect
 from data_engine.errors import SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
-from data_engine.formats.lerobot_files import VideoFiles, declare, files_of, files_under, in_order
-from data_engine.formats.lerobot_steps import EPISODE, Listed, cameras_in_parquet, episodes_in, open_parquet, spans_of
+from data_engine.formats.lerobot_files import (
+    SUBTASKS,
+    VideoFiles,
+    declare,
+    files_of,
+    files_under,
+    in_order,
+    subtasks_of,
+)
+from data_engine.formats.lerobot_steps import (
+    EPISODE,
+    TASK,
+    Listed,
+    Texts,
+    cameras_in_parquet,
+    episodes_in,
+    lookup,
+    spans_of,
+)
+from data_engine.formats.table_files import open_parquet
 from data_engine.model import IMAGES, Feature
 
 __all__ = ["LeRobotV3"]
@@ -40,7 +58,7 @@ class LeRobotV3(Format):
         rows = _episode_rows(source)
         present = frozenset(files_of(source, info.data_path))
         videos = VideoFiles(source, info)
-        shared = ["meta/info.json", *(["meta/tasks.parquet"] if source.exists("meta", "tasks.parquet") else [])]
+        shared = ["meta/info.json", *(path for path in ("meta/tasks.parquet", SUBTASKS) if source.exists(path))]
         refs: list[EpisodeRef] = []
         data_files: list[str | None] = []
         filmed = dict.fromkeys((camera.name for camera in info.cameras), False)
@@ -53,7 +71,8 @@ class LeRobotV3(Format):
                 filmed[camera.name] |= path is not None
                 files += [path] if path else []
             refs.append(EpisodeRef(episode_key(row[EPISODE]), row.get("length"), (*files, row["file"], *shared)))
-        return declare(self, source, info, refs, data_files, filmed)
+        changing = any(len(row.get("tasks") or ()) > 1 for row in rows)
+        return declare(self, source, info, refs, data_files, filmed, changing=changing)
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
         """The episodes of ``keys``, data file by data file, row groups in bounded batches."""
@@ -61,7 +80,7 @@ class LeRobotV3(Format):
         if info is None:
             raise SourceError(f"{source.uri} is no longer LeRobot v3", code="changed")
         videos = VideoFiles(source, info)
-        tasks = _tasks(source)
+        texts = {TASK: lookup(source, "meta/tasks.parquet", TASK, "task"), "subtask_index": subtasks_of(source)}
         rows = {episode_key(row[EPISODE]): row for row in _episode_rows(source)}
 
         def data_file(key: str) -> str | None:
@@ -74,11 +93,11 @@ class LeRobotV3(Format):
             if path is None:
                 yield from (Unreadable(key, "unknown_key", "the metadata list no such episode") for key in group)
             else:
-                yield from in_order(self, group, find, partial(_read_file, source, path, probe.features, tasks))
+                yield from in_order(self, group, find, partial(_read_file, source, path, probe.features, texts))
 
 
 def _read_file(
-    source: Source, path: str, features: Sequence[Feature], tasks: Mapping[int, str], wanted: Sequence[Listed]
+    source: Source, path: str, features: Sequence[Feature], texts: Texts, wanted: Sequence[Listed]
 ) -> Iterator[SourceEpisode | Unreadable]:
     """The episodes ``wanted`` of one data file."""
     try:
@@ -93,7 +112,7 @@ def _read_file(
                 camera: {"uri": source.uri, "path": path, "column": column, "groups": groups}
                 for camera, column in stored
             }
-            yield from episodes_in(table, spans_of(table), batch, features, tasks, images)
+            yield from episodes_in(table, spans_of(table), batch, features, texts, images)
             wanted = wanted[len(batch) :]
     except (SourceError, OSError, pa.ArrowException) as error:
         code = error.code if isinstance(error, SourceError) else "bad_file"
@@ -154,17 +173,6 @@ def _episode_rows(source: Source) -> list[dict[str, Any]]:
         if one[EPISODE] == other[EPISODE]:
             raise SourceError(f"meta/episodes lists episode {one[EPISODE]} twice", code="bad_info")
     return rows
-
-
-def _tasks(source: Source) -> dict[int, str]:
-    """Task index -> text; empty where the file is not there (the episodes then say so in their notes)."""
-    if not source.exists("meta", "tasks.parquet"):
-        return {}
-    table = open_parquet(source, "meta/tasks.parquet").read()
-    texts = [name for name in table.column_names if name in ("task", "__index_level_0__")]
-    if "task_index" not in table.column_names or not texts:
-        raise SourceError("meta/tasks.parquet has no task_index or no task", code="missing_column")
-    return dict(zip(table["task_index"].to_pylist(), table[texts[0]].to_pylist(), strict=True))
 
 
 def _data_path(info: Info, row: Mapping[str, Any]) -> str:

@@ -17,10 +17,11 @@ from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.formats import EpisodeRef, Format, Probe, RawFrames, Source, SourceEpisode, Unreadable
 from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec
 from data_engine.formats.attributes import pick, plain
+from data_engine.formats.cells import image_bytes
 from data_engine.formats.column_map import ColumnMap, Part, guess
 from data_engine.formats.files import below
 from data_engine.formats.images import decode_rgb
-from data_engine.formats.table_columns import SEPARATOR, column_of, field, fields_of, image_bytes, size_of, specs_of
+from data_engine.formats.table_columns import SEPARATOR, column_of, field, fields_of, size_of, specs_of
 from data_engine.formats.table_files import FAULTS, SUFFIXES, TableFile, hive, open_table
 from data_engine.model import IMAGES, PROVENANCE, TERMINATED, TIMESTAMP, TRUNCATED
 

@@ -14,12 +14,13 @@ from data_engine.arrays import to_array
 from data_engine.errors import SourceError
 from data_engine.formats import Source
 from data_engine.formats.arrays import Spec
+from data_engine.formats.cells import image_bytes
 from data_engine.formats.column_map import Part
 from data_engine.formats.images import image_size
 from data_engine.formats.lerobot_steps import convert
 from data_engine.model import Feature
 
-__all__ = ["SEPARATOR", "column_of", "field", "fields_of", "image_bytes", "specs_of"]
+__all__ = ["SEPARATOR", "column_of", "field", "fields_of", "size_of", "specs_of"]
 
 SEPARATOR = "."
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
@@ -148,26 +149,6 @@ def _whole(array: pa.Array, feature: Feature) -> pa.Array:
         return array.cast(pa.bool_())
     named = feature.model_copy(update={"source": "column"})
     return _one(convert(pa.table({"column": array}), [named])[feature.name])
-
-
-def image_bytes(cell: Any, source: Source) -> bytes:
-    """The encoded image of a cell: bytes, or a struct of bytes or of a path that lies in the source.
-
-    Raises ``SourceError`` for a missing one, ``RequestError`` for a path that leaves the source.
-    """
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    if data is None and isinstance(cell, dict) and cell.get("path"):
-        path = str(cell["path"])
-        try:
-            if source.is_file or "://" in path:
-                raise FileNotFoundError
-            with source.open(path) as file:
-                data = file.read()
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise SourceError(f"its image {path!r} is not in the source", code="missing_image") from error
-    if not isinstance(data, bytes):
-        raise SourceError("an image is missing", code="missing_image")
-    return data
 
 
 def _is_image(kind: pa.DataType) -> bool:

@@ -14,10 +14,12 @@ EXTRAS = {
     "torch": ("torch",),
     "video": ("av",),
     "s3": ("s3fs",),
+    "hub": ("huggingface_hub",),
     "lerobot": ("av",),
     "hdf5": ("h5py",),
     "rlds": ("google-crc32c", "pillow"),
     "zarr": ("zarr",),
+    "bags": ("lz4", "pillow", "protobuf", "pyyaml", "rosbags", "zstandard"),
 }
 
 
@@ -27,7 +29,9 @@ class LightWheel(MetadataHookInterface):
     def update(self, metadata: dict[str, Any]) -> None:
         """Fill in the dynamic fields."""
         project = tomllib.loads((Path(self.root) / "../../pyproject.toml").read_text())["project"]
-        ranges = {re.match(r"[\w-]+", line).group(): line for line in project["dependencies"]}  # type: ignore[union-attr]
+        extras = project["optional-dependencies"]
+        known = [*extras["bags"], *extras["hub"], *project["dependencies"]]
+        ranges = {re.match(r"[\w-]+", line).group(): line for line in known}  # type: ignore[union-attr]
         metadata["requires-python"] = project["requires-python"]
         metadata["dependencies"] = [ranges[name] for name in NEEDED]
         metadata["optional-dependencies"] = {extra: [ranges[name] for name in names] for extra, names in EXTRAS.items()}

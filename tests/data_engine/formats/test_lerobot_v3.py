@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_engine.errors import SourceError
 from data_engine.formats import EncodedVideo, Probe, RawFrames, Source, SourceEpisode, Unreadable
@@ -132,8 +135,82 @@ def test_tasks_that_change_within_an_episode_all_count_as_language(tmp_path: Pat
     pq.write_table(pa.table({"task": ["push", "reach"], "task_index": [0, 1]}), tmp_path / "meta" / "tasks.parquet")
     one, two = good(tmp_path)
     assert (one.task, one.language) == ("reach", ("reach", "push"))
-    assert one.notes == ("task_index 7 has no task",)
+    assert one.notes == (
+        "its task changes over its steps, which the metadata do not list: no step keeps its own",
+        "task_index 7 has no task",
+    )
     assert two.language == ("push",)
+
+
+def test_tasks_that_the_metadata_list_are_kept_by_step(tmp_path: Path) -> None:
+    write_v3(tmp_path, [4, 2], extra={"tasks": [["reach", "push"], ["push"]]})
+    change(tmp_path, DATA, task_index=[1, 1, 0, 7, 0, 0])
+    pq.write_table(pa.table({"task": ["push", "reach"], "task_index": [0, 1]}), tmp_path / "meta" / "tasks.parquet")
+    one, two = good(tmp_path)
+    assert one.steps["language"].to_pylist() == ["reach", "reach", "push", None]
+    assert two.steps["language"].to_pylist() == ["push", "push"]
+    assert (one.language, two.language) == (("reach", "push"), ("push",))
+
+
+@pytest.mark.parametrize("column", ["__index_level_0__", "subtask"])
+def test_subtasks_are_kept_by_step_with_their_texts(tmp_path: Path, column: str) -> None:
+    info = write_v3(tmp_path, [3, 2])
+    info["features"]["subtask_index"] = {"dtype": "int64", "shape": [1], "names": None}
+    rewrite_info(tmp_path, info)
+    change(tmp_path, DATA, subtask_index=[1, 0, 0, -1, 1])
+    probe, _ = opened(tmp_path)
+    assert "subtask" not in {feature.name for feature in probe.features}
+    texts = pa.table({column: ["grasp", "lift"], "subtask_index": [0, 1]})
+    pq.write_table(texts, tmp_path / "meta" / "subtasks.parquet")
+    probe, _ = opened(tmp_path)
+    assert all("meta/subtasks.parquet" in ref.files for ref in probe.episodes)
+    one, two = good(tmp_path)
+    assert one.steps["subtask"].to_pylist() == ["lift", "grasp", "grasp"]
+    assert two.steps["subtask"].to_pylist() == [None, "lift"]
+    assert one.steps["subtask_index"].to_pylist() == [1, 0, 0]
+
+
+def test_a_column_of_the_sets_own_keeps_its_name(tmp_path: Path) -> None:
+    info = write_v3(tmp_path, [2], extra={"tasks": [["push", "reach"]]})
+    info["features"]["language"] = {"dtype": "string", "shape": [1], "names": None}
+    rewrite_info(tmp_path, info)
+    change(tmp_path, DATA, language=["one", "two"])
+    probe, (one,) = opened(tmp_path)
+    assert one.steps["language"].to_pylist() == ["one", "two"]  # type: ignore[union-attr]
+    assert any("'language' of its own" in note for note in probe.notes)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    place=st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    data=st.data(),
+)
+def test_many_files_and_chunks(tmp_path_factory, lengths, place, data) -> None:
+    root = tmp_path_factory.mktemp("set")
+    write_v3(root, lengths)
+    whole = pq.read_table(root / DATA)
+    listed = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet")
+    (root / DATA).unlink()
+    (root / "meta/episodes/chunk-000/file-000.parquet").unlink()
+    where = sorted(place[: len(lengths)])
+    for number in set(where):
+        mine = [i for i, at in enumerate(where) if at == number]
+        chunk, file = number // 2, number % 2
+        rows = pa.concat_tables([whole.filter(pc.equal(whole["episode_index"], i)) for i in mine])
+        about = listed.take(mine)
+        for name, value in (("data/chunk_index", chunk), ("data/file_index", file)):
+            about = about.set_column(about.column_names.index(name), name, pa.array([value] * len(mine)))
+        for folder, table in (("data", rows), ("meta/episodes", about)):
+            path = root / folder / f"chunk-{chunk:03d}" / f"file-{file:03d}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, path, row_group_size=data.draw(st.integers(1, 9)))
+    start = 0
+    for length, episode in zip(lengths, good(root), strict=True):
+        part = whole.slice(start, length)
+        assert episode.steps["observation.state"].to_pylist() == part["observation.state"].to_pylist()
+        assert episode.steps["action"].to_pylist() == part["action"].to_pylist()
+        start += length
 
 
 def test_a_clock_that_starts_late_is_shifted_with_its_video(tmp_path: Path) -> None:
