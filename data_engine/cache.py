@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import quote
@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from data_engine.arrays import to_array
+from data_engine.canonical import digest
+from data_engine.conventions.convert import Conversion, convert
 from data_engine.errors import RequestError, SourceError
 
 __all__ = ["LRU", "Cache", "sha256_of"]
@@ -78,12 +80,16 @@ class Cache:
                 verify(temporary, sha256, path)
         return kept
 
-    def column(self, file: Path, sha256: str, column: str) -> np.ndarray:
+    def column(self, file: Path, sha256: str, column: str, conversions: Sequence[Conversion] = ()) -> np.ndarray:
         """A numeric column of a steps file as a read-only memory-mapped array, [N] or [N, d], in the stored dtype.
+
+        It is kept after its ``conversions``, so that they cost nothing when it is read again.
 
         Raises ``SourceError`` where the file is not what ``sha256`` says, cannot be read, or lacks the column.
         """
-        kept = self._entry("steps", sha256) / f"{quote(column, safe='')}.npy"
+        after = "@" + digest([conversion.model_dump(mode="json") for conversion in conversions], length=16)
+        name = quote(column, safe="") + (after if conversions else "")
+        kept = self._entry("steps", sha256) / f"{name}.npy"
         if self._use(kept):
             with contextlib.suppress(FileNotFoundError):  # another process made room just now
                 return _mapped(kept)
@@ -91,7 +97,7 @@ class Cache:
             verify(file, sha256, str(file))
         with self._new(kept) as temporary:
             with temporary.open("wb") as out:
-                np.save(out, _read(file, column), allow_pickle=False)
+                np.save(out, convert(_read(file, column), conversions), allow_pickle=False)
             return _mapped(temporary)  # stays mapped whatever becomes of the name
 
     def _entry(self, kind: str, sha256: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from data_engine.conventions.convert import Conversion
 from data_engine.model import VIDEO, Dataset
 from data_engine.sampling import Unit, WeightKind
 from data_engine.statistics import FeatureStatistics
@@ -69,6 +70,7 @@ class MixtureDocument(_Part):
     """``mixture.json``. What ``recorded`` and ``contents`` hold, and the name, are outside the identity.
 
     ``statistics``: ``"embodiment/control_mode" -> feature -> statistics`` over the steps of the train split.
+    ``conversions`` are applied to the steps by whoever reads them; ``datasets`` describe them as they then are.
     ``contents``: sha256 of the two tables beside. ``status`` is ``broken`` once a takedown removed something it
     needs, and ``reason`` then says what.
     """
@@ -85,7 +87,7 @@ class MixtureDocument(_Part):
     datasets: dict[str, Dataset]
     statistics: dict[str, dict[str, FeatureStatistics]]
     scorers: tuple[ScorerLineage, ...] = ()
-    conversions: JsonValue = Field(default_factory=list)
+    conversions: tuple[Conversion, ...] = ()
     recorded: dict[str, JsonValue] = Field(default_factory=dict)
     contents: dict[str, str] = Field(default_factory=dict)
     status: Literal["frozen", "broken"] = "frozen"

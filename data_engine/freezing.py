@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from data_engine.canonical import canonical_json, digest, round_significant
+from data_engine.conventions.agreement import refuse_unlike
+from data_engine.conventions.convert import Conversion, convert_steps, converted
+from data_engine.conventions.convert import resolve as resolve_conversions
 from data_engine.document import EPISODES, FILES, Entry, MixtureDocument, ScorerLineage, group_name
 from data_engine.errors import RequestError, SourceError
 from data_engine.fs import filesystem, join, resolve, write_atomic
@@ -67,7 +70,7 @@ def freeze(
     seed: int = 0,
     splits: Mapping[str, float] | None = None,
     scorers: Sequence[Any] = (),
-    conversions: Any = (),
+    conversions: Sequence[Any] = (),
     recorded: Mapping[str, Any] | None = None,
 ) -> Frozen:
     """Freeze a mixture. Pure; reads every step once, through ``steps``, for the statistics.
@@ -75,12 +78,14 @@ def freeze(
     ``episodes``: :data:`EPISODES` without ``split`` (and nullable columns may be absent), in any order. ``files``
     names at least every file that the rows lie in. ``entries`` and ``scorers``: mappings or objects with the fields
     of :class:`Entry` and :class:`ScorerLineage`. ``steps(i)``: the steps [start, stop) of row ``i`` of ``episodes``,
-    asked in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``recorded``:
-    table versions, recipe hash and the like, kept outside the identity.
+    asked in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``conversions``:
+    :class:`Conversion` or mappings of its fields. ``recorded``: table versions, recipe hash and the like, kept outside
+    the identity.
 
     Raises ``RequestError`` for weights that are not positive, an entry without episodes, fractions that do not sum to
-    1, a file that is not listed, an ``epoch_size`` where the weights already say it, and for datasets of one
-    (embodiment, control mode) whose widths or units differ; ``SourceError`` where a row has other steps than it says.
+    1, a conversion that cannot be, a file that is not listed, an ``epoch_size`` where the weights already say it, and
+    for datasets of one (embodiment, control mode) whose widths, units or conventions differ without a conversion;
+    ``SourceError`` where a row has other steps than it says.
     """
     fractions = {key: float(value) for key, value in (splits or {"train": 1.0}).items()}
     parts = tuple(sorted((_entry(entry) for entry in entries), key=lambda entry: entry.selection))
@@ -92,8 +97,10 @@ def freeze(
     split = assign(ids, parents, contents, fractions)
     given = given.set_column(EPISODES.get_field_index("split"), "split", pa.array(split, pa.string()))
     used = {key: datasets[key] for key in sorted(given["dataset"].unique().to_pylist())}
-    _check_groups(used)
-    statistics = _statistics(given, steps)
+    resolved = resolve_conversions(conversions, datasets, used)
+    used = {key: converted(dataset, resolved) for key, dataset in used.items()}
+    refuse_unlike(used, {key: group_name(dataset.embodiment, dataset.control_mode) for key, dataset in used.items()})
+    statistics = _statistics(given, steps, resolved)
     keys = ("selection", "content_hash", "start", "stop", "weight", "split", "dataset", "source_key", "episode_id")
     ordered = given.sort_by([(key, "ascending") for key in keys]).combine_chunks()
     document = MixtureDocument(
@@ -108,7 +115,7 @@ def freeze(
         datasets=used,
         statistics=statistics,
         scorers=tuple(_scorer(scorer) for scorer in scorers),
-        conversions=json.loads(canonical_json(conversions)),
+        conversions=resolved,
         recorded=json.loads(canonical_json(dict(recorded or {}))),
     )
     document = document.model_copy(update={"mixture_id": identity(document, ordered)})
@@ -219,32 +226,14 @@ def _check(
             refuse(f"episode {episode}: steps {start} to {stop} in {count} rows")
 
 
-def _check_groups(datasets: Mapping[str, Dataset]) -> None:
-    """Datasets whose statistics are pooled must mean the same by a column: a merge of degrees with radians is
-    refused.
+def _statistics(
+    episodes: pa.Table, steps: Callable[[int], pa.Table], conversions: Sequence[Conversion]
+) -> dict[str, dict[str, FeatureStatistics]]:
+    """Of the converted steps, over the train split; a group that has none of it, over what it has. A range in two
+    entries counts once.
     """
-    seen: dict[tuple[str, str], tuple[str, Any]] = {}
-    for key, dataset in datasets.items():
-        group = group_name(dataset.embodiment, dataset.control_mode)
-        for feature in dataset.features:
-            if feature.is_camera:
-                continue
-            other, first = seen.setdefault((group, feature.name), (key, feature))
-            differs = None
-            if feature.size != first.size:
-                differs = f"{first.size} and {feature.size} values"
-            elif feature.unit and first.unit and feature.unit != first.unit:
-                differs = f"units {first.unit!r} and {feature.unit!r}"
-            if differs:
-                raise RequestError(
-                    f"datasets {other!r} and {key!r} are both {group}, but {feature.name} has {differs}",
-                    code="unlike_datasets",
-                    fix="state an embodiment or control_mode of its own for one of the sources, or convert it",
-                )
-
-
-def _statistics(episodes: pa.Table, steps: Callable[[int], pa.Table]) -> dict[str, dict[str, FeatureStatistics]]:
-    """Over the train split; a group that has none of it, over what it has. A range in two entries counts once."""
+    owners = episodes["dataset"].to_pylist()
+    of = {name: [conversion for conversion in conversions if conversion.dataset == name] for name in set(owners)}
     columns = ("embodiment", "control_mode", "split", "content_hash", "start", "stop", "row_count")
     rows = list(zip(*(episodes[key].to_pylist() for key in columns), strict=True))
     trained = {row[:2] for row in rows if row[2] == "train"}
@@ -260,6 +249,7 @@ def _statistics(episodes: pa.Table, steps: Callable[[int], pa.Table]) -> dict[st
         if table.num_rows != count:
             episode = episodes["episode_id"][i].as_py()
             raise SourceError(f"episode {episode} has {table.num_rows} steps, not {count}", code="wrong_length")
+        table = convert_steps(table, of[owners[i]])
         groups.setdefault(group_name(embodiment, control_mode), GroupStatistics()).add(table, content, start)
     return {key: groups[key].result() for key in sorted(groups)}
 

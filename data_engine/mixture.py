@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from data_engine.cache import DEFAULT_BYTES, LRU, Cache
+from data_engine.conventions.convert import Conversion, convert_steps
 from data_engine.document import EPISODES, FILES, FORMAT_VERSION, Entry, MixtureDocument, ScorerLineage, group_name
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.freezing import Frozen, freeze, identity, write
@@ -63,10 +64,13 @@ class Mixture:
 
     def _decoded(self, key: tuple[str, str]) -> np.ndarray:
         path, column = key
-        return self.cache.column(self.local(path), self._files[path][1], column)
+        mine = [conversion for conversion in self._conversions.get(path, ()) if conversion.column == column]
+        return self.cache.column(self.local(path), self._files[path][1], column, mine)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_opened", "_arrays", "_local", "rows")}
+        return {
+            k: v for k, v in self.__dict__.items() if k not in ("_opened", "_arrays", "_local", "rows", "_conversions")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -104,6 +108,20 @@ class Mixture:
         """The integer columns and the weight of ``episodes`` as arrays [R]."""
         return {name: self.episodes[name].to_numpy() for name in ("start", "stop", "row_start", "row_count", "weight")}
 
+    @cached_property
+    def _conversions(self) -> dict[str, list[Conversion]]:
+        """The conversions of each steps file, which is one dataset's; files without any are absent."""
+        found: dict[str, list[Conversion]] = {}
+        if self.document.conversions:
+            pairs = self.episodes.select(["steps_file", "dataset"]).group_by(["steps_file", "dataset"]).aggregate([])
+            for row in pairs.to_pylist():
+                found[row["steps_file"]] = [c for c in self.document.conversions if c.dataset == row["dataset"]]
+        return found
+
+    def converted(self, path: str, steps: pa.Table) -> pa.Table:
+        """``steps`` of the steps file ``path`` after the mixture's conversions."""
+        return convert_steps(steps, self._conversions.get(path, ()))
+
     def local(self, path: str) -> Path:
         """A local file with the bytes of ``path`` (inside the lake): itself, or a cached copy, verified when fetched.
 
@@ -130,11 +148,11 @@ class Mixture:
         return self._local[path]
 
     def array(self, path: str, column: str) -> np.ndarray:
-        """A numeric column of a whole steps file, memory-mapped from the cache: [N] or [N, d], NaN where null."""
+        """A numeric column of a whole steps file, converted, mapped from the cache: [N] or [N, d], NaN where null."""
         return self._arrays((path, column))
 
     def steps(self, i: int, columns: list[str] | None = None) -> pa.Table:
-        """The steps [start, stop) of row ``i`` of ``episodes``, as stored, without ``episode_id`` and ``step``.
+        """The steps [start, stop) of row ``i`` of ``episodes``, converted, without ``episode_id`` and ``step``.
 
         Raises ``RequestError`` for a column that is not there, ``SourceError`` where the file does not hold the range.
         """
@@ -157,7 +175,7 @@ class Mixture:
             raise SourceError(
                 f"rows {first} to {last} of {row['steps_file']} are not episode {row[EPISODE_ID]}", code="changed_file"
             )
-        return table.select(wanted)
+        return self.converted(row["steps_file"], table.select(wanted))
 
     def statistics(self, group: str) -> dict[str, dict[str, np.ndarray]]:
         """The statistics of a group (``"embodiment/control_mode"``): feature -> name -> float64 [d], NaN where

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from data_engine.canonical import digest
 
 __all__ = [
     "ACTION", "DATASETS", "EMBEDDINGS", "EPISODES", "IMAGES", "PROVENANCE", "RECEIPTS", "REWARD", "RUNS", "SCORES",
-    "SELECTIONS", "STATE", "TABLES", "TERMINATED", "TIMESTAMP", "TRUNCATED", "VIDEO", "Dataset", "Feature",
+    "SELECTIONS", "STATE", "TABLES", "TERMINATED", "TIMESTAMP", "TRUNCATED", "VIDEO", "Dataset", "Feature", "Finding",
     "episode_id",
 ]  # fmt: skip
 
@@ -31,12 +31,30 @@ TIMESTAMP = "timestamp"
 PROVENANCE = ("real", "sim", "synthetic", "human_video")
 
 
+class Finding(BaseModel):
+    """A convention of a column as it was inferred or stated: ``components`` of ``column`` are of ``value`` in ``kind``.
+
+    ``value`` is ``unknown`` where the data does not tell. ``confidence`` 0 to 1, 1 where it was stated; ``evidence`` is
+    one line that says what it rests on. :mod:`data_engine.conventions` lists kinds and values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str
+    components: tuple[int, ...]
+    kind: str
+    value: str
+    confidence: float = Field(ge=0, le=1, allow_inf_nan=False)
+    evidence: str
+
+
 class Feature(BaseModel):
     """One column of a dataset's steps, as the source had it.
 
     ``dtype`` is numpy's name of the source's type (``float16``, ``uint8``, ``bool``, ...), ``string``, or for a camera
     ``image`` (raw frames) or ``video`` (encoded frames). ``shape`` is one step's: ``()`` for a scalar,
     (h, w, c) for a camera. ``components`` names the flattened entries. ``source`` is the column's name in the source.
+    ``unit`` is the one unit of all its measured entries, where known; ``findings`` are its conventions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +65,7 @@ class Feature(BaseModel):
     components: tuple[str, ...] | None = None
     unit: str | None = None
     source: str | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def is_camera(self) -> bool:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from data_engine import registry
 from data_engine.canonical import digest
+from data_engine.conventions.convert import Conversion
 from data_engine.errors import RequestError
 from data_engine.fs import resolve as resolve_uri
 
@@ -131,7 +132,7 @@ class MixtureRecipe(_Part):
     epoch_size: int | None = Field(default=None, ge=1)
     seed: int = 0
     splits: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=lambda: {"train": 1.0})
-    conversions: tuple[dict[str, Any], ...] = ()
+    conversions: tuple[Conversion, ...] = ()
 
     @model_validator(mode="after")
     def _whole(self) -> MixtureRecipe:
@@ -359,7 +360,7 @@ sources:                       # or `source:` for a single one
   - uri: path/or/s3://bucket/dataset
     name: my_dataset           # default: from the URI
     format: auto               # or one of `data-engine formats`
-    options: {}                # embodiment, control_mode, fps, task, operator, licence, and the format's own
+    options: {}                # embodiment, control_mode, units, conventions, fps, task, ..., and the format's own
 
 spaces:                        # where distances are measured
   - {name: trajectory, encoder: trajectory, params: {}}
@@ -387,6 +388,7 @@ mixture:
   epoch_size: null             # samples an epoch; default: the number of steps
   seed: 0
   splits: {train: 0.9, val: 0.1}
+  conversions: []              # e.g. {dataset: x, column: action, from: deg, to: rad}; nothing else is rescaled
 
 export:
   - {format: lerobot_v3, uri: "out/my_mixture-{mixture}"}   # {mixture}: the first digits of its id

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from data_engine.conventions.rotations import LEVELS, evenly, quaternions
+from data_engine.conventions.rotations import angles as angles_of
 from data_engine.model import ACTION, STATE
 from data_engine.reference import RawEpisode, Reference
 
@@ -32,8 +34,6 @@ __all__ = ["BOUND", "VELOCITY", "EpisodeView", "View", "fit_views"]
 
 BOUND = 10.0
 VELOCITY = 0.5
-LEVELS = 8
-_ROWS = 64  # rows of an episode that the fit looks at: every episode counts alike
 Coordinate = tuple[int, float, float, bool]  # index after unfolding, centre, scale, discrete
 _ANGLE_NAMES = ("angle", "theta", "yaw", "heading", "roll", "pitch")
 
@@ -117,15 +117,15 @@ def fit_views(reference: Reference) -> dict[str, View]:
 def _fit(found: Sequence[RawEpisode]) -> View:
     """The view of one group's episodes (each with at least one finite step), whatever their order."""
     found = sorted(found, key=lambda episode: episode.content_hash)
-    states = [_rows(episode.state[episode.finite]) for episode in found]
-    actions = [_rows(episode.action[episode.finite]) for episode in found]
+    states = [evenly(episode.state[episode.finite]) for episode in found]
+    actions = [evenly(episode.action[episode.finite]) for episode in found]
     angles = {
-        STATE: _angles([episode.state[episode.finite] for episode in found], _hints(found, STATE)),
-        ACTION: _angles([episode.action[episode.finite] for episode in found], _hints(found, ACTION)),
+        STATE: angles_of([episode.state[episode.finite] for episode in found], _hints(found, STATE)),
+        ACTION: angles_of([episode.action[episode.finite] for episode in found], _hints(found, ACTION)),
     }
     bare = View(
         angles=angles,
-        quaternions={STATE: _quaternions(states), ACTION: _quaternions(actions)},
+        quaternions={STATE: quaternions(states), ACTION: quaternions(actions)},
         relative=_targets(states, actions, dict(angles[STATE])),
         position=(),
         velocity=(),
@@ -136,9 +136,9 @@ def _fit(found: Sequence[RawEpisode]) -> View:
         valid = episode.finite
         state, action = bare.unfolded(episode)
         state = np.where(valid[:, None], state, 0.0)
-        positions.append(_rows(state[valid]))
-        speeds.append(_rows(_velocity(state, valid, episode.dataset.fps)[valid]))
-        moves.append(_rows(action[valid]))
+        positions.append(evenly(state[valid]))
+        speeds.append(evenly(_velocity(state, valid, episode.dataset.fps)[valid]))
+        moves.append(evenly(action[valid]))
     position = _coordinates(positions)
     discrete = {index for index, _, _, levels in position if levels}
     return replace(
@@ -147,11 +147,6 @@ def _fit(found: Sequence[RawEpisode]) -> View:
         velocity=[c for c in _coordinates(speeds) if c[0] not in discrete],
         action=_coordinates(moves),
     )
-
-
-def _rows(x: np.ndarray) -> np.ndarray:
-    """Evenly spaced rows of ``x``, so that every episode counts alike."""
-    return x if len(x) <= _ROWS else x[np.linspace(0, len(x) - 1, _ROWS).round().astype(int)]
 
 
 def _hints(found: Sequence[RawEpisode], column: str) -> set[int]:
@@ -164,40 +159,6 @@ def _hints(found: Sequence[RawEpisode], column: str) -> set[int]:
         names = feature.components or ("",) * feature.size
         hinted |= {i for i, name in enumerate(names) if angular or any(a in name.lower() for a in _ANGLE_NAMES)}
     return hinted
-
-
-def _angles(found: Sequence[np.ndarray], hints: set[int]) -> list[tuple[int, float]]:
-    """Dimensions that wrap, with their period: they stay in one turn, and either jump by more than three quarters of it
-    in two episodes or are hinted at and fill more than half of it."""
-    rows = np.concatenate([_rows(x) for x in found])
-    result = []
-    for period in (2 * np.pi, 360.0):
-        slack = period * 1e-3
-        jumps = sum((np.abs(np.diff(x, axis=0)) > 0.75 * period).any(axis=0).astype(int) for x in found if len(x) > 1)
-        for dim in range(rows.shape[1]):
-            low, high = np.percentile(rows[:, dim], [0.5, 99.5])
-            turn = (low >= -slack and high <= period + slack) or (
-                low >= -period / 2 - slack and high <= period / 2 + slack
-            )
-            wraps = np.broadcast_to(jumps, rows.shape[1])[dim] >= 2
-            named = dim in hints and high - low > period / 2
-            if turn and (wraps or named) and len(np.unique(rows[:, dim])) > LEVELS:
-                result.append((dim, float(period)))
-    return sorted(result)
-
-
-def _quaternions(found: Sequence[np.ndarray]) -> list[int]:
-    """First dimensions of runs of four that have norm 1 in nearly all rows and are not all of few values (one-hot)."""
-    rows = np.concatenate(found)
-    result: list[int] = []
-    for dim in range(rows.shape[1] - 3):
-        if result and dim < result[-1] + 4:
-            continue
-        four = rows[:, dim : dim + 4]
-        unit = np.mean(np.abs(np.linalg.norm(four, axis=1) - 1) < 1e-3) > 0.95
-        if unit and sum(len(np.unique(four[:, i])) > LEVELS for i in range(4)) >= 2:
-            result.append(dim)
-    return result
 
 
 def _targets(

@@ -21,21 +21,20 @@ import polars as pl
 import pyarrow as pa
 
 from data_engine.canonical import canonical_json, digest
-from data_engine.control import control_mode
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.formats import (
     EpisodeRef,
     Format,
     Probe,
     Source,
-    SourceEpisode,
     detect,
 )
-from data_engine.model import ACTION, EPISODES, STATE, Dataset
+from data_engine.model import EPISODES, Dataset
 from data_engine.recipe import SourceRecipe
 from data_engine.scoring import Resources
 from data_engine.steps import schema
 from flows.executor import Executor, Shard, run_shards
+from flows.ingest_conventions import conventions
 from flows.ingest_shard import inside
 from flows.progress import Progress
 from storage.lake import DataFile, Lake
@@ -61,7 +60,7 @@ def ingest(lake: Lake, recipe: SourceRecipe, *, on: Executor, progress: Progress
             code="unconfirmed_map",
             fix="`data-engine ingest URI --dry-run > options.yaml` writes it; check it, then give --options options.yaml",
         )
-    dataset, evidence = describe(lake, recipe, fmt, probe, source)
+    dataset, evidence, doubts = describe(lake, recipe, fmt, probe, source)
     known = _known(lake, dataset.name)
     stamps = _stamps(source, probe)
     fingerprint = digest("ingest", _VERSION, dataset.model_dump(mode="json"), fmt.config, sorted(stamps.items()))
@@ -80,6 +79,8 @@ def ingest(lake: Lake, recipe: SourceRecipe, *, on: Executor, progress: Progress
         resources=Resources(cpus=1),
     )  # fmt: skip
     receipt = _receipt(dataset, fmt, probe, source, results, fingerprint, transaction, evidence)
+    receipt["inferred"] = [finding.model_dump(mode="json") for f in dataset.features for finding in f.findings]
+    receipt["notes"] = [*receipt["notes"], *doubts]
     _reconcile(receipt, probe)
     receipt["timing"] = {"seconds": round(time.monotonic() - started, 3)}
     _publish(lake, dataset, shards, results, receipt, run_id)
@@ -90,22 +91,24 @@ def ingest(lake: Lake, recipe: SourceRecipe, *, on: Executor, progress: Progress
     return receipt
 
 
-def describe(lake: Lake, recipe: SourceRecipe, fmt: Format, probe: Probe, source: Source) -> tuple[Dataset, str]:
-    """The dataset that a probed source is, and the evidence for its control mode. Options win over the source."""
+def describe(
+    lake: Lake, recipe: SourceRecipe, fmt: Format, probe: Probe, source: Source
+) -> tuple[Dataset, str, tuple[str, ...]]:
+    """The dataset that a probed source is, the evidence for its control mode, and notes where the data contradicts what
+    is stated. Options win over the source, and both over what the data shows.
+    """
     fps = fmt.fps or probe.fps
     if not fps or not np.isfinite(fps) or fps <= 0:
         raise SourceError(
             f"{source.uri} declares {fps} frames a second", code="bad_fps", fix="give options: {fps: ...}"
         )
-    mode, evidence = fmt.control_mode or probe.control_mode, "stated"
-    if mode is None:
-        mode, evidence = control_mode(probe.features, _samples(fmt, probe, source))
+    found = conventions(fmt, probe, source, fps)
     dataset = Dataset(
         name=recipe.dataset,
         embodiment=fmt.embodiment or probe.embodiment,
-        control_mode=mode,
+        control_mode=found.control_mode,
         fps=fps,
-        features=probe.features,
+        features=found.features,
         licence=fmt.licence or probe.licence,
         origin=source.uri,
         format=fmt.name,
@@ -118,7 +121,7 @@ def describe(lake: Lake, recipe: SourceRecipe, fmt: Format, probe: Probe, source
             code="dataset_differs",
             fix="ingest it under another name",
         )
-    return dataset, evidence
+    return dataset, found.evidence, found.notes
 
 
 def plan(
@@ -324,27 +327,6 @@ def _stamps(source: Source, probe: Probe) -> dict[str, tuple[int, str]]:
         except FileNotFoundError:
             stamps[path] = (-1, "absent")
     return stamps
-
-
-def _samples(fmt: Format, probe: Probe, source: Source) -> list[tuple[np.ndarray, np.ndarray]]:
-    names = {feature.name for feature in probe.features}
-    if not {STATE, ACTION} <= names:
-        return []
-    samples = []
-    for item in fmt.read(source, probe, [ref.key for ref in probe.episodes[:3]]):
-        if isinstance(item, SourceEpisode) and {STATE, ACTION} <= set(item.steps.column_names):
-            state, action = _wide(item.steps.column(STATE)), _wide(item.steps.column(ACTION))
-            if state is not None and action is not None:
-                samples.append((state, action))
-    return samples
-
-
-def _wide(column: pa.ChunkedArray) -> np.ndarray | None:
-    try:
-        values = np.asarray(column.to_pylist(), dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    return values.reshape(len(values), -1)
 
 
 def _last_receipt(lake: Lake, dataset: str) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ _ROWS = 256  # of the mixture, turned into objects at a time
 
 
 def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """Each row of ``mixture.episodes`` named by ``order`` and its steps as stored, without ``episode_id`` and ``step``.
+    """Each row of ``mixture.episodes`` named by ``order`` and its steps, converted, without ``episode_id`` and ``step``.
 
     The same as ``mixture.steps(i)`` one by one, without decoding a row group again for every episode in it. Raises
     ``SourceError`` where a steps file does not hold the rows that the mixture names.
@@ -44,7 +44,7 @@ def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dic
             if sum(part.num_rows for part in parts) != row["row_count"] or ids != {row[EPISODE_ID]}:
                 named = f"rows {first} to {last} of {path}"
                 raise SourceError(f"{named} are not episode {row[EPISODE_ID]}", code="changed_file")
-            yield row, parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+            yield row, mixture.converted(path, parts[0] if len(parts) == 1 else pa.concat_tables(parts))
 
 
 def _group(file: pq.ParquetFile, number: int) -> tuple[pa.Array, pa.Table]:

@@ -52,7 +52,7 @@ def test_what_a_trainer_sees_changes_the_identity(toy) -> None:
             {"splits": {"train": 0.5, "val": 0.5}},
             {"scorers": [lineage("x")]},
             {"scorers": [lineage("x", fit_id="fit_1")]},
-            {"conversions": [{"feature": "action", "to": "rad"}]},
+            {"conversions": [{"dataset": "a", "column": "action", "from": "deg", "to": "rad", "components": [1]}]},
         )
     ]
     assert len(set(ids)) == len(ids)

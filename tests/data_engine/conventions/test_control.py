@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_engine.control import control_mode
+from data_engine.conventions.control import control_mode
 from data_engine.model import ACTION, Feature
 
 
