@@ -147,12 +147,12 @@ def identity(document: MixtureDocument, episodes: pa.Table) -> str:
 def write(frozen: Frozen, lake: str, storage_options: Mapping[str, str] | None = None) -> str:
     """Publish under ``<lake>/mixtures/<id>`` and return that URI.
 
-    ``mixture.json`` comes last, so half a mixture is never visible. One that is there already is left as it is: equal
-    ids hold equal mixtures.
+    ``mixture.json`` comes last, so half a mixture is never visible. One that is there already is left as it is, unless
+    a takedown broke it: equal ids hold equal mixtures.
     """
     uri = join(resolve(lake), "mixtures", frozen.mixture_id)
     fs, path = filesystem(uri, storage_options)
-    if fs.exists(f"{path}/mixture.json"):
+    if fs.exists(f"{path}/mixture.json") and json.loads(fs.cat_file(f"{path}/mixture.json")).get("status") != "broken":
         return uri
     contents = {}
     for name, table in (("episodes.parquet", frozen.episodes), ("files.parquet", frozen.files)):

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from data_engine.canonical import digest
 
 __all__ = [
-    "ACTION", "DATASETS", "EMBEDDINGS", "EPISODES", "IMAGES", "PROVENANCE", "RECEIPTS", "REWARD", "RUNS", "SCORES",
-    "SELECTIONS", "STATE", "TABLES", "TERMINATED", "TIMESTAMP", "TRUNCATED", "VIDEO", "Dataset", "Feature", "Finding",
-    "episode_id",
+    "ACTION", "DATASETS", "EMBEDDINGS", "EPISODES", "IMAGES", "PROVENANCE", "RECEIPTS", "REMOVALS", "REWARD", "RUNS",
+    "SCORES", "SELECTIONS", "STATE", "TABLES", "TERMINATED", "TIMESTAMP", "TRUNCATED", "VIDEO", "Dataset",
+    "Feature", "Finding", "episode_id",
 ]  # fmt: skip
 
 STATE = "observation.state"
@@ -150,7 +150,8 @@ EPISODES = _schema(
     ("episode_id", pa.string()),
     ("dataset", pa.string()),
     ("source_key", pa.string()),
-    ("content_hash", pa.string()),
+    ("content_hash", pa.string()),  # steps and coded frames
+    ("steps_hash", pa.string()),  # steps alone: equal where only the video was encoded again
     ("embodiment", pa.string()),
     ("control_mode", pa.string()),
     ("fps", pa.float64()),
@@ -308,9 +309,21 @@ EVALUATIONS = _schema(
     ("created_at", _TIME),
 )
 
+REMOVALS = _schema(
+    ("mark", pa.string()),  # one-way: what is remembered of an episode after it was erased; null for an erase itself
+    ("episode_id", pa.string()),  # null once erased
+    ("dataset", pa.string()),
+    ("state", pa.string()),  # removed, taken_back, erased
+    ("rows", pa.int64()),  # of the episodes table, that an erase took from the dataset
+    ("reason", pa.string()),
+    ("revision", pa.int64()),  # newest wins
+    ("run_id", pa.string()),
+    ("created_at", _TIME),
+)
+
 Table = Literal[
     "datasets", "episodes", "scores", "annotations", "preferences", "evaluations", "selections", "mixtures", "runs",
-    "receipts", "quarantine",
+    "receipts", "quarantine", "removals",
 ]  # fmt: skip
 
 TABLES: dict[str, pa.Schema] = {
@@ -325,4 +338,5 @@ TABLES: dict[str, pa.Schema] = {
     "runs": RUNS,
     "receipts": RECEIPTS,
     "quarantine": QUARANTINE,
+    "removals": REMOVALS,
 }

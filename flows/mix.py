@@ -81,7 +81,7 @@ def mix(
     facts = {"mixture_id": frozen.mixture_id, "name": frozen.document.name, "episodes": len(rows),
              "steps": int(ordered["row_count"].sum())}  # fmt: skip
     before = lake.scan("mixtures").filter(pl.col("name") == facts["name"]).sort("created_at").tail(1).collect()
-    if before["mixture_id"].to_list() != [frozen.mixture_id]:
+    if before.select("mixture_id", "status").rows() != [(frozen.mixture_id, "frozen")]:
         lake.append_rows(
             "mixtures",
             [{**facts, "path": f"mixtures/{frozen.mixture_id}", "status": "frozen", "run_id": run_id,
@@ -111,8 +111,15 @@ def locate(lake: Lake, name: str) -> str:
 def _row(
     selection: str, pick: Mapping[str, Any], weight: float, current: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    episode = current.get(pick["episode_id"])
-    if episode is None or episode["content_hash"] != pick["content_hash"]:
+    if pick["episode_id"] not in current:
+        which = f"episode {pick['episode_id']}" if pick["episode_id"] else "an episode"
+        raise RequestError(
+            f"{which} of selection {selection!r} was removed since it was chosen",
+            code="stale_selection",
+            fix="select again",
+        )
+    episode = current[pick["episode_id"]]
+    if episode["content_hash"] != pick["content_hash"]:
         raise RequestError(
             f"episode {pick['episode_id']} of selection {selection!r} has changed since it was chosen",
             code="stale_selection",

@@ -13,6 +13,7 @@ from data_engine.errors import RequestError
 from data_engine.expression import ScoreRef
 from data_engine.model import TABLES
 from data_engine.scoring import Metric
+from storage import removals
 from storage.lake import Lake
 
 _SCORE = re.compile(r"[\w.@]+|percentile\([\w.@]+\)", re.ASCII | re.IGNORECASE)
@@ -31,6 +32,8 @@ def query(
 ) -> tuple[pl.DataFrame, int]:
     """Rows of ``table`` that ``where`` admits, and how many rows it left undecided because a value was null.
 
+    Rows of removed episodes are left out.
+
     ``columns`` may name scores as expressions do (``action_divergence``, ``mutual_information.score``). ``order_by``
     names columns, ``-name`` for the largest first, nulls last; ties keep the table's order. Raises ``RequestError`` for
     anything unknown.
@@ -44,6 +47,7 @@ def query(
                 frame = frame.with_columns(score_column(lake, frame, name).alias(name))
     elif table in TABLES:
         frame = lake.scan(table).collect()
+        frame = frame if table == "removals" else removals.live(lake, frame)
         compiled = expression.compile(where, dict(frame.schema)) if where else None
         undecided = int(frame.select(compiled.expr.is_null().sum()).item()) if compiled else 0
         frame = frame.filter(compiled.expr) if compiled else frame

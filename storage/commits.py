@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from data_engine.errors import EngineError, RequestError, SourceError
+from data_engine.fs import attempts, is_local
 
-__all__ = ["commit", "create", "open_table", "schema_of"]
+__all__ = ["commit", "create", "open_table", "schema_of", "swap"]
 
 CONFIGURATION = {
     "delta.checkpointInterval": "10",
@@ -28,14 +30,38 @@ CONFIGURATION = {
 RETRIES = 1000  # inside deltalake, per attempt: at its default of 15, eight writers were measured to lose commits
 ATTEMPTS = 20
 
+T = TypeVar("T")
+
+
+def _asked(uri: str, ask: Callable[[], T]) -> T:
+    """What ``ask`` returns. deltalake makes a request again that failed, but not one whose answer broke off: here it is.
+
+    Raises ``EngineError`` with code ``unreachable`` where the store does not answer.
+    """
+    if is_local(uri):
+        return ask()
+    again = Retrying(
+        stop=stop_after_attempt(attempts()),
+        wait=wait_exponential_jitter(initial=0.1, max=10),
+        retry=retry_if_exception_type(OSError),
+        reraise=True,
+    )
+    try:
+        return again(ask)
+    except OSError as error:
+        raise EngineError(
+            f"table {uri} cannot be reached: {str(error)[:300]}", code="unreachable", fix="run it again: it goes on"
+        ) from error
+
 
 def open_table(uri: str, options: Mapping[str, str], version: int | None = None) -> DeltaTable | None:
     """The Delta table at ``uri``, at its newest version or at ``version``; None where there is none.
 
-    Raises ``RequestError`` for a version that the table does not have, ``SourceError`` where its log cannot be read.
+    Raises ``RequestError`` for a version that the table does not have, ``SourceError`` where its log cannot be read,
+    ``EngineError`` where its store does not answer.
     """
     try:
-        return DeltaTable(uri, version=version, storage_options=dict(options))
+        return _asked(uri, lambda: DeltaTable(uri, version=version, storage_options=dict(options)))
     except TableNotFoundError:
         return None
     except DeltaError as error:
@@ -65,7 +91,7 @@ def create(uri: str, options: Mapping[str, str], schema: pa.Schema) -> None:
                 ),  # a retry would create it once more, as version 1
             )
             return
-        except DeltaError:
+        except (DeltaError, OSError):
             table = open_table(uri, options)
             if table is None:
                 raise
@@ -107,10 +133,35 @@ def commit(
             table.create_write_transaction(adds, "append", table.schema(), commit_properties=properties)
             table.update_incremental()
             return table.version()
-        except CommitFailedError as failed:
+        except (CommitFailedError, OSError) as failed:  # with the latter it may have gone in all the same
+            if isinstance(failed, OSError) and is_local(uri):
+                raise
             error, table = failed, None
             time.sleep(min(0.01 * 2**attempt, 1.0))
     raise EngineError(f"could not commit to {uri}: {error}", code="commit_failed") from error
+
+
+def swap(
+    uri: str,
+    options: Mapping[str, str],
+    table: DeltaTable,
+    removed: Sequence[tuple[str, int]],
+    added: Sequence[tuple[str, int, int]],
+    metadata: Mapping[str, Any],
+) -> bool:
+    """Replace files of ``table`` (path, bytes) by others (path, bytes, rows) in one transaction; whether it went in.
+
+    False where another writer changed those files meanwhile: look again at what is there. Appends are no hindrance.
+    """
+    now = int(time.time() * 1000)
+    actions: list[AddAction | RemoveAction] = [RemoveAction(path, True, now, size, {}) for path, size in removed]
+    actions += [AddAction(path, size, {}, now, True, json.dumps({"numRecords": rows})) for path, size, rows in added]
+    properties = CommitProperties(custom_metadata=dict(metadata), max_commit_retries=RETRIES)
+    try:
+        table.create_write_transaction(actions, "append", table.schema(), commit_properties=properties)
+    except CommitFailedError:
+        return False
+    return True
 
 
 def schema_of(table: DeltaTable) -> pa.Schema:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 from data_engine.errors import EngineError, RequestError
 from data_engine.model import Dataset
 from data_engine.scoring import EpisodeBatch, Fit
-from storage import fits, ledger, reading
+from storage import fits, ledger, reading, removals
 from storage.blobs import TEMPORARY, DataFile
 from storage.tables import Tables
 from storage.vacuum import vacuum
@@ -76,7 +77,8 @@ class Lake(Tables):
         """Write one key twice with ``If-None-Match: *``: Delta's commits are only safe where the second is refused."""
         path = self._at(f"_selftest/{uuid.uuid4().hex}")
         try:
-            self.fs.pipe_file(path, b"1", mode="create")
+            with suppress(FileExistsError):  # the answer to the first was lost, and it was made again
+                self.fs.pipe_file(path, b"1", mode="create")
             try:
                 self.fs.pipe_file(path, b"2", mode="create")
             except FileExistsError:
@@ -94,15 +96,19 @@ class Lake(Tables):
 
     # publication
 
-    def episodes(self, where: pl.Expr | None = None, dataset: str | None = None) -> pl.DataFrame:
+    def episodes(
+        self, where: pl.Expr | None = None, dataset: str | None = None, *, removed: bool = False
+    ) -> pl.DataFrame:
         """The newest revision of each episode, sorted by (dataset, source_key).
 
-        ``where`` filters those newest revisions: an older revision that would match is not brought back.
+        ``where`` filters those newest revisions: an older revision that would match is not brought back. Removed
+        episodes are left out unless ``removed`` is set.
         """
         rows = self.scan("episodes")
         if dataset is not None:
             rows = rows.filter(pl.col("dataset") == dataset)
         newest = rows.collect().sort("revision", "ingested_at").unique("episode_id", keep="last", maintain_order=True)
+        newest = newest if removed else removals.live(self, newest)
         return (newest if where is None else newest.filter(where)).sort("dataset", "source_key", "episode_id")
 
     def datasets(self) -> dict[str, Dataset]:

@@ -6,8 +6,9 @@ committed file, and ``check`` needs no other record of what the bytes were.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
@@ -148,6 +149,74 @@ class Tables(Blobs):
         """Whether the table has seen the transaction."""
         table = self._open(name)
         return table is not None and table.transaction_version(transaction) is not None
+
+    def altered(
+        self, name: str, file: DataFile, change: Callable[[pa.Table], pa.Table], schema: pa.Schema | None = None
+    ) -> DataFile | None:
+        """A file of the table, each row group put through ``change``; it is no part of the table before a :meth:`swap`.
+
+        ``change`` hands back the very table that it leaves as it is; where it leaves all, ``file`` itself is returned.
+        None where no row is left. Reads one row group at a time.
+        """
+        with self.fs.open(self._at(file.path), "rb", block_size=8 << 20) as handle:
+            source = pq.ParquetFile(handle, pre_buffer=False)
+
+            def groups() -> Iterator[pa.Table]:
+                return (source.read_row_group(index) for index in range(source.num_row_groups))
+
+            if all(change(group) is group for group in groups()):
+                return file
+            key = PurePosixPath(file.path).stem.rpartition("-")[0]
+            new = self.write_file(name, key, (change(group) for group in groups()), schema)
+        if not new.rows:
+            self.remove(new.path)
+            return None
+        return new
+
+    def swap(self, name: str, files: Mapping[str, DataFile | None], *, why: str) -> bool:
+        """Put other files (or none) in the place of those of the table, by path, in one transaction.
+
+        What the table does not hold any more is passed over. False where another writer swapped meanwhile: look again.
+        """
+        table = self._open(name)
+        if table is None:
+            return True
+        here = [file for file in self._files(name, table) if file.path in files and files[file.path] != file]
+        added = [new for file in here if (new := files[file.path]) is not None]
+        return not here or commits.swap(
+            self.uri_of(self.folder(name)),
+            self.options.delta,
+            table,
+            [(PurePosixPath(file.path).name, file.bytes) for file in here],
+            [(PurePosixPath(file.path).name, file.bytes, file.rows) for file in added],
+            {"why": why},
+        )
+
+    def rewrite(self, name: str, change: Callable[[pa.Table], pa.Table], *, why: str) -> int:
+        """Put every row group of the table through ``change`` (see :meth:`altered`); how many files were replaced.
+
+        Rows that others append meanwhile are neither lost nor changed. The old files stay until they are removed.
+        Raises ``EngineError`` where others keep replacing the same files.
+        """
+        for _ in range(commits.ATTEMPTS):
+            files = self.files(name)
+            schema = self.schema(name) if files else None
+            new = {file.path: self.altered(name, file, change, schema) for file in files}
+            changed = {file.path: new[file.path] for file in files if new[file.path] != file}
+            if not changed or self.swap(name, changed, why=why):
+                return len(changed)
+        raise EngineError(f"table {name} keeps changing", code="commit_failed", fix="run it again")
+
+    def retired(self, name: str) -> list[str]:
+        """Files still in the table's folder that a :meth:`swap` took out of it."""
+        folder = self.folder(name)
+        removed: set[str] = set()
+        for path in self.list(f"{folder}/_delta_log"):
+            if path.endswith(".json"):
+                actions = (json.loads(line) for line in self.read_bytes(path).splitlines())
+                removed |= {f"{folder}/{action['remove']['path']}" for action in actions if "remove" in action}
+        held = {file.path for file in self.files(name)}
+        return [path for path in self.list(folder) if path in removed - held]
 
     def append(self, name: str, rows: pa.Table, *, transaction: str, run_id: str = "", config_hash: str = "") -> int:
         """Write and commit a small table of rows, exactly once by ``transaction``; the table's version.

@@ -160,9 +160,16 @@ def export(lake: str, mixture: str, fmt: str, out: str, verify: bool, pairs: tup
     from data_engine.fs import resolve
     from flows.export import export as run_export
     from flows.mix import locate
+    from flows.runs import recorded
 
-    uri = mixture if "/mixtures/" in mixture else locate(existing(lake), mixture)
-    answer = run_export(uri, fmt, resolve(out), options=options(pairs), verify=verify)
+    if "/mixtures/" in mixture:
+        answer = run_export(mixture, fmt, resolve(out), options=options(pairs), verify=verify)
+    else:
+        target = existing(lake)
+        uri = locate(target, mixture)
+        with recorded(target, "export", {"mixture": mixture, "format": fmt, "uri": resolve(out)}) as run:
+            answer = run_export(uri, fmt, resolve(out), options=options(pairs), verify=verify)
+            run.result = {"mixture_id": uri.rpartition("/")[2], "exports": [answer]}
     text = f"{answer['uri']}: {answer['episodes']} episodes, {answer['steps']} steps as {fmt}"
     return {
         **answer,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 import pyarrow as pa
@@ -137,3 +139,46 @@ def test_row_groups_are_bounded_and_follow_the_stream(local_lake: Lake) -> None:
 def test_no_rows_make_the_table_and_record_the_transaction(lake: Lake) -> None:
     lake.append_rows("quarantine", [], transaction="t")
     assert lake.exists_table("quarantine") and lake.files("quarantine") == [] and lake.committed("quarantine", "t")
+
+
+def _less(value: int) -> Callable[[pa.Table], pa.Table]:
+    """Drops the rows where ``a`` is ``value``."""
+
+    def change(table: pa.Table) -> pa.Table:
+        keep = [a != value for a in table["a"].to_pylist()]
+        return table if all(keep) else table.filter(pa.array(keep))
+
+    return change
+
+
+def test_a_rewrite_touches_only_the_files_that_change(lake: Lake) -> None:
+    for number in range(3):
+        lake.append("x", _rows(number, number + 10), transaction=str(number))
+    before = lake.files("x")
+    assert lake.rewrite("x", _less(99), why="test") == 0 and lake.version("x") == 3
+    assert lake.rewrite("x", _less(11), why="test") == 1
+    after = lake.files("x")
+    assert len(set(before) & set(after)) == 2 and sorted(lake.scan("x").collect()["a"]) == [0, 1, 2, 10, 12]
+    assert lake.retired("x") == [next(file.path for file in before if file not in after)]
+    assert lake.committed("x", "1")  # what was written before stays known
+    assert lake.rewrite("x", _less(11), why="test") == 0
+
+
+def test_a_file_without_rows_leaves_the_table(local_lake: Lake) -> None:
+    local_lake.append("x", _rows(1), transaction="t")
+    (file,) = local_lake.files("x")
+    assert local_lake.rewrite("x", _less(1), why="test") == 1
+    assert local_lake.files("x") == [] and len(local_lake.scan("x").collect()) == 0
+    assert local_lake.retired("x") == [path for path in local_lake.list("tables/x") if path.endswith(".parquet")]
+    assert local_lake.retired("x") == [file.path] and local_lake.rewrite("none", _less(1), why="test") == 0
+
+
+def test_racing_rewrites_and_appends_lose_nothing(local_lake: Lake) -> None:
+    for number in range(4):
+        local_lake.append("x", _rows(number, number + 100), transaction=f"start {number}")
+    work = [lambda n=n: Lake(local_lake.uri).rewrite("x", _less(n + 100), why="test") for n in range(4)]
+    work += [lambda n=n: Lake(local_lake.uri).append("x", _rows(n + 50), transaction=f"more {n}") for n in range(8)]
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(item) for item in work]:
+            done.result()
+    assert sorted(local_lake.scan("x").collect()["a"]) == [*range(4), *range(50, 58)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -96,3 +97,40 @@ def test_doctor_and_vacuum_answer(capsys, curated):
     code, out, _ = call(capsys, "check", "--fingerprint", *lake)
     assert code == 0
     assert out.startswith("sound\n")
+
+
+def test_remove_and_erase_say_what_they_did(capsys, tmp_path, curated):
+    shutil.copytree(curated / "lake", tmp_path / "lake")
+    lake = ("--lake", tmp_path / "lake")
+    answer(capsys, "export", "reach", "--format", "lerobot_v3", "--out", tmp_path / "mine", *lake)
+    assert "nothing is said" in refusal(capsys, "remove", *lake)
+    assert "no episode is to be removed" in refusal(capsys, "remove", "--operator", "nobody", *lake)
+    code, out, _ = call(capsys, "remove", "--operator", "steady", "--dry-run", *lake)
+    assert code == 0 and out.startswith("6 episodes would be removed\n") and "\nmixture    reach " in out
+    assert len(answer(capsys, "query", *lake)["items"]) == 18
+    told = answer(capsys, "remove", "--operator", "steady", "--reason", "withdrew", *lake)
+    assert told["removed"] == 6 and {row["uri"] for row in told["exports"]} >= {str(tmp_path / "mine")}
+    code, out, _ = call(capsys, "remove", "--operator", "steady", *lake)
+    assert code == 0 and out.startswith("0 episodes removed; 6 were out already")
+    assert len(answer(capsys, "query", *lake)["items"]) == 12
+
+    code, out, _ = call(capsys, "vacuum", "--erase", *lake)
+    assert code == 0 and out.startswith("6 episodes erased\n")
+    assert f"export     {tmp_path / 'mine'} is not reachable from here" in out
+    assert {row["status"] for row in answer(capsys, "mixtures", *lake)["items"]} == {"broken"}
+    flagged = answer(capsys, "fits", *lake)["items"]
+    assert flagged and all(row["flagged"].startswith("6 erased on ") for row in flagged)
+    assert "is broken: " in refusal(capsys, "export", "reach", "--format", "lerobot_v3", "--out", tmp_path / "x", *lake)
+    assert call(capsys, "check", *lake)[0] == 0
+    assert answer(capsys, "vacuum", "--erase", *lake)["erased"] == 0
+
+
+def test_ingest_takes_back_only_when_asked(capsys, tmp_path, recording):
+    lake = ("--lake", tmp_path / "lake")
+    call(capsys, "ingest", recording, *lake)
+    answer(capsys, "remove", "--where", "n_steps > 0", *lake)
+    code, out, _ = call(capsys, "ingest", recording, *lake)
+    assert code == 0 and "18 removed stay out (--take-back takes them in)" in out
+    answer(capsys, "vacuum", "--erase", *lake)
+    assert answer(capsys, "ingest", recording, *lake)["removed"] == 18
+    assert answer(capsys, "ingest", recording, "--take-back", *lake)["stored"]["episodes"] == 18

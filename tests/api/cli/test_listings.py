@@ -12,7 +12,7 @@ def test_a_lake_that_is_not_there_is_named(capsys, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("verb", ["datasets", "mixtures", "runs", "scorers", "formats"])
+@pytest.mark.parametrize("verb", ["datasets", "mixtures", "runs", "scorers", "formats", "fits"])
 def test_lists_are_items_with_names_and_a_line_each(capsys, curated, verb):
     lake = ("--lake", curated / "lake")
     items = answer(capsys, verb, *lake)["items"]
