@@ -28,6 +28,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/mutual_information.py
+	$(BIN)/python benchmarks/rlds.py
 
 wheels: $(READY)
 	$(BIN)/uv build --wheel --out-dir dist .

@@ -29,6 +29,7 @@ from tests.conformance.environments import environment
 SCRIPTS = Path(__file__).parent / "rival_scripts"
 LEROBOT = ("lerobot", ["lerobot==0.4.4"])
 FORGE = ("forge", ["forge-robotics[lerobot,video]==0.2.0"])
+TFDS = ("tfds", ["tensorflow-cpu==2.21.0", "tensorflow-datasets==4.9.10"])
 
 
 def measure(
@@ -62,6 +63,11 @@ def writer(arrays: Path, out: Path) -> dict[str, Any]:
 def forge(source: Path, out: Path) -> dict[str, Any]:
     """Frames a second of forge's conversion of LeRobot v3 to LeRobot v3, in process."""
     return measure(FORGE, "forge_convert.py", source, out)
+
+
+def tfds(source: Path, what: str) -> dict[str, Any]:
+    """Episodes a second of tensorflow-datasets over an RLDS set; ``what``: ``values`` or ``frames``."""
+    return measure(TFDS, "tfds_read.py", source, what)
 
 
 def ksg(arrays: Path, neighbours: int = 5, passes: int = 0) -> dict[str, Any]:

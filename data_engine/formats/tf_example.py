@@ -83,7 +83,7 @@ def _fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int, in
     Start to stop is the content of a length-delimited or fixed field, the encoded number of a varint.
     """
     while at < stop:
-        tag, at = _varint(data, at, stop)
+        tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at, stop)
         wire = tag & 7
         if wire == _LENGTH:
             length, at = _varint(data, at, stop)
