@@ -10,7 +10,7 @@ from data_engine.formats import Source
 from data_engine.formats.arrays import natural
 from data_engine.formats.attributes import plain
 from data_engine.formats.files import below, member
-from data_engine.formats.hdf5 import SUFFIXES, Array, child, is_hdf5, open_file, walk
+from data_engine.formats.hdf5 import SUFFIXES, child, is_hdf5, open_file, split, walk
 from data_engine.formats.mapped import MappedArrays
 from data_engine.formats.rows import Kept, Rows, block_rows
 
@@ -41,7 +41,7 @@ class AnyHDF5(MappedArrays):
 class _Tree:
     def __init__(self, file: h5py.File) -> None:
         self.file = file
-        self._root: dict[str, Rows] | None = None
+        self._root: tuple[dict[str, Rows], dict[str, Any]] | None = None
 
     def groups(self, group: str) -> list[str]:
         import h5py
@@ -51,20 +51,22 @@ class _Tree:
         return sorted((name for name in names if here.get(name, getclass=True) is h5py.Group), key=natural)
 
     def arrays(self, group: str) -> dict[str, Rows]:
-        if group:
-            return {path: found for path, found in walk(self._at(group)).items() if found.shape}
-        if self._root is None:  # flat arrays may be cut into many episodes that share chunks
-            self._root = {path: _kept(found) for path, found in walk(self.file).items() if found.shape}
-        return self._root
+        return split(walk(self._at(group)))[0] if group else self._whole[0]
 
     def values(self, group: str) -> dict[str, Any]:
-        here = self._at(group)
-        found = {path: plain(array.load()) for path, array in walk(here).items() if not array.shape}
-        return {**found, **{name: plain(value) for name, value in here.attrs.items()}}
+        single = split(walk(self._at(group)))[1] if group else self._whole[1]
+        return {**single, **{name: plain(value) for name, value in self._at(group).attrs.items()}}
+
+    @property
+    def _whole(self) -> tuple[dict[str, Rows], dict[str, Any]]:
+        """The file's arrays, kept: they may be cut into many episodes that share chunks."""
+        if self._root is None:
+            found = walk(self.file)
+            kept = {
+                path: Kept(array, block_rows(array.spec, array.chunk)) for path, array in found.items() if array.shape
+            }
+            self._root = dict[str, Rows](kept), split(found)[1]
+        return self._root
 
     def _at(self, group: str) -> h5py.Group:
         return child(self.file, group) if group else self.file
-
-
-def _kept(array: Array) -> Rows:
-    return Kept(array, block_rows(array.spec, array.chunk))

@@ -149,18 +149,21 @@ def guess(specs: Mapping[str, Spec], separator: str = "/") -> ColumnMap:
         ranked = [
             (names.index(leaf), path)
             for path in paths
-            if (leaf := path.rsplit(separator, 1)[-1].lower()) in names and specs[path].is_vector
+            if (leaf := path.rsplit(separator, 1)[-1].lower()) in names
+            and specs[path].is_vector
+            and _PART.fullmatch(path)
         ]
         if ranked:
             columns[column] = (min(ranked, key=lambda item: item[0])[1],)
             taken.add(columns[column][0])
     for path in paths:
-        leaf = path.rsplit(separator, 1)[-1]
-        if path in taken:
+        if path in taken or not _PART.fullmatch(path):  # a field with brackets in its name cannot be written
             continue
+        leaf = path.rsplit(separator, 1)[-1]
         if specs[path].is_rgb:
-            camera = leaf if leaf not in cameras else path.replace(separator, ".")
-            cameras[camera] = path
+            camera = leaf if leaf and leaf not in cameras else path.replace(separator, ".")
+            cameras[free_name(camera, cameras)] = path
         else:
-            columns[free_name(path.removeprefix(shared).replace(separator, "."), columns)] = (path,)
+            name = path.removeprefix(shared).replace(separator, ".") or "source"
+            columns[free_name(f"source.{name}" if name.startswith(IMAGES) else name, columns)] = (path,)
     return ColumnMap(columns=columns, cameras=cameras)

@@ -95,6 +95,10 @@ class EpisodeArrays(Format):
     def layout(self, specs: Mapping[str, Spec]) -> tuple[Layout, list[str]]:
         """The columns for the arrays of the episodes, and notes."""
 
+    def is_column(self, path: str, fits: int, misfits: int) -> bool:
+        """Whether an array that is one row a step in ``fits`` episodes, and is not in ``misfits``, is a column."""
+        return fits > misfits
+
     def frame_top(self, spec: Spec) -> float:
         """What white is in frames of ``spec``: 255, or 1 for float frames in 0 to 1."""
         return 255.0
@@ -171,7 +175,7 @@ class EpisodeArrays(Format):
         if not counts:
             why = broken[0] if broken else "all are empty"
             raise SourceError(f"no episode of {source.uri} can be read: {why}", code="no_episodes")
-        counts = {path: seen for path, seen in counts.items() if seen.total() > others[path]}
+        counts = {path: seen for path, seen in counts.items() if self.is_column(path, seen.total(), others[path])}
         notes = [
             f"{path} differs between episodes: {sum(seen.values()) - max(seen.values())} cannot be read"
             for path, seen in sorted(counts.items())

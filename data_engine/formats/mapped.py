@@ -93,7 +93,7 @@ class MappedArrays(EpisodeArrays):
         if self.map is not None and self.episodes is not None:
             return self.probed(source, replace(survey, notes=(*survey.notes, *self._unnamed(source, survey))))
         specs, _, _ = self.model_copy(update={"map": None})._scan(source, survey)
-        known = self.map or guess({path: spec for path, spec in specs.items() if spec.size})
+        known = self.map or self.guessed({path: spec for path, spec in specs.items() if spec.size})
         options: dict[str, Any] = {"episodes": survey.context["how"], "map": known.as_options()}
         floats = [path for path in known.cameras.values() if path in specs and specs[path].dtype != "uint8"]
         if floats:
@@ -104,6 +104,10 @@ class MappedArrays(EpisodeArrays):
         return replace(
             sure.probed(source, survey), proposal={**self.model_dump(mode="json", exclude_unset=True), **options}
         )
+
+    def guessed(self, specs: Mapping[str, Spec]) -> ColumnMap:
+        """The map to propose for fields of ``specs``."""
+        return guess(specs)
 
     @contextmanager
     def opened(self, source: Source, context: Mapping[str, Any]) -> Iterator[Callable[[str], Recording]]:
@@ -157,6 +161,10 @@ class MappedArrays(EpisodeArrays):
                 )
         flags = frozenset({TERMINATED, TRUNCATED} & known.columns.keys())
         return Layout(specs, dict(known.columns), dict(known.cameras), flags), []
+
+    def is_column(self, path: str, fits: int, misfits: int) -> bool:
+        """See :meth:`EpisodeArrays.is_column`: what the map names is meant."""
+        return fits > misfits or self.map is not None
 
     def frame_top(self, spec: Spec) -> float:
         """See :meth:`EpisodeArrays.frame_top`."""
@@ -255,6 +263,8 @@ class MappedArrays(EpisodeArrays):
                     left = sorted(set(recording(ref.key).arrays) - used, key=natural)
                 except (EngineError, *FAULTS):
                     continue
+                if used.isdisjoint(recording(ref.key).arrays):
+                    self.layout({})  # says which field is not there
                 return [f"not in the map and left out: {', '.join(left)}"] if left else []
         return []
 

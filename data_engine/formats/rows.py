@@ -142,7 +142,7 @@ class Entries(Rows):
     def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """See :meth:`Rows.blocks`."""
         for block in self.rows.blocks(start, stop):
-            yield block.reshape(len(block), -1)[:, self.start : self.stop]
+            yield block.reshape(len(block), self.rows.spec.size)[:, self.start : self.stop]
 
 
 def block_rows(spec: Spec, chunk: int = 1) -> int:

@@ -107,9 +107,8 @@ class ZarrReplay(Format):
         rows = {key: Rows(store.array(f"data/{key}"), key) for key in layout.specs}
         ends = probe.context["ends"]
         extras = _per_episode(store, len(ends))
-        place = {ref.key: index for index, ref in enumerate(probe.episodes)}
         for key in keys:
-            index = place[key]
+            index = int(key.removeprefix("episode_"))
             found: SourceEpisode | Unreadable
             try:
                 extra = {name: plain(values[index]) for name, values in extras.items()}

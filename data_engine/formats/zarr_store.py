@@ -136,7 +136,7 @@ def open_store(source: Source) -> Store | None:
     if source.is_local:
         _refuse_links(source)
         return Store(source.uri, LocalStore(source.root, read_only=True), source.fs, source.root)
-    handle = FsspecStore.from_url(source.uri, storage_options=options(source.uri).fsspec, read_only=True)
+    handle = FsspecStore(_asynchronous(source), read_only=True, path=source.root)
     return Store(source.uri, handle, source.fs, source.root)
 
 

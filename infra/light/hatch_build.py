@@ -16,7 +16,7 @@ EXTRAS = {
     "s3": ("s3fs",),
     "hub": ("huggingface_hub",),
     "lerobot": ("av",),
-    "hdf5": ("h5py",),
+    "hdf5": ("h5py", "pillow"),
     "rlds": ("google-crc32c", "pillow"),
     "zarr": ("zarr",),
     "bags": ("lz4", "pillow", "protobuf", "pyyaml", "rosbags", "zstandard"),

@@ -36,7 +36,7 @@ def column(episode: SourceEpisode | Unreadable, name: str) -> np.ndarray:
     assert isinstance(episode, SourceEpisode), episode
     values = episode.steps[name].combine_chunks()
     if pa.types.is_fixed_size_list(values.type):
-        return values.flatten().to_numpy().reshape(len(values), -1)
+        return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
     return values.to_numpy(zero_copy_only=False)
 
 

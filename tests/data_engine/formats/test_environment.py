@@ -33,3 +33,26 @@ def test_what_is_stated_and_what_is_not() -> None:
     assert (old.task, old.embodiment, len(old.notes)) == ("BaxterPegInHole", "Baxter", 1)
     for broken in ("{", "[1]", "null", 7):
         assert Environment.of({"env_args": broken}) == Environment()
+
+
+@pytest.mark.parametrize(
+    ("name", "embodiment", "mode"),
+    [
+        ("Isaac-Stack-Cube-Franka-IK-Rel-Mimic-v0", "Franka", "ik_delta"),
+        ("Isaac-Lift-Cube-UR10-IK-Abs-v0", "UR10", "ik_absolute"),
+        ("Isaac-PickPlace-GR1T2-Abs-v0", "GR1T2", None),
+        ("PickPlacePanda", None, None),
+    ],
+)
+def test_isaac_lab_s_names(name: str, embodiment: str | None, mode: str | None) -> None:
+    sim = {"dt": 1 / 120, "decimation": 4}
+    found = Environment.of({"env_args": json.dumps({"env_name": name, "type": 2, "sim_args": sim})})
+    assert (found.embodiment, found.control_mode, found.control_hz, found.task) == (embodiment, mode, 30.0, name)
+
+
+def test_libero_s_instruction_is_the_task() -> None:
+    for text in ("open the drawer", list("open the drawer")):
+        found = Environment.of({"problem_info": json.dumps({"language_instruction": text}), "env": "Kitchen"})
+        assert (found.task, found.language) == ("open the drawer", ("open the drawer",))
+    for odd in ("{", json.dumps({"language_instruction": 3}), json.dumps({"language_instruction": ""})):
+        assert Environment.of({"problem_info": odd, "env": "Kitchen"}).task == "Kitchen"

@@ -51,8 +51,12 @@ def test_a_tree_of_episodes(tmp_path: Path, fixed: bool) -> None:
     for key, arrays in written.items():
         episode = episodes[key]
         assert isinstance(episode, SourceEpisode)
-        names = {"observation.state": "puppet/joint_position", "action": "master/joint_position",
-                 "observation.end_effector": "puppet/end_effector", "master.end_effector": "master/end_effector"}  # fmt: skip
+        names = {
+            "observation.state": "puppet/joint_position",
+            "observation.end_effector": "puppet/end_effector",
+            "action": "master/joint_position",
+            "master.end_effector": "master/end_effector",
+        }
         for ours, theirs in names.items():
             np.testing.assert_array_equal(column(episode, ours), arrays[theirs])
         np.testing.assert_array_equal(frames(episode, "camera_top"), arrays["colour"])
