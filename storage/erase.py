@@ -4,6 +4,10 @@ What will be done is written down first (``_erase/plan.json``, gone at the end):
 place of those they lie in, and where the frames of the others move to. Every step after that looks at what is there and
 does what is left, so an erase that was killed goes on when it is run again. New files come before the commits that name
 them, old ones go last.
+
+The Delta logs stay, for they say which commits were made: they hold hashes, sizes and counts. What an erase cannot
+reach: exports, other machines' caches, videos that the lake only refers to, the store's own backups and object
+versions. A content hash stays where it is evidence of what a fit or a selection saw.
 """
 
 from __future__ import annotations
@@ -296,8 +300,7 @@ def _swap_steps(lake: Lake, plan: Plan, why: str) -> None:
         name = f"steps/{dataset}"
         mine = {path: found["new"] for path, found in plan.steps.items() if PurePosixPath(path).parent.name == dataset}
         files: dict[str, DataFile | None] = {path: file_of(*new) if new else None for path, new in mine.items()}
-        while not lake.swap(name, files, why=why):  # another erase swapped: then there is less to do
-            pass
+        lake.swap(name, files, why=why)  # what is swapped already is passed over
 
 
 def _rewrite_tables(lake: Lake, plan: Plan, why: str) -> None:

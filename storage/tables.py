@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
@@ -176,21 +177,26 @@ class Tables(Blobs):
     def swap(self, name: str, files: Mapping[str, DataFile | None], *, why: str) -> bool:
         """Put other files (or none) in the place of those of the table, by path, in one transaction.
 
-        What the table does not hold any more is passed over. False where another writer swapped meanwhile: look again.
+        What the table does not hold any more is passed over; whether that was nothing. Raises ``EngineError`` where
+        others keep replacing the same files.
         """
-        table = self._open(name)
-        if table is None:
-            return True
-        here = [file for file in self._files(name, table) if file.path in files and files[file.path] != file]
-        added = [new for file in here if (new := files[file.path]) is not None]
-        return not here or commits.swap(
-            self.uri_of(self.folder(name)),
-            self.options.delta,
-            table,
-            [(PurePosixPath(file.path).name, file.bytes) for file in here],
-            [(PurePosixPath(file.path).name, file.bytes, file.rows) for file in added],
-            {"why": why},
-        )
+        for attempt in range(commits.ATTEMPTS):
+            table = self._open(name)
+            here = [] if table is None else [file for file in self._files(name, table) if file.path in files]
+            added = [new for file in here if (new := files[file.path]) is not None]
+            if not here or table is None:
+                return not files
+            if commits.swap(
+                self.uri_of(self.folder(name)),
+                self.options.delta,
+                table,
+                [(PurePosixPath(file.path).name, file.bytes) for file in here],
+                [(PurePosixPath(file.path).name, file.bytes, file.rows) for file in added],
+                {"why": why},
+            ):
+                return len(here) == len(files)
+            time.sleep(min(0.01 * 2**attempt, 1.0))
+        raise EngineError(f"table {name} keeps changing", code="commit_failed", fix="run it again")
 
     def rewrite(self, name: str, change: Callable[[pa.Table], pa.Table], *, why: str) -> int:
         """Put every row group of the table through ``change`` (see :meth:`altered`); how many files were replaced.
@@ -198,14 +204,16 @@ class Tables(Blobs):
         Rows that others append meanwhile are neither lost nor changed. The old files stay until they are removed.
         Raises ``EngineError`` where others keep replacing the same files.
         """
-        for _ in range(commits.ATTEMPTS):
+        count = 0
+        while True:
             files = self.files(name)
             schema = self.schema(name) if files else None
             new = {file.path: self.altered(name, file, change, schema) for file in files}
             changed = {file.path: new[file.path] for file in files if new[file.path] != file}
-            if not changed or self.swap(name, changed, why=why):
-                return len(changed)
-        raise EngineError(f"table {name} keeps changing", code="commit_failed", fix="run it again")
+            whole = not changed or self.swap(name, changed, why=why)
+            count += len(changed)
+            if whole:
+                return count
 
     def retired(self, name: str) -> list[str]:
         """Files still in the table's folder that a :meth:`swap` took out of it."""

@@ -300,3 +300,17 @@ def test_real_demonstrations(shared_data: Path, lake: Lake, common: dict) -> Non
     assert digests(lake) == kept
     before = fingerprint(lake)
     assert ingest(lake, source(path, "g1"), **common)["removed"] == 1 and fingerprint(lake) == before
+
+
+def test_a_video_that_is_only_referred_to_is_named_and_left(lake: Lake, tmp_path: Path, common: dict) -> None:
+    root = film(tmp_path / "film")
+    ingest(lake, SourceRecipe(name="film", uri=str(root), by_reference=True), **common)
+    (path,) = root.rglob("*.mp4")
+    before, data = digests(lake), path.read_bytes()
+    remove(lake, operator="zebediah")
+    report = erase(lake)
+    assert report["elsewhere"] == [str(path)] and path.read_bytes() == data and check(lake) == []
+    assert digests(lake) == {key: value for key, value in before.items() if key != "episode_000001"}
+    remove(lake, dataset="film")
+    assert erase(lake)["videos"]["deleted"] == 1
+    assert path.read_bytes() == data and lake.list("references") == []
