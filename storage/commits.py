@@ -16,7 +16,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.fs import attempts, is_local
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def _asked(uri: str, ask: Callable[[], T]) -> T:
-    """What ``ask`` returns. deltalake makes a request again that failed, but not one whose answer broke off: here it is.
+    """What ``ask`` returns. deltalake makes a request again that failed, not one whose answer broke off: this does.
 
     Raises ``EngineError`` with code ``unreachable`` where the store does not answer.
     """
@@ -42,7 +42,7 @@ def _asked(uri: str, ask: Callable[[], T]) -> T:
         return ask()
     again = Retrying(
         stop=stop_after_attempt(attempts()),
-        wait=wait_exponential_jitter(initial=0.1, max=10),
+        wait=wait_random_exponential(multiplier=0.1, max=10),
         retry=retry_if_exception_type(OSError),
         reraise=True,
     )
@@ -151,7 +151,8 @@ def swap(
 ) -> bool:
     """Replace files of ``table`` (path, bytes) by others (path, bytes, rows) in one transaction; whether it went in.
 
-    False where another writer changed those files meanwhile: look again at what is there. Appends are no hindrance.
+    False where another writer changed those files meanwhile, and where the store did not answer, with which it may have
+    gone in all the same: look again at what is there. Appends are no hindrance.
     """
     now = int(time.time() * 1000)
     actions: list[AddAction | RemoveAction] = [RemoveAction(path, True, now, size, {}) for path, size in removed]
@@ -159,7 +160,9 @@ def swap(
     properties = CommitProperties(custom_metadata=dict(metadata), max_commit_retries=RETRIES)
     try:
         table.create_write_transaction(actions, "append", table.schema(), commit_properties=properties)
-    except CommitFailedError:
+    except (CommitFailedError, OSError) as failed:
+        if isinstance(failed, OSError) and is_local(uri):
+            raise
         return False
     return True
 
