@@ -65,7 +65,14 @@ class _Tree:
             if array.shape:
                 self._seen[group][inner] = Rows(array, inner)
             else:
-                self._single[group][inner] = plain(array[()])
+                self._single[group][inner] = _single(array, inner)
+
+
+def _single(array: Any, name: str) -> Any:
+    try:
+        return plain(array[()])
+    except Exception as error:  # whatever the codec raises
+        raise SourceError(f"{name} is damaged: {error}", code="damaged_chunk") from error
 
 
 def _join(group: str, name: str) -> str:

@@ -15,7 +15,7 @@ from data_engine.formats.attributes import plain
 from data_engine.formats.episode_arrays import EpisodeArrays, Recording, Survey
 from data_engine.formats.episode_files import has
 from data_engine.formats.hdf5 import Array, is_hdf5, open_file, walk
-from data_engine.formats.rows import FAULTS, Kept, Rows, Span, block_rows
+from data_engine.formats.rows import Kept, Rows, Span, block_rows
 from data_engine.model import ACTION, REWARD, STATE, TERMINATED, TRUNCATED
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class D4RL(EpisodeArrays):
         with open_file(source) as file:
             if not has(file, *_CORE):
                 return None
-            try:
-                return _survey(source, file)
-            except FAULTS as error:
-                raise SourceError(f"{source.uri} is damaged: {error}", code="damaged_file") from error
+            return _survey(source, file)
 
     @contextmanager
     def opened(self, source: Source, context: Mapping[str, Any]) -> Iterator[Callable[[str], Recording]]:

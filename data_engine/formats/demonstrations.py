@@ -55,10 +55,7 @@ class DemonstrationFile(EpisodeArrays):
         if not is_hdf5(source):
             return None
         with open_file(source) as file:
-            try:
-                return self._survey(source, file)
-            except FAULTS as error:
-                raise SourceError(f"{source.uri} is damaged: {error}", code="damaged_file") from error
+            return self._survey(source, file)
 
     def _survey(self, source: Source, file: h5py.File) -> Survey | None:
         import h5py

@@ -22,11 +22,12 @@ from data_engine.formats import EpisodeRef, Format, Probe, RawFrames, Source, So
 from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec, to_rgb
 from data_engine.formats.attributes import pick, plain
 from data_engine.formats.pictures import Pictures, pictures
-from data_engine.formats.rows import FAULTS, Rows
+from data_engine.formats.rows import FAULTS, Rows, damage_of
 
 __all__ = ["EpisodeArrays", "Recording", "Survey"]
 
 _SMALL = 4096  # numbers: an array up to this long that is no step column becomes an attribute
+_PLANE = 1024  # numbers a step: more is a depth image, a mask or the like
 _SAMPLE = 32  # files of one episode each whose headers are read to learn the columns
 
 
@@ -105,6 +106,11 @@ class EpisodeArrays(Format):
 
     def probe(self, source: Source) -> Probe | None:
         """See :meth:`Format.probe`."""
+        with damage_of(source.uri):
+            return self.examined(source)
+
+    def examined(self, source: Source) -> Probe | None:
+        """The probe, where damage may raise anything of ``FAULTS``."""
         survey = self.survey(source)
         return None if survey is None else self.probed(source, survey)
 
@@ -115,6 +121,12 @@ class EpisodeArrays(Format):
         specs, lengths, notes = self._scan(source, survey)
         notes += [f"{path} has no numbers a step and is left out" for path, spec in specs.items() if not spec.size]
         layout, more = self.layout({path: spec for path, spec in specs.items() if spec.size})
+        more += [
+            f"{feature.name} is {' x '.join(map(str, feature.shape))} numbers a step, kept exactly as a column and not "
+            "as video; the option leave_out saves its room"
+            for feature in layout.features
+            if not feature.is_camera and len(feature.shape) >= 2 and feature.size >= _PLANE
+        ]
         fps = self.fps or survey.fps
         if fps is None:
             fps = self.usual_fps
@@ -193,7 +205,7 @@ class EpisodeArrays(Format):
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
         """See :meth:`Format.read`."""
-        with self.opened(source, probe.context) as recording:
+        with damage_of(source.uri), self.opened(source, probe.context) as recording:
             for key in keys:
                 found: SourceEpisode | Unreadable
                 try:
@@ -302,24 +314,13 @@ class Frames:
 
     def __call__(self) -> Iterator[np.ndarray]:
         """A fresh iterator of uint8 (h, w, 3). Raises ``SourceError`` where they cannot be read."""
-        with self.form.opened(self.source, self.context) as recording:
+        with damage_of(f"camera {self.path}"), self.form.opened(self.source, self.context) as recording:
             rows = self.form.arrays(recording(self.key))[self.path]
             frames = to_rgb(
-                self._blocks(rows),
+                rows.blocks(0, len(rows)),
                 self.path,
                 top=self.form.frame_top(rows.spec),
                 rounding=bool(getattr(self.form, "image_rounding", False)),
             )
             turned = self.form.channel_order == "bgr"
             yield from (np.ascontiguousarray(frame[..., ::-1]) for frame in frames) if turned else frames
-
-    def _blocks(self, rows: Rows) -> Iterator[np.ndarray]:
-        blocks = rows.blocks(0, len(rows))
-        while True:
-            try:
-                block = next(blocks, None)
-            except FAULTS as error:
-                raise SourceError(f"frames of {self.path} cannot be read: {error}", code="damaged_frames") from error
-            if block is None:
-                return
-            yield block

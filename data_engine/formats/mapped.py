@@ -85,8 +85,8 @@ class MappedArrays(EpisodeArrays):
         )
         return replace(survey, fps=self._rate(source, survey))
 
-    def probe(self, source: Source) -> Probe | None:
-        """See :meth:`Format.probe`. A proposal unless both ``map`` and ``episodes`` are given."""
+    def examined(self, source: Source) -> Probe | None:
+        """See :meth:`EpisodeArrays.examined`. A proposal unless both ``map`` and ``episodes`` are given."""
         survey = self.survey(source)
         if survey is None:
             return None

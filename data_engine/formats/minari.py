@@ -16,7 +16,7 @@ from data_engine.formats.episode_arrays import EpisodeArrays, Recording, Survey
 from data_engine.formats.files import member
 from data_engine.formats.hdf5 import child, is_hdf5, open_file, split, walk
 from data_engine.formats.minari_arrow import arrow_arrays, arrow_episodes
-from data_engine.formats.rows import FAULTS, Rows, Span
+from data_engine.formats.rows import Rows, Span
 from data_engine.model import ACTION, REWARD, STATE, TERMINATED, TRUNCATED
 
 __all__ = ["Minari"]
@@ -71,14 +71,11 @@ class Minari(EpisodeArrays):
 
     def _file(self, source: Source, path: str, metadata: Mapping[str, Any]) -> Survey | None:
         with open_file(member(source, path)) as file:
-            try:
-                keys = sorted(file, key=natural)
-                if not keys or not all(_EPISODE.fullmatch(key) for key in keys):
-                    return None
-                if not any(set(child(file, key)) >= _MEMBERS for key in keys[:8]):
-                    return None
-            except FAULTS as error:
-                raise SourceError(f"{path} of {source.uri} is damaged: {error}", code="damaged_file") from error
+            keys = sorted(file, key=natural)
+            if not keys or not all(_EPISODE.fullmatch(key) for key in keys):
+                return None
+            if not any(set(child(file, key)) >= _MEMBERS for key in keys[:8]):
+                return None
         refs = tuple(EpisodeRef(key, files=(path,)) for key in keys)
         return _survey(refs, metadata, {"kind": "hdf5", "path": path})
 

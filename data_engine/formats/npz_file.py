@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -95,7 +96,7 @@ def _header(stream: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
             raise ValueError(f"version {version}")
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(stream, max_header_size=_HEADER)
-    except (ValueError, TypeError, SyntaxError, EOFError) as error:
+    except (ValueError, TypeError, SyntaxError, EOFError, tokenize.TokenError) as error:
         raise SourceError(f"{name} is no npy file: {error}", code="bad_array") from error
     if dtype.hasobject:
         raise SourceError(f"{name} is pickled, which is never read", code="bad_dtype", fix="save plain numbers or text")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from data_engine.errors import SourceError
 from data_engine.formats.arrays import BLOCK_BYTES, EPISODE_BYTES, Spec
 
-__all__ = ["FAULTS", "Entries", "Held", "Kept", "Rows", "Span", "block_rows", "bounded"]
+__all__ = ["FAULTS", "Entries", "Held", "Kept", "Rows", "Span", "block_rows", "bounded", "damage_of"]
 
-FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+FAULTS = (
+    OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError,
+    struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 """What the container libraries raise for a damaged file."""
 
 
@@ -152,6 +157,17 @@ def block_rows(spec: Spec, chunk: int = 1) -> int:
     width = 16 if spec.dtype == "string" else np.dtype(spec.dtype).itemsize
     row = max(width * math.prod(spec.shape), 1)
     return chunk * max(BLOCK_BYTES // (row * chunk), 1)
+
+
+@contextmanager
+def damage_of(name: str) -> Iterator[None]:
+    """Inside, one of ``FAULTS`` becomes a ``SourceError`` that says in one line that ``name`` is damaged."""
+    try:
+        yield
+    except FAULTS as error:
+        raise SourceError(
+            f"{name} is damaged: {error or type(error).__name__}", code="damaged_file", fix="copy it again"
+        ) from error
 
 
 def bounded(blocks: Iterator[np.ndarray], name: str) -> list[np.ndarray]:

@@ -15,7 +15,6 @@ import numpy as np
 from data_engine.errors import SourceError
 from data_engine.formats import Source, rows
 from data_engine.formats.arrays import BLOCK_BYTES, Spec
-from data_engine.fs import options
 
 if TYPE_CHECKING:
     import zarr
@@ -136,7 +135,11 @@ def open_store(source: Source) -> Store | None:
     if source.is_local:
         _refuse_links(source)
         return Store(source.uri, LocalStore(source.root, read_only=True), source.fs, source.root)
-    handle = FsspecStore(_asynchronous(source), read_only=True, path=source.root)
+    if source.fs.async_impl:
+        fs = type(source.fs)(**{**source.fs.storage_options, "asynchronous": True})
+        handle = FsspecStore(fs, read_only=True, path=source.root)
+    else:
+        handle = FsspecStore.from_url(source.uri, read_only=True)
     return Store(source.uri, handle, source.fs, source.root)
 
 

@@ -48,6 +48,7 @@ def test_a_tree_of_episodes(tmp_path: Path, fixed: bool) -> None:
     name, probe, episodes = read(tmp_path)
     assert (name, probe.fps, probe.provenance) == ("robomind", 30.0, "real")
     assert set(episodes) == set(written)
+    assert any("depth_images.camera_top is 48 x 64 numbers a step, kept exactly" in note for note in probe.notes)
     for key, arrays in written.items():
         episode = episodes[key]
         assert isinstance(episode, SourceEpisode)
