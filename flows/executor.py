@@ -1,6 +1,6 @@
 """How shards are run: in this process, in a pool of processes, or on Ray. Same shards, same results, any executor.
 
-A shard is a fingerprint and a payload of plain values. Its function is named ``module:function`` and called as
+A shard is a fingerprint and a payload that pickles. Its function is named ``module:function`` and called as
 ``function(lake, payload, fingerprint, cpus)``; what it returns (plain JSON) is written to the ledger after its files
 exist, so a run that was cut off finds what is done and goes on from there.
 """

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faulty_s3 import FaultyS3, faulty_s3
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -52,6 +54,15 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str
     }.items():
         monkeypatch.setenv(name, value)
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+def faulty(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """The way to the S3 server, which can be told to fail; ``s3`` goes through it. Who stalls is waited for one second."""
+    with faulty_s3(s3_endpoint) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setattr("data_engine.fs.SILENCE_S", 1)
+        yield server
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -18,6 +18,7 @@ import click
 from api.cli import curation, data, evidence, listings  # noqa: F401  (each hangs its verbs on the group)
 from api.cli.verb import cli
 from data_engine.errors import EngineError
+from data_engine.outages import Outage
 
 __all__ = ["main"]
 
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except EngineError as error:
         sys.exit(_fail(error.as_dict(), error.exit_code, as_json))
+    except Outage as error:
+        message = f"a store did not answer: {error}"
+        sys.exit(_fail({"code": "unreachable", "message": message, "fix": "run it again: it goes on"}, 1, as_json))
     except Exception as error:
         if os.environ.get("DATA_ENGINE_DEBUG"):
             raise

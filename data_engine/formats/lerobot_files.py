@@ -54,10 +54,13 @@ class VideoFiles:
 
     source: Source
     info: Info
+    known: frozenset[str] | None = None  # the files that a probe found to be an episode's: nothing is listed again
 
     @cached_property
     def present(self) -> frozenset[str]:
         """Every file under ``videos/`` and under the template's own top folder, relative to the source."""
+        if self.known is not None:
+            return self.known
         if not self.info.cameras:
             return frozenset()
         return frozenset(files_under(self.source, "videos") + files_of(self.source, str(self.info.video_path)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ from data_engine.formats.table_files import open_parquet
 from data_engine.model import IMAGES, Feature
 
 __all__ = ["LeRobotV2"]
+
+_INDEX = re.compile(r'"episode_index"\s*:\s*(\d+)')
 
 
 class LeRobotV2(Format):
@@ -58,12 +61,14 @@ class LeRobotV2(Format):
         info = read_info(source, "v2.", fps=self.fps)
         if info is None:
             raise SourceError(f"{source.uri} is no longer LeRobot v2", code="changed")
-        videos = VideoFiles(source, info)
+        refs = {ref.key: ref for ref in probe.episodes}
+        wanted = {int(key.rpartition("_")[2]) for key in keys if key in refs}
         texts = {TASK: _tasks(source), "subtask_index": subtasks_of(source)}
-        rows = {episode_key(index): row for index, row in _episode_rows(source).items()}
+        rows = {episode_key(index): row for index, row in _episode_rows(source, wanted).items()}
 
         def find(key: str) -> Listed | Unreadable:
-            return _listed(info, rows.get(key), key, probe.features, videos)
+            files = frozenset(refs[key].files if key in refs else ())
+            return _listed(info, rows.get(key), key, probe.features, VideoFiles(source, info, files))
 
         yield from in_order(self, keys, find, partial(_read_files, source, info, probe.features, texts))
 
@@ -121,15 +126,15 @@ def _listed(
     )
 
 
-def _episode_rows(source: Source) -> dict[int, dict[str, Any]]:
-    """Episode index -> its line of episodes.jsonl."""
+def _episode_rows(source: Source, wanted: Set[int] | None = None) -> dict[int, dict[str, Any]]:
+    """Episode index -> its line of episodes.jsonl, of those ``wanted`` or of all."""
     rows: dict[int, dict[str, Any]] = {}
-    for row in _lines(source, "episodes.jsonl"):
+    for row in _lines(source, "episodes.jsonl", wanted):
         index = row.get(EPISODE)
         if not isinstance(index, int) or index < 0 or index in rows:
             raise SourceError(f"meta/episodes.jsonl lists episode {index!r} twice or wrongly", code="bad_info")
         rows[index] = row
-    if not rows:
+    if not rows and wanted is None:
         raise SourceError(f"{source.uri} lists no episodes in meta/episodes.jsonl", code="no_episodes")
     return dict(sorted(rows.items()))
 
@@ -142,7 +147,8 @@ def _tasks(source: Source) -> dict[int, str]:
     return {row["task_index"]: str(row["task"]) for row in lines if {"task_index", "task"} <= row.keys()}
 
 
-def _lines(source: Source, name: str) -> list[dict[str, Any]]:
+def _lines(source: Source, name: str, wanted: Set[int] | None = None) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file; with ``wanted`` only those that name such an episode, the others unparsed."""
     try:
         with source.open("meta", name) as file:
             lines = file.read().decode("utf-8").splitlines()
@@ -150,7 +156,7 @@ def _lines(source: Source, name: str) -> list[dict[str, Any]]:
         raise SourceError(f"meta/{name} is not readable: {error}", code="bad_info") from error
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line.strip() or (wanted is not None and wanted.isdisjoint(map(int, _INDEX.findall(line)))):
             continue
         try:
             row = json.loads(line)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_engine.defects import Defect
@@ -39,6 +40,7 @@ from data_engine.model import IMAGES, Feature
 
 __all__ = ["LeRobotV3"]
 
+_EPISODES = "meta/episodes"
 _BATCH_BYTES = 32 << 20  # of Arrow data held at a time, or one episode where that is more
 
 
@@ -79,15 +81,17 @@ class LeRobotV3(Format):
         info = read_info(source, "v3.", fps=self.fps)
         if info is None:
             raise SourceError(f"{source.uri} is no longer LeRobot v3", code="changed")
-        videos = VideoFiles(source, info)
+        refs = {ref.key: ref for ref in probe.episodes}
         texts = {TASK: lookup(source, "meta/tasks.parquet", TASK, "task"), "subtask_index": subtasks_of(source)}
-        rows = {episode_key(row[EPISODE]): row for row in _episode_rows(source)}
+        files = {file for key in keys if key in refs for file in refs[key].files if file.startswith(_EPISODES)}
+        wanted = [int(key.rpartition("_")[2]) for key in keys if key in refs]
+        rows = {episode_key(row[EPISODE]): row for row in _episode_rows(source, files, wanted)} if files else {}
 
         def data_file(key: str) -> str | None:
             return _data_path(info, rows[key]) if key in rows else None
 
         def find(key: str) -> Listed | Unreadable:
-            return _listed(rows[key], key, probe.features, videos)
+            return _listed(rows[key], key, probe.features, VideoFiles(source, info, frozenset(refs[key].files)))
 
         for path, group in itertools.groupby(keys, key=data_file):
             if path is None:
@@ -150,16 +154,24 @@ def _batches(
         yield batch, sorted(held)
 
 
-def _episode_rows(source: Source) -> list[dict[str, Any]]:
-    """The episodes' metadata without statistics, by episode index; ``file`` is the metadata file of each."""
+def _episode_rows(
+    source: Source, files: Collection[str] | None = None, wanted: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """The episodes' metadata without statistics, by episode index; ``file`` is the metadata file of each.
+
+    Of all episodes, or of those ``wanted`` in the metadata ``files``.
+    """
     rows: list[dict[str, Any]] = []
-    for path in files_under(source, "meta/episodes"):
+    for path in files_under(source, _EPISODES) if files is None else sorted(files):
         if not path.endswith(".parquet"):
             continue
         file = open_parquet(source, path)
         names = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
         try:
-            found = file.read(columns=names).to_pylist()
+            table = file.read(columns=names)
+            if wanted is not None and EPISODE in names:
+                table = table.filter(pc.is_in(table[EPISODE], pa.array(wanted, table[EPISODE].type)))
+            found = table.to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise SourceError(f"{path} is not readable: {error}", code="bad_file") from error
         rows += [{**row, "file": path} for row in found]

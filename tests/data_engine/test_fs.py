@@ -38,7 +38,7 @@ def test_gives_each_client_its_own_words(monkeypatch):
     assert "aws_conditional_put" not in options.polars
     assert options.pyarrow == {
         "region": "eu-west-1", "access_key": "key", "secret_key": "secret", "endpoint_override": "127.0.0.1:9000",
-        "scheme": "http",
+        "scheme": "http", "connect_timeout": fs.CONNECT_S, "request_timeout": fs.SILENCE_S,
     }  # fmt: skip
     assert fs.options("/a/folder") == fs.Options()
 
