@@ -20,20 +20,33 @@ __all__ = ["decode", "decode_rgb", "image_size"]
 
 _PIXELS = 1 << 26  # 8192 x 8192: a few bytes can declare any size
 _PNG = b"\x89PNG\r\n\x1a\n"
+_SIZE_PNG, _SIZE_JPEG, _LENGTH_JPEG = struct.Struct(">II"), struct.Struct(">HH"), struct.Struct(">H")
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # the segments of a JPEG that hold its size
 _MODES = {1: ("L",), 2: ("LA",), 3: ("RGB",), 4: ("RGBA",)}
 
 
 def image_size(data: bytes | memoryview) -> tuple[int, int]:
-    """(height, width) as the image's header says. Raises ``SourceError`` as :func:`decode_rgb` does."""
-    with _opened(data) as image:
-        return image.height, image.width
+    """(height, width) as the image's header says; the pixels are not looked at. O(segments of the header).
+
+    Raises ``SourceError`` (``bad_image``) for what is no PNG or JPEG and for more than 64 megapixels.
+    """
+    head = bytes(data[:24])
+    if head.startswith(_PNG) and head[12:16] == b"IHDR" and len(head) == 24:
+        return _bounded(*_SIZE_PNG.unpack_from(head, 16)[::-1])
+    at = 2 if head.startswith(b"\xff\xd8\xff") else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            return _bounded(*_SIZE_JPEG.unpack_from(data, at + 5))
+        at += 1 if marker == 0xFF else 2 + _LENGTH_JPEG.unpack_from(data, at + 2)[0]
+    raise SourceError("an image is not decodable: no size in its header", code="bad_image")
 
 
 def decode_rgb(data: bytes | memoryview, size: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 [h, w, 3] of an 8-bit image; grey becomes three equal channels, an opaque alpha falls away.
 
-    JPEG is decoded with the accurate transform, as TensorFlow does for ``INTEGER_ACCURATE``; its own default is a faster
-    one whose pixels differ by a few levels.
+    JPEG is decoded with the accurate transform, as TensorFlow does for ``INTEGER_ACCURATE``; its own default is a
+    faster one whose pixels differ by a few levels.
 
     Raises ``SourceError`` (``bad_image``) for what is no whole PNG or JPEG, is larger than 64 megapixels, or would lose
     something: 16 bits, real transparency, CMYK; and before decoding where it is not of ``size`` (height, width).
@@ -72,8 +85,7 @@ def _opened(data: bytes | memoryview) -> Iterator[Image]:
 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > _PIXELS:
-                raise SourceError(f"an image declares {image.width} x {image.height} pixels", code="bad_image")
+            _bounded(image.height, image.width)
             yield image
     except UnidentifiedImageError:  # its own words name an address in memory
         raise SourceError("an image is not decodable: it is neither PNG nor JPEG", code="bad_image") from None
@@ -87,6 +99,12 @@ def _opened(data: bytes | memoryview) -> Iterator[Image]:
         Image.DecompressionBombError,
     ) as error:
         raise SourceError(f"an image is not decodable: {error}", code="bad_image") from error
+
+
+def _bounded(height: int, width: int) -> tuple[int, int]:
+    if not 0 < height * width <= _PIXELS:
+        raise SourceError(f"an image declares {width} x {height} pixels", code="bad_image")
+    return height, width
 
 
 def _depth(data: bytes | memoryview) -> int:

@@ -65,7 +65,7 @@ def single_value(example: Example, leaf: Leaf) -> Any:
         if values is None or leaf.is_fixed:
             return values
         return [json.loads(value) for value in values.tolist()]
-    rows = _rows(example, Leaf(leaf.path, leaf.kind, leaf.dtype, leaf.shape, leaf.encoding, (None,)), leaf.path)
+    rows = _rows(example, leaf, leaf.path)
     if rows is None:
         return None
     if len(rows) != 1:
@@ -126,9 +126,14 @@ def _numbers(found: Values, dtype: str, leaf: Leaf) -> np.ndarray:
         return found.view(np.uint64)
     if found.dtype == dtype:
         return found
-    with np.errstate(over="ignore"):
+    if found.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            values = found.astype(dtype)
+        fits = np.array_equal(values.astype(found.dtype), found, equal_nan=True)
+    else:
         values = found.astype(dtype)
-    if not np.array_equal(values.astype(found.dtype), found, equal_nan=found.dtype.kind == "f"):
+        fits = bool((values == found).all())
+    if not fits:
         raise _misfit(leaf, f"holds numbers that no {dtype} can be")
     return values
 

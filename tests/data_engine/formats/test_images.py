@@ -92,6 +92,19 @@ def test_bombs_and_damage_are_refused_in_one_line() -> None:
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(70)}, {"subsampling": 0}])
+def test_the_size_of_any_jpeg_is_in_its_header(how: dict) -> None:
+    data = coded(numbers(13, 29, 3), "JPEG", **how)
+    assert image_size(data) == image_size(memoryview(data)) == (13, 29)
+    filled = data[:2] + b"\xff\xff" + data[2:]  # fill bytes may stand before any marker
+    assert image_size(filled) == (13, 29)
+    for bad in (data[:20], b"\xff\xd8\xff", b"", b"GIF89a" + data, data[:2] + b"\xff\xe0\0\0" * 9):
+        with pytest.raises(SourceError, match="no size"):
+            image_size(bad)
+    with pytest.raises(SourceError, match="pixels"):
+        image_size(png(60_000, 60_000, 8, 2, b""))
+
+
 def test_the_size_is_checked_before_decoding() -> None:
     cut = coded(numbers(30, 30, 3))[:60]  # only the header is whole
     with pytest.raises(SourceError, match=r"\(30, 30\), not \(8, 8\)"):
