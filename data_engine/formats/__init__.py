@@ -15,7 +15,7 @@ import posixpath
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -25,8 +25,8 @@ from fsspec import AbstractFileSystem
 
 from data_engine import registry
 from data_engine.defects import Defect
-from data_engine.errors import RequestError
-from data_engine.fs import filesystem, is_local, join, resolve
+from data_engine.errors import EngineError, RequestError
+from data_engine.fs import filesystem, is_local, join, resolve, stamp
 from data_engine.model import Feature
 from data_engine.registry import Plugin
 
@@ -93,9 +93,7 @@ class Source:
 
     def stamp(self, *parts: str) -> tuple[int, str]:
         """(size in bytes, change stamp) of one file: modification time locally, ETag or blob id on a store."""
-        info = self.fs.info(self.path(*parts))
-        marks = ("ETag", "etag", "mtime", "LastModified", "blob_id")
-        return int(info.get("size") or 0), str(next((info[name] for name in marks if info.get(name)), ""))
+        return stamp(self.fs, self.path(*parts))
 
     def relative(self, path: str) -> str:
         """``path`` (inside ``fs``) relative to the source; the file's own name where the source is that file."""
@@ -164,8 +162,9 @@ class Probe:
     """What a source declares, read without its steps.
 
     ``notes`` are lies and oddities of the dataset as a whole (declared 105 episodes, 19 present); ``context`` is
-    whatever ``read`` needs again (plain picklable values); ``defects`` are lies that have a code. ``proposal`` is set
-    where the columns are only guessed: the options that would confirm the guess. Such a source is shown, not ingested.
+    whatever ``read`` needs again (plain picklable values; what it needs of each episode, by key under ``places``);
+    ``defects`` are lies that have a code. ``proposal`` is set where the columns are only guessed: the options that
+    would confirm the guess. Such a source is shown, not ingested.
     """
 
     format: str
@@ -180,6 +179,13 @@ class Probe:
     defects: tuple[Defect, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
     proposal: Mapping[str, Any] | None = None
+
+    def cut(self, episodes: Sequence[EpisodeRef]) -> Probe:
+        """The probe of ``episodes`` alone. ``context["places"]``, by episode key, is cut to theirs."""
+        context = dict(self.context)
+        if "places" in context:
+            context["places"] = {ref.key: context["places"][ref.key] for ref in episodes}
+        return replace(self, episodes=tuple(episodes), context=context)
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,26 @@ class Format(Plugin):
 
     @abstractmethod
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
-        """The episodes of ``keys`` in that order, one at a time. Never raises for one bad episode."""
+        """The episodes of ``keys`` in that order, one at a time. Never raises for one bad episode.
+
+        ``probe`` may have been cut to these episodes: what else there is costs a part of a source nothing.
+        """
+
+
+def _reached(source: Source) -> bool:
+    """Whether the source is there. Raises ``RequestError`` where its store cannot be asked."""
+    try:
+        if source.uri.startswith("hf://"):  # whose own `exists` takes a hub out of reach for an absent file
+            return bool(source.fs.info(source.root))
+        return source.exists()
+    except FileNotFoundError:
+        return False
+    except EngineError:
+        raise
+    except Exception as error:  # each store has its own: no route, no credentials, a wrong name
+        raise RequestError(
+            f"cannot reach {source.uri}: {error}", code="unreachable", fix="check the network, the name and credentials"
+        ) from error
 
 
 def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None = None) -> tuple[Format, Probe]:
@@ -255,7 +280,7 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
 
     Raises ``RequestError`` for a missing path and for a source that no format, or more than one, recognises.
     """
-    if not source.exists():
+    if not _reached(source):
         raise RequestError(f"no such source: {source.uri}", code="no_source", fix="check the path or URI")
     if name != "auto":
         chosen = registry.make("formats", name, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
@@ -89,18 +89,19 @@ class Table(Format):
 
     def _probe(self, source: Source, files: Sequence[str]) -> Probe:
         head, first = _head(source, files)
-        partitions = _partitions(files)
+        whole = _whole(files)
+        constants = _constants(first, whole)
         paths = [
             *fields_of(head.schema),
-            *(name for name in partitions.get(first, {}) if name not in head.column_names),
+            *(name for name in constants if name not in head.column_names),
         ]
-        specs, notes = specs_of(_with(head, partitions.get(first, {})), paths, source)
+        specs, notes = specs_of(_with(head, constants), paths, source)
         how = self.episodes or next(
             (p for name in _EPISODE for p in specs if _leaf(p) == name and _is_key(specs[p])), _FILE
         )
         known = self.map or _guess(specs, head, how)
         layout = _layout(known, specs)
-        runs, more = _runs(source, files, how, partitions)
+        runs, more = _runs(source, files, how, whole)
         fps, said = self._rate(source, known, runs)
         left = [path for path in specs if path not in _used(known) and path != how]
         notes += [f"not in the map and left out: {', '.join(left)}"] if left and self.map else []
@@ -121,7 +122,7 @@ class Table(Format):
             licence=self.licence,
             provenance=self.provenance,
             notes=(*notes, *more, *said),
-            context={"map": known, "specs": specs, "layout": layout, "runs": runs, "partitions": partitions},
+            context={"map": known, "specs": specs, "layout": layout, "places": runs, "whole": whole},
             proposal=None if sure else {**self.model_dump(mode="json", exclude_unset=True), **options},
         )
 
@@ -132,7 +133,7 @@ class Table(Format):
         if self.fps is not None:
             return self.fps, []
         if known.clock is not None:
-            reader = _Reader(source, {})
+            reader = _Reader(source, _whole(span.path for rows in runs.values() for span in rows or ()))
             for rows in list(runs.values())[:_TRIES]:
                 try:
                     gaps = np.diff(_clock(reader.table(rows or (), [known.clock]), known))
@@ -144,7 +145,7 @@ class Table(Format):
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
         """See :meth:`Format.read`. The last group of rows is kept, so episodes that share one decode it once."""
-        reader = _Reader(source, probe.context["partitions"])
+        reader = _Reader(source, probe.context["whole"])
         for key in keys:
             found: SourceEpisode | Unreadable
             try:
@@ -157,9 +158,9 @@ class Table(Format):
 
     def _episode(self, source: Source, probe: Probe, key: str, reader: _Reader) -> SourceEpisode:
         known, specs, layout = (probe.context[name] for name in ("map", "specs", "layout"))
-        if key not in probe.context["runs"]:
+        if key not in probe.context["places"]:
             raise SourceError("the source has no such episode", code="unknown_key")
-        rows = probe.context["runs"][key]
+        rows = probe.context["places"][key]
         if rows is None:
             raise SourceError("its rows do not lie together", code="scattered", fix="sort the table by episode")
         n = sum(span.stop - span.start for span in rows)
@@ -194,7 +195,7 @@ class _Reader:
     """Reads rows of the source's files; the last groups and open files are kept."""
 
     source: Source
-    partitions: Mapping[str, Mapping[str, str | int | None]]
+    whole: frozenset[str]  # keys of hive partitions that are numbers
 
     @cached_property
     def _open(self) -> LRU[str, TableFile]:
@@ -208,7 +209,7 @@ class _Reader:
         """The columns that hold fields ``paths``, of ``rows`` in order. ``SourceError`` where a file lacks one."""
         parts = []
         for span in rows:
-            constants = self.partitions.get(span.path, {})
+            constants = _constants(span.path, self.whole)
             names = _columns(self._open(span.path).schema, [path for path in paths if path not in constants])
             group = self._group((span.path, span.group, names)).slice(span.start, span.stop - span.start)
             parts.append(_with(group, {name: constants[name] for name in paths if name in constants}, len(group)))
@@ -263,19 +264,22 @@ def _head(source: Source, files: Sequence[str]) -> tuple[pa.Table, str]:
     raise broken or SourceError(f"{source.uri} has no rows", code="no_episodes")
 
 
-def _partitions(files: Sequence[str]) -> dict[str, dict[str, str | int | None]]:
-    """File -> its hive partition's constants; a key whose every value is a whole number is one."""
-    texts = {path: hive(path) for path in files}
-    names = {name for found in texts.values() for name in found}
-    whole = {name for name in names if all((v := found.get(name)) is None or v.isdecimal() for found in texts.values())}
-    return {
-        path: {name: int(v) if v is not None and name in whole else v for name, v in found.items()}
-        for path, found in texts.items()
-    }
+def _whole(files: Iterable[str]) -> frozenset[str]:
+    """The keys of hive partitions whose every value is a whole number."""
+    numbers: dict[str, bool] = {}
+    for path in files:
+        for name, value in hive(path).items():
+            numbers[name] = numbers.get(name, True) and (value is None or value.isdecimal())
+    return frozenset(name for name, are in numbers.items() if are)
+
+
+def _constants(path: str, whole: frozenset[str]) -> dict[str, str | int | None]:
+    """What the hive partition of a file says, the same in all its rows."""
+    return {name: int(v) if v is not None and name in whole else v for name, v in hive(path).items()}
 
 
 def _runs(
-    source: Source, files: Sequence[str], how: str, partitions: Mapping[str, Mapping[str, Any]]
+    source: Source, files: Sequence[str], how: str, whole: frozenset[str]
 ) -> tuple[dict[str, tuple[_Rows, ...] | None], list[str]]:
     """Episode key -> its rows in order, None where they do not lie together; and notes.
 
@@ -294,7 +298,7 @@ def _runs(
                 runs[stem if short[stem] == 1 else path] = rows
                 continue
             for group, count in enumerate(file.rows):
-                for value, start, stop in _values(file, group, count, how, partitions.get(path, {})):
+                for value, start, stop in _values(file, group, count, how, _constants(path, whole)):
                     if value is None:
                         nameless += stop - start
                         last = None

@@ -67,7 +67,7 @@ class VideoFolder(Format):
             licence=self.licence,
             provenance=self.provenance,
             notes=tuple(notes),
-            context={"rows": rows},
+            context={"places": rows},
         )
 
     def _rows(self, source: Source, videos: Sequence[str]) -> tuple[str | None, dict[str, Row], list[str]]:
@@ -98,7 +98,7 @@ class VideoFolder(Format):
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
         """See :meth:`Format.read`. A video is opened once for the episodes of it that come one after another."""
-        rows: Mapping[str, Row] = probe.context["rows"]
+        rows: Mapping[str, Row] = probe.context["places"]
         open_path, reader = None, None
         with tempfile.TemporaryDirectory(prefix="data-engine-") as folder:
             for key in keys:
