@@ -170,7 +170,7 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _only_entry(array: pa.Array, feature: Feature) -> pa.Array:
     lengths = pc.list_value_length(array)
-    if not pc.all(pc.equal(lengths, 1)).as_py():
+    if pc.any(pc.not_equal(lengths, 1)).as_py():  # nulls, even nothing but nulls, are no lists of another length
         raise SourceError(f"column {feature.name!r} is a list, declared as a scalar", code="wrong_shape")
     if array.null_count:
         return pc.list_element(array, 0)

@@ -58,7 +58,7 @@ class Bags(Format):
     topics' types.
 
     ``clock``: the topic whose messages are the steps (default: the first of ``observation.state``, else of a camera, of
-    another column, of ``action``), or ``fps`` for even steps at the option ``fps``. Every column and camera has a column
+    another column, of ``action``), or ``fps`` for even steps at the option ``fps``. Each column and camera has a column
     ``<name>.age_s`` (float64 seconds) of the age of its message; a value before the first message, or older than
     ``max_age_s``, is null. A camera shows the frame that its age speaks of; steps before its first frame are left out.
     An episode sees the messages inside its cut only.

@@ -62,10 +62,10 @@ def gaps(stamps: np.ndarray, longest: float) -> list[tuple[int, int]]:
 
 
 def rate(stamps: np.ndarray) -> float | None:
-    """Steps a second by the median distance of ``stamps``; a whole number within 2 %. None for fewer than two."""
+    """Steps a second by the median distance of ``stamps``; a whole number within 0.5 %. None for fewer than two."""
     apart = np.diff(np.unique(stamps))
     if not len(apart):
         return None
     found = 1e9 / float(np.median(apart))
     whole = round(found)
-    return float(whole) if whole and abs(found - whole) <= 0.02 * whole else round(found, 3)
+    return float(whole) if whole and abs(found - whole) <= 0.005 * whole else round(found, 3)

@@ -33,7 +33,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Plan:
-    """The fields of each column, the topic and frame size (height, width) of each camera, the fields or ``=text`` of the
+    """The fields of each column, the topic and frame size (height, width) of each camera, fields or ``=text`` of the
     episode, the topic that is the clock (or ``fps``), and the options that say which stamps count and how old a value
     may be.
     """

@@ -21,8 +21,8 @@ _RATE_MESSAGES = 500
 
 @dataclass
 class Samples:
-    """``known`` topics; of those asked for the channel and first message, ``sizes`` of cameras' frames, and why a camera
-    is ``refused``.
+    """``known`` topics; of those asked for the channel and first message, the ``sizes`` of cameras' frames, and why
+    the images of others are ``refused``.
     """
 
     known: set[str] = field(default_factory=set)
@@ -99,7 +99,8 @@ def rate(source: Source, recordings: Sequence[Recording], topic: str, stamp: str
                     track.add(message, channels[message.channel])
         except SourceError:
             pass  # what came before it counts
-        found = aligned.rate(track.stamps(stamp or ("header" if track.has_headers else "log")))
-        if found is not None:
-            return found
+        for kind in (stamp or ("header" if track.has_headers else "log"), "log"):
+            found = aligned.rate(track.stamps(kind))
+            if found is not None:
+                return found
     return None

@@ -23,6 +23,7 @@ __all__ = ["MAGIC", "SqliteBag"]
 
 MAGIC = b"SQLite format 3\0"
 _COPIES = 4
+_FAULTS = (sqlite3.Error, UnicodeError, OverflowError)  # of a damaged file; its errors may quote what is no text
 _copies: OrderedDict[tuple[str, int, str], tempfile.TemporaryDirectory[str]] = OrderedDict()
 
 
@@ -41,9 +42,10 @@ class SqliteBag(Bag):
             self._db = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True)
             self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, CHUNK_BYTES)
             self._db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+            self._db.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
             self._db.execute("PRAGMA trusted_schema=OFF")
             self._open()
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             self.close()
             raise self._damaged(error) from None
         except BaseException:
@@ -107,14 +109,14 @@ class SqliteBag(Bag):
                 if not isinstance(logged, int) or not isinstance(data, bytes):
                     raise SourceError(f"message {number} of {self.uri} has no time or bytes", code="bad_message")
                 yield Message(channel, logged, None, (number,), self._plain(data, number))
-        except (sqlite3.Error, OverflowError) as error:
+        except _FAULTS as error:
             raise self._damaged(error) from None
 
     def load(self, where: Where) -> bytes:
         """See :meth:`Bag.load`."""
         try:
             row = self._db.execute("SELECT data FROM messages WHERE id = ?", where).fetchone()
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise self._damaged(error) from None
         if row is None or not isinstance(row[0], bytes):
             raise SourceError(f"message {where[0]} of {self.uri} is gone", code="bad_message")
