@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ from tests.conformance.environments import environment
 
 SCRIPTS = Path(__file__).parent / "rival_scripts"
 LEROBOT = ("lerobot", ["lerobot==0.4.4"])
-FORGE = ("forge", ["forge-robotics[lerobot,video]==0.2.0"])
+FORGE = ("forge", ["forge-robotics[lerobot,video,hdf5]==0.2.0", "h5py"])
 TFDS = ("tfds", ["tensorflow-cpu==2.21.0", "tensorflow-datasets==4.9.10"])
 
 
@@ -61,13 +62,13 @@ def writer(arrays: Path, out: Path) -> dict[str, Any]:
 
 
 def forge(source: Path, out: Path) -> dict[str, Any]:
-    """Frames a second of forge's conversion of LeRobot v3 to LeRobot v3, in process."""
-    return measure(FORGE, "forge_convert.py", source, out)
-
-
-def tfds(source: Path, what: str) -> dict[str, Any]:
-    """Episodes a second of tensorflow-datasets over an RLDS set; ``what``: ``values`` or ``frames``."""
-    return measure(TFDS, "tfds_read.py", source, what)
+    """Frames a second of forge's conversion of LeRobot v3 or HDF5 to LeRobot v3, in process."""
+    if source.is_dir():
+        frames = json.loads((source / "meta/info.json").read_text())["total_frames"]
+    else:
+        with h5py.File(source) as file:
+            frames = sum(len(demo["actions"]) for demo in file["data"].values())
+    return measure(FORGE, "forge_convert.py", source, out, frames)
 
 
 def ksg(arrays: Path, neighbours: int = 5, passes: int = 0) -> dict[str, Any]:
@@ -88,6 +89,16 @@ def tiers_slice(data: Path, out: Path, episodes: int) -> Path:
         for name, column in (("state", "observation.state"), ("action", "action"))
     }
     np.savez(out, **arrays, stops=np.cumsum(lengths), fps=20)
+    return out
+
+
+def robomimic_slice(data: Path, out: Path, episodes: int) -> Path:
+    """The first ``episodes`` demonstrations of the Meta-World tiers as a robomimic file of their own."""
+    with h5py.File(data / "metaworld_tiers/robomimic.hdf5") as whole, h5py.File(out, "w") as part:
+        group = part.create_group("data")
+        group.attrs.update(whole["data"].attrs)
+        for i in range(episodes):
+            whole.copy(f"data/demo_{i}", group)
     return out
 
 

@@ -1,4 +1,4 @@
-"""SOURCE OUT: frames a second of ingest, mixture and export, LeRobot v3 to LeRobot v3; a first time as warm-up."""
+"""SOURCE OUT: frames a second of ingest, mixture and export as LeRobot v3; a first time as warm-up."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from flows.export import export
 def convert(source: Path, out: Path) -> dict[str, float]:
     """Seconds of each stage; OUT becomes a lake and an export."""
     began = perf_counter()
-    lake = ingested(source, out / "lake", "lerobot_v3")
+    lake = ingested(source, out / "lake")
     there = perf_counter()
     mixture = frozen(lake)
     mixed = perf_counter()

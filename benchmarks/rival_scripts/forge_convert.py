@@ -1,6 +1,5 @@
-"""SOURCE OUT: frames a second of forge's conversion, LeRobot v3 to LeRobot v3; a first time as warm-up."""
+"""SOURCE OUT FRAMES: frames a second of forge's conversion to LeRobot v3; a first time as warm-up."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from forge.convert import convert
 
 
 def main() -> None:
-    n = json.loads(Path(sys.argv[1], "meta/info.json").read_text())["total_frames"]
     seconds = []
     for name in ("first", "second"):
         work = Work()
@@ -18,7 +16,9 @@ def main() -> None:
         if not result.success:
             raise SystemExit("; ".join(result.errors))
         seconds.append(work.seconds)
-    work.report("forge-robotics 0.2.0", "convert", n, episodes=result.episodes_converted, warm_up_s=seconds[0])
+    work.report(
+        "forge-robotics 0.2.0", "convert", int(sys.argv[3]), episodes=result.episodes_converted, warm_up_s=seconds[0]
+    )
 
 
 if __name__ == "__main__":
