@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -57,28 +58,44 @@ class LRU(Generic[K, V]):
 class Cache:
     """A folder of at most ``max_bytes``, what was used in the last ``grace_s`` seconds aside: it may be being opened.
 
-    ``folder`` defaults to ``$DATA_ENGINE_CACHE``, else ``~/.cache/data-engine``.
+    ``folder`` defaults to ``$DATA_ENGINE_CACHE``, else ``data-engine`` in the user's cache folder.
     """
 
     def __init__(self, folder: str | Path | None = None, max_bytes: int = DEFAULT_BYTES, grace_s: float = 60) -> None:
-        chosen = folder or os.environ.get("DATA_ENGINE_CACHE") or "~/.cache/data-engine"
-        self.folder = Path(chosen).expanduser()
+        self.folder = Path(folder).expanduser() if folder else _default()
         self.max_bytes, self.grace_s = max_bytes, grace_s
         self._room = 0.0  # bytes to write before looking again at what all processes have written
 
-    def copy(self, fs: AbstractFileSystem, path: str, sha256: str) -> Path:
-        """A local copy of ``path``, fetched once. Raises ``SourceError`` where it is missing or not what ``sha256``
-        says.
+    def copy(self, fs: AbstractFileSystem, path: str, sha256: str, *, size: int | None = None) -> Path:
+        """A local copy of ``path``, fetched once. Raises ``SourceError`` where it is missing, or not of ``size`` bytes
+        (which is looked at first) or not what ``sha256`` says.
         """
         kept = self._entry("files", sha256) / f"blob{Path(path).suffix}"
         if not self._use(kept):
             with self._new(kept) as temporary:
                 try:
+                    if size is not None and (now := int(fs.info(path)["size"])) != size:
+                        raise SourceError(f"{path} has {now} bytes, {size} were expected", code="changed_file")
                     fs.get_file(path, temporary)
                 except FileNotFoundError as error:
                     raise SourceError(f"missing file {path}", code="missing_file") from error
                 verify(temporary, sha256, path)
         return kept
+
+    def verify(self, file: Path, sha256: str) -> None:
+        """Raise ``SourceError`` where a local file is not what ``sha256`` says. It is read once a machine, and again
+        after anything was done to it.
+        """
+        kept = self._entry("verified", sha256) / digest(str(file), length=16)
+        found = file.stat() if file.is_file() else None
+        state = str(found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        if found and self._use(kept):
+            with contextlib.suppress(FileNotFoundError):  # another process made room just now
+                if kept.read_text() == state:
+                    return
+        verify(file, sha256, str(file))
+        with self._new(kept) as temporary:
+            temporary.write_text(state)
 
     def column(self, file: Path, sha256: str, column: str, conversions: Sequence[Conversion] = ()) -> np.ndarray:
         """A numeric column of a steps file as a read-only memory-mapped array, [N] or [N, d], in the stored dtype.
@@ -100,7 +117,14 @@ class Cache:
                 np.save(out, convert(_read(file, column), conversions), allow_pickle=False)
             return _mapped(temporary)  # stays mapped whatever becomes of the name
 
+    def forget(self, sha256: str) -> None:
+        """Drop everything that is kept of the file with this hash."""
+        for kind in ("files", "steps", "verified"):
+            shutil.rmtree(self._entry(kind, sha256), ignore_errors=True)
+
     def _entry(self, kind: str, sha256: str) -> Path:
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):  # somebody else's table says it
+            raise SourceError(f"{sha256!r} is no sha256", code="bad_hash")
         return self.folder / kind / sha256[:2] / sha256
 
     def _use(self, kept: Path) -> bool:
@@ -156,6 +180,11 @@ def sha256_of(file: Path) -> str:
     """The sha256 of a local file, in hex."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _default() -> Path:
+    given = os.environ.get("DATA_ENGINE_CACHE")
+    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "data-engine").expanduser()
 
 
 def verify(file: Path, sha256: str, name: str) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from data_engine import references
 from data_engine.cache import DEFAULT_BYTES, LRU, Cache
 from data_engine.conventions.convert import Conversion, convert_steps
 from data_engine.document import EPISODES, FILES, FORMAT_VERSION, Entry, MixtureDocument, ScorerLineage, group_name
@@ -133,19 +134,29 @@ class Mixture:
                 raise RequestError(f"{path!r} is no file of mixture {self.name!r}", code="unknown_file")
             size, sha256 = self._files[path]
             uri = join(self.root, path)
-            if is_local(uri):
-                found = Path(uri)
-                if not found.is_file():
-                    raise SourceError(f"mixture {self.name!r} lacks its file {path}", code="missing_file")
-                if found.stat().st_size != size:
-                    raise SourceError(
-                        f"{path} has {found.stat().st_size} bytes, {size} when it was frozen", code="changed_file"
-                    )
-                self._local[path] = found
-            else:
-                fs, remote = filesystem(uri, self.storage_options)
-                return self.cache.copy(fs, remote, sha256)  # asked again each time: it may have been evicted
+            found = Path(uri)
+            if not is_local(uri) or not found.is_file():
+                return self._fetched(path, sha256)  # asked again each time: it may have changed or been evicted
+            if found.stat().st_size != size:
+                raise SourceError(
+                    f"{path} has {found.stat().st_size} bytes, {size} when it was frozen", code="changed_file"
+                )
+            self._local[path] = found
         return self._local[path]
+
+    def _fetched(self, path: str, sha256: str) -> Path:
+        """A copy of a file on an object store, or the file that the lake refers to; either is hashed before use."""
+        fs, root = filesystem(self.root, self.storage_options)
+        if not is_local(self.root):
+            try:
+                return self.cache.copy(fs, join(root, path), sha256)
+            except SourceError as error:
+                if error.code != "missing_file":
+                    raise
+        reference = references.find(fs, root, path)
+        if reference is None:
+            raise SourceError(f"mixture {self.name!r} lacks its file {path}", code="missing_file")
+        return reference.local(sha256, self.cache, trusted=False, storage_options=self.storage_options)
 
     def array(self, path: str, column: str) -> np.ndarray:
         """A numeric column of a whole steps file, converted, mapped from the cache: [N] or [N, d], NaN where null."""

@@ -42,12 +42,16 @@ class _Part(BaseModel):
 
 
 class SourceRecipe(_Part):
-    """Where episodes come from. ``name`` is the dataset's; without one it is made from the URI's last part."""
+    """Where episodes come from. ``name`` is the dataset's; without one it is made from the URI's last part.
+
+    ``by_reference``: encoded videos stay where they are, and the lake keeps where that is and their hash.
+    """
 
     name: Name | None = None
     uri: str = Field(min_length=1)
     format: str = "auto"
     options: dict[str, Any] = Field(default_factory=dict)
+    by_reference: bool = False
 
     @property
     def dataset(self) -> str:
@@ -361,6 +365,7 @@ sources:                       # or `source:` for a single one
     name: my_dataset           # default: from the URI
     format: auto               # or one of `data-engine formats`
     options: {}                # embodiment, control_mode, units, conventions, fps, task, ..., and the format's own
+    by_reference: false        # true: encoded videos stay where they are; `data-engine check` reports drift
 
 spaces:                        # where distances are measured
   - {name: trajectory, encoder: trajectory, params: {}}

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
@@ -29,14 +29,18 @@ from data_engine.formats import (
     Source,
     detect,
 )
-from data_engine.model import EPISODES, Dataset
+from data_engine.model import EPISODES, Dataset, episode_id
+from data_engine.outages import reaching
 from data_engine.recipe import SourceRecipe
+from data_engine.references import refuse
 from data_engine.scoring import Resources
 from data_engine.steps import schema
 from flows.executor import Executor, Shard, run_shards
 from flows.ingest_conventions import conventions
 from flows.ingest_shard import inside
 from flows.progress import Progress
+from flows.receipt import nothing, receipt, told
+from storage import removals
 from storage.lake import DataFile, Lake
 
 __all__ = ["ingest", "plan"]
@@ -46,49 +50,90 @@ _SHARD_STEPS = 100_000
 _VERSION = "1"  # of what this flow stores; a change re-reads sources
 
 
-def ingest(lake: Lake, recipe: SourceRecipe, *, on: Executor, progress: Progress, run_id: str) -> dict[str, Any]:
+def ingest(
+    lake: Lake, recipe: SourceRecipe, *, on: Executor, progress: Progress, run_id: str, take_back: bool = False
+) -> dict[str, Any]:
     """Bring one source in and return its receipt: ``{"dataset", "in", "stored", "unchanged", "quarantined", ...}``.
 
+    Episodes that were removed stay out and are counted as ``removed``; with ``take_back`` they come in again.
     Raises ``RequestError`` or ``SourceError`` before anything is written where the source as a whole cannot be read.
     """
+    with reaching(recipe.uri):  # a doubt about what a source holds must not come from a broken connection
+        return _ingest(lake, recipe, on, progress, run_id, take_back)
+
+
+def _ingest(
+    lake: Lake, recipe: SourceRecipe, on: Executor, progress: Progress, run_id: str, take_back: bool
+) -> dict[str, Any]:
     started = time.monotonic()
     source = Source(recipe.uri)
+    if recipe.by_reference:
+        refuse(source.uri)
     fmt, probe = detect(source, recipe.format, recipe.options)
     if probe.proposal is not None:
         raise RequestError(
             f"the columns of {source.uri} are only a guess of format {fmt.name!r}",
             code="unconfirmed_map",
-            fix="`data-engine ingest URI --dry-run > options.yaml` writes it; check it, then give --options options.yaml",
+            fix="`ingest URI --dry-run > options.yaml` writes it down; check it, then give --options options.yaml",
         )
     dataset, evidence, doubts = describe(lake, recipe, fmt, probe, source)
+    ids = {ref.key: episode_id(dataset.name, ref.key) for ref in probe.episodes}
+    out = removals.withheld(lake, ids)
+    if take_back and out:
+        removals.record(lake, "taken_back", {ids[key]: dataset.name for key in out}, run_id=run_id)
+        out = []
+    back = removals.taken_back(lake, ids.values())
     known = _known(lake, dataset.name)
     stamps = _stamps(source, probe)
-    fingerprint = digest("ingest", _VERSION, dataset.model_dump(mode="json"), fmt.config, sorted(stamps.items()))
+    facts: list[Any] = [dataset.model_dump(mode="json"), fmt.config, sorted(stamps.items()), *([back] if back else [])]
+    facts += ["by reference"] if recipe.by_reference else []
+    fingerprint = digest("ingest", _VERSION, *facts)
     last = _last_receipt(lake, dataset.name)
     if last and last["source_fingerprint"] == fingerprint and lake.committed("episodes", last["transaction"]):
+        bad = [item for item in last["quarantined"] if item["key"] not in out]
         return {
             **last,
-            "unchanged": last["unchanged"] + last["stored"]["episodes"],
-            "stored": _nothing(),
+            "unchanged": len(ids) - len(out) - len(bad),
+            "stored": nothing(),
+            "quarantined": bad,
+            "removed": len(out),
             "repeated": True,
         }
+    apart = {file for ref in probe.episodes if ref.key in set(out) for file in ref.files}
+    probe = replace(probe, episodes=tuple(ref for ref in probe.episodes if ref.key not in set(out)))
     transaction = digest(fingerprint, sorted((key, row["content_hash"]) for key, row in known.items()))
-    shards = plan(probe, dataset, fmt, source, known, stamps, transaction)
+    shards = plan(probe, dataset, fmt, source, known, stamps, transaction, apart, recipe.by_reference)
+    probed = time.monotonic()
     results = run_shards(
         lake, "flows.ingest_shard:ingest_shard", shards, on=on, progress=progress, title=f"ingest {dataset.name}",
         resources=Resources(cpus=1),
     )  # fmt: skip
-    receipt = _receipt(dataset, fmt, probe, source, results, fingerprint, transaction, evidence)
-    receipt["inferred"] = [finding.model_dump(mode="json") for f in dataset.features for finding in f.findings]
-    receipt["notes"] = [*receipt["notes"], *doubts]
-    _reconcile(receipt, probe)
-    receipt["timing"] = {"seconds": round(time.monotonic() - started, 3)}
-    _publish(lake, dataset, shards, results, receipt, run_id)
-    bad = [f"{item['key']} is quarantined: {item['reason']}" for item in receipt["quarantined"]]
-    for lines in (receipt["notes"], bad):
-        for line in [*lines[:5], *([f"... and {len(lines) - 5} more like it"] if len(lines) > 5 else [])]:
-            progress.warn(f"{dataset.name}: {line}")
-    return receipt
+    made = {
+        **receipt(dataset, fmt, probe, source, results),
+        "source_fingerprint": fingerprint,
+        "transaction": transaction,
+        "control_mode": {"mode": dataset.control_mode, "evidence": evidence},
+        "inferred": [finding.model_dump(mode="json") for f in dataset.features for finding in f.findings],
+    }
+    made["notes"] = [*made["notes"], *doubts]
+    made["in"]["episodes"] += len(out)
+    made["removed"] = len(out)
+    if out:
+        made["notes"].append(f"{len(out)} episodes stay out: they were removed from the lake")
+    made["duplicates"] = _duplicates(lake, dataset.name, shards, results)
+    if made["duplicates"]:
+        keys = [found["key"] for found in made["duplicates"]]
+        what = f"{len(keys)} episodes are there already: {keys[0]} is {made['duplicates'][0]['of']}"
+        made["defects"].append({"code": "duplicate", "what": what, "episodes": len(keys), "keys": keys[:10]})
+    done = time.monotonic()
+    made["timing"] = {"probe_s": round(probed - started, 3), "store_s": round(done - probed, 3),
+                      "seconds": round(done - started, 3)}  # fmt: skip
+    if removals.withheld(lake, ids) != out:
+        raise EngineError("episodes of it were removed meanwhile; nothing was published", fix="run it again")
+    _publish(lake, dataset, shards, results, made, run_id)
+    for line in told(made):
+        progress.warn(f"{dataset.name}: {line}")
+    return made
 
 
 def describe(
@@ -132,6 +177,8 @@ def plan(
     known: Mapping[str, Mapping[str, Any]],
     stamps: Mapping[str, tuple[int, str]],
     transaction: str,
+    apart: Collection[str] = (),
+    by_reference: bool = False,
 ) -> list[Shard]:
     """Shards of whole episodes in the source's order, at most 256 episodes or about 100,000 steps each."""
     common = {
@@ -139,6 +186,7 @@ def plan(
         "format": fmt.name,
         "options": fmt.model_dump(mode="json", exclude_unset=True),
         "dataset": dataset.model_dump(mode="json"),
+        "by_reference": by_reference,
     }
     shards: list[Shard] = []
     keys: list[EpisodeRef] = []
@@ -154,7 +202,9 @@ def plan(
             part = {ref.key: known[ref.key]["content_hash"] for ref in keys if ref.key in known}
             revisions = {ref.key: known[ref.key]["revision"] for ref in keys if ref.key in known}
             named = [ref.key for ref in keys]
-            body = {**common, "keys": named, "known": part, "revisions": revisions, "files": files}
+            own = probe.cut(keys)
+            shared = sorted({file for ref in keys for file in ref.files}.intersection(apart))
+            body = {**common, "probe": own, "known": part, "revisions": revisions, "files": files, "apart": shared}
             shards.append(Shard(digest("ingest-shard", transaction, named, files), body))
         keys, steps = [], 0
 
@@ -179,10 +229,10 @@ def _publish(
     dataset: Dataset,
     shards: Sequence[Shard],
     results: Sequence[Mapping[str, Any]],
-    receipt: Mapping[str, Any],
+    made: Mapping[str, Any],
     run_id: str,
 ) -> None:
-    transaction, config_hash = receipt["transaction"], receipt["source_fingerprint"]
+    transaction, config_hash = made["transaction"], made["source_fingerprint"]
     now = datetime.now(UTC)
     common = {"transaction": transaction, "run_id": run_id, "config_hash": config_hash}
     lake.create_table(f"steps/{dataset.name}", schema(dataset.features))
@@ -192,7 +242,7 @@ def _publish(
     row = {
         "dataset": dataset.name,
         "source_fingerprint": config_hash,
-        "receipt": canonical_json(receipt),
+        "receipt": canonical_json(made),
         "run_id": run_id,
         "created_at": now,
     }
@@ -209,7 +259,7 @@ def _publish(
                 "run_id": run_id,
                 "created_at": now,
             }
-            for bad in receipt["quarantined"]
+            for bad in made["quarantined"]
         ],
         **common,
     )
@@ -234,88 +284,42 @@ def _publish(
     lake.commit("episodes", published, **common)
 
 
-def _receipt(
-    dataset: Dataset,
-    fmt: Format,
-    probe: Probe,
-    source: Source,
-    results: Sequence[Mapping[str, Any]],
-    fingerprint: str,
-    transaction: str,
-    evidence: str,
-) -> dict[str, Any]:
-    frames: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
-    cameras: dict[str, dict[str, Any]] = {}
-    for result in results:
-        frames.update(result["frames"])
-        notes.update(result["notes"])
-        for camera, facts in result["cameras"].items():
-            merged = cameras.setdefault(camera, {})
-            surplus = merged.get("surplus_frames", 0) + facts.get("surplus_frames", 0)
-            merged.update(facts)
-            if surplus:
-                merged["surplus_frames"] = surplus
-    for camera, facts in cameras.items():
-        for key, lie in facts.get("lies", {}).items():
-            notes[f"camera {camera!r}: declared {key} {lie['declared']}, in the file {lie['probed']}"] += 1
-        if facts.get("surplus_frames"):
-            notes[f"camera {camera!r}: {facts['surplus_frames']} frames belong to no step"] += 1
-    quarantined = [bad for result in results for bad in result["quarantined"]]
-    quarantined += [
-        {"key": key, "code": "not_read", "reason": "the reader passed over the episode"}
-        for result in results
-        for key in result["silent"]
-    ]
-    stored = schema(dataset.features)
-    told = [f"{note} ({count} episodes)" if count > 1 else note for note, count in notes.items()]
-    return {
-        "dataset": dataset.name,
-        "source": {
-            "uri": source.uri,
-            "format": fmt.name,
-            "options": fmt.config,
-            "files": [file for result in results for file in result["source_files"]],
-        },
-        "source_fingerprint": fingerprint,
-        "transaction": transaction,
-        "in": {
-            "episodes": len(probe.episodes),
-            "steps": sum(ref.n_steps or 0 for ref in probe.episodes)
-            if all(ref.n_steps is not None for ref in probe.episodes)
-            else None,
-        },
-        "stored": {
-            "episodes": sum(result["episodes"] for result in results),
-            "steps": sum(result["steps"] for result in results),
-            "frames": dict(frames),
-        },
-        "unchanged": sum(result["unchanged"] for result in results),
-        "quarantined": quarantined,
-        "embodiment": dataset.embodiment,
-        "control_mode": {"mode": dataset.control_mode, "evidence": evidence},
-        "fps": dataset.fps,
-        "columns": [
-            {"source": f.source or f.name, "column": f.name, "dtype": f.dtype, "shape": list(f.shape),
-             "stored_as": "video" if f.is_camera else str(stored.field(f.name).type)}
-            for f in dataset.features
-        ],
-        "cameras": cameras,
-        "notes": [*probe.notes, *told],
-    }  # fmt: skip
-
-
-def _reconcile(receipt: Mapping[str, Any], probe: Probe) -> None:
-    out = receipt["stored"]["episodes"] + receipt["unchanged"] + len(receipt["quarantined"])
-    if out != len(probe.episodes):
-        raise EngineError(
-            f"{len(probe.episodes)} episodes went in and {out} came out; nothing was published", code="lost_episodes"
-        )
-
-
 def _known(lake: Lake, dataset: str) -> dict[str, dict[str, Any]]:
     rows = lake.episodes(dataset=dataset).select("source_key", "content_hash", "revision")
     return {row["source_key"]: row for row in rows.iter_rows(named=True)}
+
+
+def _duplicates(
+    lake: Lake, dataset: str, shards: Sequence[Shard], results: Sequence[Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    """New episodes whose content another episode has: ``[{"key", "of", "how"}]``.
+
+    ``of`` is ``dataset/key`` of the one that was there first; ``how`` is ``content``, or ``steps`` where the same steps
+    come with other frames (a video encoded again, a camera more).
+    """
+    names = ("dataset", "source_key", "content_hash", "steps_hash")
+    held = lake.episodes().select(*names).rows()
+    new = [
+        (dataset, *row)
+        for shard, result in zip(shards, results, strict=True)
+        if result["file"]
+        for row in zip(*(lake.read_pending(shard.fingerprint)[name].to_pylist() for name in names[1:]), strict=True)
+    ]
+    coming = {row[1] for row in new}
+    first: dict[tuple[str, str], str] = {}
+    for name, key, content, steps in held:
+        if name != dataset or key not in coming:
+            first.setdefault(("content", content), f"{name}/{key}")
+            first.setdefault(("steps", steps), f"{name}/{key}")
+    found = []
+    for name, key, content, steps in new:
+        for how, value in (("content", content), ("steps", steps)):
+            if (how, value) in first:
+                found.append({"key": key, "of": first[how, value], "how": how})
+                break
+        first.setdefault(("content", content), f"{name}/{key}")
+        first.setdefault(("steps", steps), f"{name}/{key}")
+    return found
 
 
 def _stamps(source: Source, probe: Probe) -> dict[str, tuple[int, str]]:
@@ -324,7 +328,7 @@ def _stamps(source: Source, probe: Probe) -> dict[str, tuple[int, str]]:
     for path in sorted(paths):
         try:
             stamps[path] = source.stamp(*inside(source, path))
-        except FileNotFoundError:
+        except (FileNotFoundError, RequestError):  # absent, or a link that leaves the source: its episodes say so
             stamps[path] = (-1, "absent")
     return stamps
 
@@ -339,7 +343,3 @@ def _stamped(table: pa.Table, **values: Any) -> pa.Table:
         column = pa.array([value] * len(table), table.schema.field(name).type)
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
-
-
-def _nothing() -> dict[str, Any]:
-    return {"episodes": 0, "steps": 0, "frames": {}}

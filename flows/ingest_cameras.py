@@ -1,6 +1,6 @@
 """The cameras of one shard of an ingest: encoded video kept byte for byte, raw frames encoded once, each stream probed.
 
-A container other than MP4 gives its packets to one.
+A container other than MP4 gives its packets to one. By reference, an MP4 stays where it is, and the lake keeps where.
 
 What a stream is, what was declared of it, and the hashes of its first and last decoded frames go into the receipt.
 """
@@ -11,7 +11,7 @@ import hashlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -22,10 +22,16 @@ from data_engine.canonical import digest
 from data_engine.defects import Defect, of_frames
 from data_engine.errors import SourceError
 from data_engine.formats import EncodedVideo, RawFrames, Source
+from data_engine.formats.files import member
+from data_engine.references import VIDEOS, Reference, as_evidence
 from data_engine.video import EncodeSettings, FrameReader, Rewrapped, as_mp4, encode, encode_timed, is_mp4
+from data_engine.video.recut import recut
+from storage.blobs import file_sha256
 from storage.lake import Lake
 
-__all__ = ["Cameras"]
+__all__ = ["AS_IT_IS", "Cameras"]
+
+AS_IT_IS = ("byte for byte", "by reference")  # how a video was kept whose blob is named by the source file's hash
 
 _TICKS = 90_000  # a second, of videos whose frames come unevenly
 _LOOKS = 5  # frames of an episode looked at for a black or frozen camera
@@ -36,11 +42,16 @@ class Cameras:
     """Stores the cameras of one episode after the other.
 
     ``streams``: the evidence of each video file, by its path in the source (``<episode>/<camera>`` for frames encoded
-    here): ``used`` counts the frames that episodes of this shard show. ``frames``: steps stored by camera.
+    here): ``used`` counts the frames that episodes of this shard show. ``frames``: steps stored by camera. ``apart``:
+    files that show removed episodes as well; of them only the spans of the others come in. ``by_reference``: files
+    that can be read where they are stay there.
     """
 
-    def __init__(self, lake: Lake, source: Source, fps: float) -> None:
-        self.lake, self.source, self.fps = lake, source, fps
+    def __init__(
+        self, lake: Lake, source: Source, fps: float, apart: Collection[str] = (), *, by_reference: bool = False
+    ) -> None:
+        self.lake, self.source, self.fps, self.apart = lake, source, fps, frozenset(apart)
+        self.by_reference = by_reference
         self.streams: dict[str, dict[str, Any]] = {}
         self.frames: Counter[str] = Counter()
         self._kept: dict[str, FrameReader] = {}
@@ -75,6 +86,8 @@ class Cameras:
             looked = times[np.unique(np.linspace(0, len(times) - 1, _LOOKS).round().astype(int))]
             seen = of_frames(_nearest(reader, video["start_s"] + looked), moving)
             defects += [Defect(seen, f"camera {camera!r}")] if seen else []
+            if isinstance(given, EncodedVideo) and self.streams[given.path]["blob"] is None:
+                video = self._cut_out(video, reader)
             videos.append({"camera": camera, **video})
             self.frames[camera] += len(times)
             if isinstance(given, RawFrames):
@@ -147,6 +160,13 @@ class Cameras:
         }  # fmt: skip
         return video, reader.digest(given.start_s, end), reader
 
+    def _cut_out(self, video: dict[str, Any], reader: FrameReader) -> dict[str, Any]:
+        """``video`` with a blob that holds its span of the file and nothing else."""
+        with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+            (kept,) = recut(reader.path, [(video["start_s"], video["end_s"])], folder)
+            blob, info = self.lake.put_video(kept.path), kept.info
+        return {**video, "blob": blob, "start_s": kept.start_s, "end_s": kept.end_s, "codec": info.codec}
+
     def _held(self, camera: str, given: EncodedVideo) -> EncodedVideo:
         """``given`` with its video in the lake and open, its span in the times of the lake's file."""
         path = given.path
@@ -155,18 +175,40 @@ class Cameras:
                 self._kept.pop(next(iter(self._kept))).close()
             local, moved = given.local or self._local_copy(path), None
             if not is_mp4(local):
-                wrapped = os.path.join(self._folder.name, "wrapped.mp4")
+                wrapped = os.path.join(self._folder.name, f"wrapped-{digest(path, length=16)}.mp4")
                 moved, local = as_mp4(local, wrapped), wrapped
             reader = self._kept[path] = FrameReader(local)
             if path not in self.streams:
-                blob = self.lake.put_video(local)
-                self.streams[path] = {**_evidence(camera, reader, blob), **_kept(moved), "used": 0}
+                blob, kept = self._stored(path, local, moved)
+                self.streams[path] = {**_evidence(camera, reader, blob), **kept, "used": 0}
                 self._shift[path] = moved.shift_s if moved else 0.0
-            if moved:
+            if moved and path not in self.apart:
                 os.unlink(local)  # the reader has it mapped
         shift = self._shift[path]
         end = None if given.end_s is None else given.end_s + shift
         return replace(given, start_s=given.start_s + shift, end_s=end)
+
+    def _stored(self, path: str, local: str, moved: Rewrapped | None) -> tuple[str | None, dict[str, Any]]:
+        """The blob of a video of the source, and how it was kept; no blob for one that is still to be cut."""
+        reference = self._referable(path, local) if self.by_reference and moved is None else None
+        if reference is not None:
+            sha256 = file_sha256(local)
+            blob = f"{VIDEOS}/{sha256}.mp4"
+            if self.lake.size(blob) is None:
+                self.lake.put_reference(blob, reference)
+                return blob, {"kept": "by reference", **as_evidence(reference), "sha256": sha256}
+        if path in self.apart:
+            return None, {"kept": "without the removed episodes"}
+        return self.lake.put_video(local), _kept(moved)
+
+    def _referable(self, path: str, local: str) -> Reference | None:
+        """Where a video lies; None where it is no file of its own in the source (a member of an archive)."""
+        file = member(self.source, path)
+        try:
+            size, mark = file.stamp()
+        except FileNotFoundError:
+            return None
+        return Reference(uri=file.uri, bytes=size, stamp=mark) if size == os.path.getsize(local) else None
 
     def _local_copy(self, path: str) -> str:
         if self.source.is_local:
@@ -222,7 +264,7 @@ class _Ends:
             yield frame
 
 
-def _evidence(camera: str, reader: FrameReader, blob: str) -> dict[str, Any]:
+def _evidence(camera: str, reader: FrameReader, blob: str | None) -> dict[str, Any]:
     info = reader.info
     first, last = (_sha256(reader.at([time])[0]) for time in reader.times[[0, -1]])
     return {

@@ -1,27 +1,30 @@
 """One shard of an ingest: its episodes are read, verified, stored, and one that cannot be read is quarantined.
 
-Encoded video is kept byte for byte, raw frames are encoded once, and the steps of the shard become one Parquet file.
-The rows for the ``episodes`` table wait in the ledger until :mod:`flows.ingest` publishes them.
+Encoded video is kept byte for byte or where it is, raw frames are encoded once, and the steps of the shard become one
+Parquet file. The rows for the ``episodes`` table wait in the ledger until :mod:`flows.ingest` publishes them.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from data_engine import registry
 from data_engine.canonical import canonical_json
 from data_engine.defects import Defect
 from data_engine.errors import EngineError, RequestError, SourceError
-from data_engine.formats import Source, SourceEpisode, Unreadable, detect
+from data_engine.formats import Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.model import ACTION, EPISODES, STATE, TIMESTAMP, Dataset, episode_id
+from data_engine.outages import reaching
 from data_engine.steps import EPISODE_ID, STEP, canonical, hashes, schema
-from flows.ingest_cameras import Cameras
+from flows.ingest_cameras import AS_IT_IS, Cameras
 from storage.lake import DataFile, Lake
 
 __all__ = ["ingest_shard", "inside", "moves"]
@@ -31,11 +34,27 @@ _GROUP_BYTES = 1 << 20
 
 
 def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
-    """Read, verify and store the episodes of one shard. One that cannot be read becomes a quarantine row."""
+    """Read, verify and store the episodes of one shard. One that cannot be read becomes a quarantine row.
+
+    Raises ``EngineError`` with code ``unreachable`` where that is the network's fault: nothing is quarantined then.
+    """
+    with reaching(payload["source"]) as check:
+        return _ingest_shard(lake, payload, fingerprint, check)
+
+
+def _ingest_shard(
+    lake: Lake, payload: Mapping[str, Any], fingerprint: str, check: Callable[[], None]
+) -> dict[str, Any]:
     source = Source(payload["source"])
-    fmt, probe = detect(source, payload["format"], payload["options"])
+    if not source.exists():
+        raise RequestError(f"no such source: {source.uri}", code="no_source", fix="check the path or URI")
+    fmt: Format = registry.make("formats", payload["format"], payload["options"])
+    probe: Probe = payload["probe"]
+    keys = [ref.key for ref in probe.episodes]
     dataset = Dataset.model_validate(payload["dataset"])
-    cameras = Cameras(lake, source, dataset.fps, payload.get("apart", ()))
+    cameras = Cameras(
+        lake, source, dataset.fps, payload.get("apart", ()), by_reference=payload.get("by_reference", False)
+    )
     writer = _ShardWriter(cameras, dataset)
     rows: list[dict[str, Any]] = []
     unchanged: list[str] = []
@@ -45,13 +64,15 @@ def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus:
 
     def tables() -> Iterator[pa.Table]:
         row_start = 0
-        for item in fmt.read(source, probe, payload["keys"]):
+        for item in fmt.read(source, probe, keys):
             if isinstance(item, Unreadable):
+                check()
                 quarantined.append({"key": item.key, "code": item.code, "reason": item.reason})
                 continue
             try:
                 steps, row, seen = writer.store(item)
             except EngineError as error:
+                check()
                 quarantined.append({"key": item.key, "code": error.code, "reason": error.message})
                 continue
             notes.update(item.notes)
@@ -86,9 +107,9 @@ def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus:
         "defects": [{"code": found.code, "what": found.what, "keys": keys} for found, keys in defects.items()],
         "unchanged": len(unchanged),
         "quarantined": quarantined,
-        "silent": sorted(set(payload["keys"]) - found),
+        "silent": sorted(set(keys) - found),
         "notes": dict(notes),
-        "source_files": [_hashed(source, path) for path in payload["files"]],
+        "source_files": [_hashed(source, path, cameras.streams.get(path)) for path in payload["files"]],
     }
 
 
@@ -152,7 +173,10 @@ def moves(steps: pa.Table) -> bool:
     return False
 
 
-def _hashed(source: Source, path: str) -> dict[str, Any]:
+def _hashed(source: Source, path: str, stream: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Size and hash of a file of the source; a video that was hashed to be kept as it is, is not read again."""
+    if stream is not None and stream["kept"] in AS_IT_IS:
+        return {"path": path, "bytes": stream["bytes"], "sha256": PurePosixPath(stream["blob"]).stem}
     try:
         with source.open(*inside(source, path)) as file:
             sha = hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from data_engine.errors import EngineError
 from data_engine.formats import Format, Probe, Source
 from data_engine.model import Dataset, Feature
 from data_engine.steps import schema, storage_type
+from flows.ingest_cameras import AS_IT_IS
 
 __all__ = ["columns", "nothing", "receipt", "told"]
 
@@ -70,6 +71,7 @@ def receipt(dataset: Dataset, fmt: Format, probe: Probe, source: Source, results
         "notes": [
             *probe.notes,
             *(f"{note} ({count} episodes)" if count > 1 else note for note, count in notes.items()),
+            *_left(streams),
         ],
     }
     out = made["stored"]["episodes"] + made["unchanged"] + len(quarantined)
@@ -122,6 +124,15 @@ def _few(lines: Sequence[str], most: int = 5) -> list[str]:
     return [*lines[:most], *([f"... and {len(lines) - most} more like it"] if len(lines) > most else [])]
 
 
+def _left(streams: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What was left where it is, and that the rest was not."""
+    left = [facts["bytes"] for facts in streams.values() if facts["kept"] == "by reference"]
+    if not left:
+        return []
+    rest = f"; {len(streams) - len(left)} lie in the lake" if len(left) < len(streams) else ""
+    return [f"{len(left)} videos ({sum(left):,} bytes) stay where they are{rest}"]
+
+
 def _streams(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
     """Every stream once; the frames that episodes of several shards show are added up."""
     streams: dict[str, dict[str, Any]] = {}
@@ -158,7 +169,7 @@ def _defects(
             found.setdefault(Defect(item["code"], item["what"]), []).extend(item["keys"])
     for path, facts in streams.items():
         spare = facts["frames"] - facts["used"]
-        if facts["kept"] == "byte for byte" and spare > 0:
+        if facts["kept"] in AS_IT_IS and spare > 0:
             of_whom = "no stored episode" if quarantined else "no episode"
             found[
                 Defect("frames_unclaimed", f"{path}: {spare} of its {facts['frames']} frames belong to {of_whom}")

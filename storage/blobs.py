@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,15 +19,16 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from data_engine.canonical import digest
-from data_engine.errors import SourceError
+from data_engine.cache import Cache
+from data_engine.canonical import canonical_json
+from data_engine.errors import RequestError, SourceError
 from data_engine.fs import Options, filesystem, is_local, join, options, resolve, write_atomic
+from data_engine.references import VIDEOS, Reference, find, pointer
 
-__all__ = ["Blobs", "DataFile", "cache_folder", "file_sha256"]
+__all__ = ["VIDEOS", "Blobs", "DataFile", "file_sha256"]
 
 CHUNK = 1 << 20
 TEMPORARY = ".tmp-"
-VIDEOS = "videos"
 
 
 @dataclass(frozen=True)
@@ -168,33 +170,62 @@ class Blobs:
         os.chmod(staged, 0o644)
         os.replace(staged, self._at(path))
 
+    def put_reference(self, blob: str, reference: Reference) -> None:
+        """Say where the bytes of the video ``blob`` lie. A later one takes its place; a copy in the lake goes first."""
+        self.write_bytes(pointer(blob), canonical_json(reference).encode())
+
+    def reference(self, path: str) -> Reference | None:
+        """Where a video lies whose bytes the lake does not hold; None for what it holds and for what nobody has.
+
+        Raises ``SourceError`` where the reference is damaged.
+        """
+        return None if self.size(path) is not None else find(self.fs, self.root, path)
+
+    def is_reference(self, path: str) -> bool:
+        """Whether the lake only refers to ``path``: its bytes are not ours to change or delete."""
+        return self.reference(path) is not None
+
     def blob(self, path: str) -> DataFile:
         """Size and hash of a blob that is named by its content. Raises ``SourceError`` where it is missing."""
         size = self.size(path)
         if size is None:
-            raise SourceError(f"blob {path} is missing from the lake {self.uri}", code="missing_file")
+            reference = find(self.fs, self.root, path)
+            if reference is None:
+                raise SourceError(f"blob {path} is missing from the lake {self.uri}", code="missing_file")
+            size = reference.bytes
         return DataFile(path, size, PurePosixPath(path).stem)
 
-    def local(self, path: str) -> Path:
-        """A local file with the bytes of ``path``: itself, or a download kept in the cache folder.
+    def local(self, path: str, sha256: str | None = None) -> Path:
+        """A local file with the bytes of ``path``: itself, the file that it refers to, or a copy in the cache.
 
-        The cache is ``$DATA_ENGINE_CACHE``, else ``data-engine`` in the user's cache folder; what it holds is taken for
-        the same by its size, so ask only for files that never change. Raises ``SourceError`` where ``path`` is missing.
+        Copies are named and verified by ``sha256``, which is taken from the path where its name ends in it. Raises
+        ``SourceError`` where ``path`` is missing, or is not what it was.
         """
-        size = self.size(path)
-        if size is None:
-            raise SourceError(f"{path} is missing from the lake {self.uri}", code="missing_file")
         if self.is_local:
-            return Path(self._at(path))
-        cache = Blobs(str(cache_folder() / digest(self.uri, length=16)))
-        if cache.size(path) != size:
-            with cache.staged(str(PurePosixPath(path).parent)) as copy:
-                self.fs.get_file(self._at(path), str(copy))
-                cache.publish(copy, path)
-        return Path(cache._at(path))
+            if os.path.exists(self._at(path)):
+                return Path(self._at(path))
+        elif not (sha256 := sha256 or _hash_in(path)):
+            raise RequestError(f"{path} is not named by its content: give its sha256", code="bad_path")
+        else:
+            try:
+                return _cache().copy(self.fs, self._at(path), sha256)
+            except SourceError as error:
+                if error.code != "missing_file":
+                    raise
+        reference = find(self.fs, self.root, path)
+        if reference is None:
+            raise SourceError(f"{path} is missing from the lake {self.uri}", code="missing_file")
+        return reference.local(PurePosixPath(path).stem, _cache(), trusted=True)
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept."""
-    given = os.environ.get("DATA_ENGINE_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "data-engine"
+def _hash_in(path: str) -> str | None:
+    name = PurePosixPath(path).stem.rpartition("-")[2]
+    return name if re.fullmatch("[0-9a-f]{64}", name) else None
+
+
+_caches: dict[Path, Cache] = {}  # by folder: each knows how much room it left
+
+
+def _cache() -> Cache:
+    cache = Cache()
+    return _caches.setdefault(cache.folder, cache)

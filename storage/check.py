@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,28 +20,34 @@ import pyarrow.parquet as pq
 
 from data_engine.errors import EngineError
 from data_engine.model import TABLES
+from data_engine.references import REFERENCES, VIDEOS, blob_of, pointer
 from data_engine.steps import EPISODE_ID, STEP
 from storage import indices
-from storage.blobs import VIDEOS, DataFile
+from storage.blobs import DataFile
+from storage.erase import PLAN
 from storage.fingerprint import fingerprint
-from storage.fits import FITS, list_fits
+from storage.fits import FITS, describe, list_fits
 from storage.lake import Lake
 
 __all__ = ["check", "fingerprint"]
 
 Problem = dict[str, str]
 
+_AT_ONCE = 16  # references looked at side by side
+
 
 def check(lake: Lake, deep: bool = True) -> list[Problem]:
     """Every problem as ``{"path", "what"}``, sorted by path; an empty list is a sound lake.
 
     ``deep`` reads every byte and compares its hash, and every episode's own step rows and frames; without it sizes, row
-    counts and references are held against each other only.
+    counts and names are held against each other only. A video that the lake refers to is reported at its own place
+    where it is gone or drifted: without ``deep`` by size and time or ETag, with it by its bytes.
     """
     look = _Look(lake, deep)
-    found: list[Problem] = []
-    for part in (look.tables, look.blobs, look.episodes, look.receipts, look.mixtures, look.fits, look.indices):
+    found = list(look.erase())
+    for part in (look.tables, look.blobs, look.references, look.episodes, look.receipts, look.mixtures):
         found += part()
+    found += [*look.fits(), *look.indices()]
     return sorted(found, key=lambda problem: (problem["path"], problem["what"]))
 
 
@@ -56,10 +64,13 @@ class _Look:
         self.files: dict[str, DataFile] = {}
         self.committed: set[tuple[str, str]] = set()
         self.bad: set[str] = set()
+        self.referred: set[str] = set()
 
     def file(self, file: DataFile) -> Iterator[Problem]:
         size = self.lake.size(file.path)
         what = None
+        if size is None and file.path in self.referred:
+            return
         if size is None:
             what = "missing"
         elif size != file.bytes:
@@ -124,6 +135,31 @@ class _Look:
                 self.bad.add(path)
                 yield _problem(path, "damaged: its bytes do not have the hash that it is named by")
 
+    def references(self) -> Iterator[Problem]:
+        """Videos that lie elsewhere, asked for side by side: the places are often far.
+
+        Only those that an episode's newest revision or a mixture shows: what was ingested again may have changed.
+        """
+        self.referred |= {blob_of(path) for path in self.lake.list(REFERENCES)}
+        newest = self.readable("episodes").sort("revision").unique("episode_id", keep="last")
+        shown = {video["blob"] for videos in newest["videos"].to_list() for video in videos or ()}
+        shown |= {row["path"] for _, rows in self.listed() for row in rows or ()}
+        self.bad |= self.referred - shown
+        blobs = sorted(self.referred & shown)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for blob, problem in zip(blobs, pool.map(self.drift, blobs), strict=True):
+                if problem:
+                    self.bad.add(blob)
+                    yield problem
+
+    def drift(self, blob: str) -> Problem | None:
+        try:
+            reference = self.lake.reference(blob)
+        except EngineError as error:
+            return _problem(pointer(blob), error)
+        what = reference.drift(PurePosixPath(blob).stem, deep=self.deep) if reference else None
+        return _problem(reference.uri, f"ingested by reference: {what}") if reference and what else None
+
     def episodes(self) -> Iterator[Problem]:
         rows = self.readable("episodes")
         known = set(self.readable("datasets")["dataset"])
@@ -164,7 +200,7 @@ class _Look:
     def videos(self, row: dict) -> Iterator[Problem]:
         for video in row["videos"] or []:
             path, start, end = video["blob"], video["start_s"], video["end_s"]
-            if self.lake.size(path) is None:
+            if self.lake.size(path) is None and path not in self.referred:
                 yield _problem(path, f"missing; {row['episode_id']} shows it")
             elif self.deep and path not in self.bad:
                 from data_engine.video import FrameReader
@@ -186,36 +222,51 @@ class _Look:
         for row in self.readable("receipts").iter_rows(named=True):
             receipt = json.loads(row["receipt"])
             came = receipt["stored"]["episodes"] + receipt["unchanged"] + len(receipt["quarantined"])
+            came += receipt.get("removed", 0)
             if came != receipt["in"]["episodes"]:
                 yield _problem("receipts", f"{row['dataset']}: {receipt['in']['episodes']} episodes in, {came} out")
             if ("episodes", receipt["transaction"]) in self.committed:
                 stored[row["dataset"]] = stored.get(row["dataset"], 0) + receipt["stored"]["episodes"]
+        erased = self.readable("removals").filter(pl.col("state") == "erased")
         for dataset, count in stored.items():
             there = len(episodes.filter(pl.col("dataset") == dataset))
-            if there != count:
-                yield _problem("receipts", f"{dataset}: receipts say {count} episodes were stored, {there} are there")
+            lost = int(erased.filter(pl.col("dataset") == dataset)["rows"].sum())
+            if there + lost != count:
+                less = f" and {lost} were erased" if lost else ""
+                what = f"{dataset}: receipts say {count} episodes were stored, {there} are there{less}"
+                yield _problem("receipts", what)
 
     def mixtures(self) -> Iterator[Problem]:
-        for path in self.lake.list("mixtures"):
-            if PurePosixPath(path).name != "files.parquet":
-                continue
-            try:
-                rows = pq.read_table(io.BytesIO(self.lake.read_bytes(path))).to_pylist()
-            except pa.ArrowException as error:
-                yield _problem(path, f"damaged: {error}")
-                continue
-            for row in rows:
+        for path, rows in self.listed():
+            if rows is None:
+                yield _problem(path, "damaged: no table of files")
+            for row in rows or ():
                 if row["path"] not in self.bad:
                     yield from self.file(DataFile(row["path"], row["bytes"], row["sha256"]))
 
+    def listed(self) -> Iterator[tuple[str, list[dict[str, Any]] | None]]:
+        """Each mixture's table of files and its rows, None where it cannot be read."""
+        for path in self.lake.list("mixtures"):
+            if PurePosixPath(path).name == "files.parquet":
+                try:
+                    yield path, pq.read_table(io.BytesIO(self.lake.read_bytes(path))).to_pylist()
+                except pa.ArrowException:
+                    yield path, None
+
     def fits(self) -> Iterator[Problem]:
         for producer, fit in list_fits(self.lake):
+            if describe(self.lake, producer, fit).get("flagged"):
+                continue  # an erase took what it had learned
             yield from self.attempt(f"{FITS}/{producer}/{fit}", partial(self.lake.get_fit, producer, fit))
 
     def indices(self) -> Iterator[Problem]:
         for space, version in indices.list_indices(self.lake):
             look = partial(indices.verify, self.lake, space, version)
             yield from self.attempt(f"{indices.INDICES}/{space}/{version}", look)
+
+    def erase(self) -> Iterator[Problem]:
+        if self.lake.size(PLAN) is not None:
+            yield _problem(PLAN, "an erase was cut off: run `data-engine vacuum --erase` again")
 
     def attempt(self, path: str, look: Callable[[], object]) -> Iterator[Problem]:
         try:

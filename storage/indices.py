@@ -184,7 +184,7 @@ def verify(lake: Blobs, space: str, version: str) -> tuple[dict[str, Any], dict[
     for name, sha256 in hashes.items():
         if lake.sha256(f"{folder}/{name}") != sha256:
             raise SourceError(f"{folder}/{name} is damaged: its bytes are not the ones written", code="damaged")
-        paths[name] = lake.local(f"{folder}/{name}")
+        paths[name] = lake.local(f"{folder}/{name}", sha256)
     return document, paths
 
 

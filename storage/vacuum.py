@@ -1,7 +1,8 @@
 """Vacuum: what nobody names any more is removed, after a grace period that running work is well inside of.
 
 Kept are the files of every table's current version, what any episodes row names, what a frozen mixture pins, and
-whatever is younger than the grace period. A ledger entry goes with the files that it names: its shard runs again.
+whatever is younger than the grace period. A ledger entry goes with the files that it names: its shard runs again. A
+video that the lake refers to is not the lake's: only the reference goes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from storage.blobs import TEMPORARY, VIDEOS
+from data_engine.references import REFERENCES, VIDEOS, blob_of, pointer
+from storage.blobs import TEMPORARY
 from storage.ledger import LEDGER, PENDING, forget
 from storage.tables import FOLDER, Tables
 
@@ -31,7 +33,7 @@ def vacuum(lake: Tables, grace_hours: float = 168.0) -> dict[str, Any]:
     """
     before = time.time() - grace_hours * 3600
     found: dict[str, dict[str, Any]] = {}
-    for folder in (FOLDER, VIDEOS, PENDING):
+    for folder in (FOLDER, VIDEOS, REFERENCES, PENDING):
         found |= lake._stat(folder)
     files = {path: info for path, info in found.items() if "_delta_log" not in PurePosixPath(path).parts}
     kept = pinned(lake)
@@ -54,7 +56,7 @@ def vacuum(lake: Tables, grace_hours: float = 168.0) -> dict[str, Any]:
 
 
 def pinned(lake: Tables) -> set[str]:
-    """Every file that a table, an episodes row or a mixture names."""
+    """Every file that a table, an episodes row or a mixture names, and the reference that may stand for it."""
     kept = {file.path for name in lake.tables() for file in lake.files(name)}
     rows = lake.scan("episodes").select("steps_file", "videos").collect()
     kept |= set(rows["steps_file"].drop_nulls())
@@ -62,11 +64,12 @@ def pinned(lake: Tables) -> set[str]:
     for path in lake.list("mixtures"):
         if PurePosixPath(path).name == "files.parquet":
             kept |= set(pl.DataFrame(pq.read_table(io.BytesIO(lake.read_bytes(path)), columns=["path"]))["path"])
-    return kept
+    return kept | {pointer(path) for path in kept if path.startswith(f"{VIDEOS}/")}
 
 
 def _shards(lake: Tables, orphans: set[str]) -> Iterator[str]:
     """Shards whose ledger entry, or rows held ready, are among or name the orphans."""
+    orphans = orphans | {blob_of(path) for path in orphans if path.startswith(f"{REFERENCES}/")}
     for path in lake.list(LEDGER):
         shard = PurePosixPath(path).name.removesuffix(".json")
         named = set(_strings(json.loads(lake.read_bytes(path)))) | {f"{PENDING}/{shard}.parquet"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -93,8 +94,10 @@ class Track:
             self.decoder = stream.codec_context
             self.time_base = Fraction(stream.time_base)
             self.extradata = bytes(self.decoder.extradata or b"")
-            with open(self.path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file = os.open(self.path, os.O_RDONLY)
+            self._close = weakref.finalize(self, os.close, self._file)
+            self._state = self._now()
+            self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
             self._loose: dict[int, bytes] = {}  # packets that do not lie in the file as they are decoded
             shown = self._index(container, stream)
             rate = stream.average_rate or stream.guessed_rate
@@ -169,8 +172,14 @@ class Track:
         if not self.reordered:
             self.decoder.flags |= int(Flags.low_delay)
 
+    def _now(self) -> tuple[int, int]:
+        found = os.fstat(self._file)
+        return found.st_size, found.st_mtime_ns
+
     def data(self, i: int) -> bytes:
-        """The coded bytes of packet ``i``."""
+        """The coded bytes of packet ``i``. Raises ``SourceError`` where the file was written to since it was opened."""
+        if self._now() != self._state:  # reading what was cut off would end the process
+            raise SourceError(f"{self.path} was changed while it was being read", code="changed_file")
         at = int(self._at[i])
         return self._loose[i] if at < 0 else self._map[at : at + int(self.size[i])]
 
@@ -193,6 +202,7 @@ class Track:
     def close(self) -> None:
         """Give the mapped file back."""
         self._map.close()
+        self._close()
 
 
 def _reason(error: BaseException) -> str:

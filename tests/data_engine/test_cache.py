@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import fsspec
@@ -90,6 +91,33 @@ def test_a_copy_is_fetched_once_and_verified(tmp_path) -> None:
         Cache(tmp_path / "other").copy(fs, "/lake/videos/v.mp4", sha256)
 
 
+def test_a_copy_of_another_size_is_not_even_fetched(tmp_path) -> None:
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/lake/videos/w.mp4", b"frames")
+    with pytest.raises(SourceError, match="has 6 bytes, 7 were expected"):
+        Cache(tmp_path / "cache").copy(fs, "/lake/videos/w.mp4", "0" * 64, size=7)
+    with pytest.raises(SourceError, match="is no sha256"):
+        Cache(tmp_path / "cache").copy(fs, "/lake/videos/w.mp4", "../../out")
+
+
+def test_a_local_file_is_hashed_once_and_again_after_it_was_touched(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "v.mp4"
+    file.write_bytes(b"frames")
+    sha256, stamp = sha256_of(file), file.stat().st_mtime_ns
+    hashed: list[str] = []
+    monkeypatch.setattr("data_engine.cache.sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    for _ in range(3):
+        Cache(tmp_path / "cache").verify(file, sha256)
+    assert hashed == ["v.mp4"]
+    file.write_bytes(b"flames")
+    os.utime(file, ns=(stamp, stamp))  # the change of its status shows all the same
+    with pytest.raises(SourceError, match="its sha256 differs"):
+        Cache(tmp_path / "cache").verify(file, sha256)
+    file.unlink()
+    with pytest.raises(SourceError, match="missing file"):
+        Cache(tmp_path / "cache").verify(file, sha256)
+
+
 def test_what_was_used_longest_ago_goes_first(tmp_path) -> None:
     files = [steps_file(tmp_path / f"{i}.parquet", seed=i) for i in range(4)]
     hashes = [sha256_of(file) for file in files]
@@ -138,7 +166,10 @@ def test_the_folder_comes_from_the_environment(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DATA_ENGINE_CACHE", str(tmp_path / "here"))
     assert Cache().folder == tmp_path / "here"
     monkeypatch.delenv("DATA_ENGINE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert Cache().folder == Path("~/.cache/data-engine").expanduser()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Cache().folder == tmp_path / "data-engine"
 
 
 def test_an_lru_forgets_the_oldest() -> None:

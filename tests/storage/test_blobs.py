@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from data_engine.cache import Cache
 from data_engine.errors import RequestError, SourceError
+from storage import blobs
 from storage.blobs import Blobs
 from storage.lake import Lake
 
@@ -47,13 +49,34 @@ def test_a_video_is_kept_under_the_hash_of_its_bytes(lake: Lake, tmp_path: Path)
 
 
 def test_local_is_the_file_itself_on_a_folder_and_a_kept_download_elsewhere(lake: Lake) -> None:
-    lake.write_bytes("videos/a", b"one")
-    first = lake.local("videos/a")
+    sha256 = hashlib.sha256(b"one").hexdigest()
+    path = f"videos/{sha256}.mp4"
+    lake.write_bytes(path, b"one")
+    first = lake.local(path)
     assert first.read_bytes() == b"one"
-    assert (first == Path(lake.root, "videos/a")) == lake.is_local
-    assert lake.local("videos/a") == first
+    assert (first == Path(lake.root, path)) == lake.is_local
+    assert lake.local(path) == first
+    lake.write_bytes("indices/ids", b"one")
+    assert lake.local("indices/ids", sha256).read_bytes() == b"one"
     with pytest.raises(SourceError, match="missing"):
-        lake.local("videos/b")
+        lake.local(f"videos/{'0' * 64}.mp4")
+
+
+def test_a_download_is_verified_and_bounded(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lake = Lake.open(f"{s3}/lake", create=True)
+    monkeypatch.setattr(blobs, "_caches", {tmp_path / "cache": Cache(tmp_path / "cache", max_bytes=4, grace_s=0)})
+    paths = []
+    for data in (b"one", b"two", b"three"):
+        paths.append(f"videos/{hashlib.sha256(data).hexdigest()}.mp4")
+        lake.write_bytes(paths[-1], data)
+        assert lake.local(paths[-1]).read_bytes() == data
+    kept = list((tmp_path / "cache").rglob("*.mp4"))
+    assert [path.read_bytes() for path in kept] == [b"three"]
+    lake.write_bytes(paths[0], b"own")
+    with pytest.raises(SourceError, match="its sha256 differs"):
+        lake.local(paths[0])
+    with pytest.raises(RequestError, match="give its sha256"):
+        lake.local("mixtures/m/mixture.json")
 
 
 def test_a_staged_file_that_is_not_published_leaves_nothing(lake: Lake) -> None:

@@ -8,6 +8,7 @@ import h5py
 import pytest
 
 from tests.api.commands import answer, call, refusal
+from tests.data_engine.formats.lerobot_sets import write_v3
 
 
 def test_check_names_a_flipped_byte_and_exits_1(capsys, tmp_path, recording):
@@ -134,3 +135,16 @@ def test_ingest_takes_back_only_when_asked(capsys, tmp_path, recording):
     answer(capsys, "vacuum", "--erase", *lake)
     assert answer(capsys, "ingest", recording, *lake)["removed"] == 18
     assert answer(capsys, "ingest", recording, "--take-back", *lake)["stored"]["episodes"] == 18
+
+
+def test_videos_are_left_where_they_are_and_their_drift_is_reported(capsys, tmp_path):
+    write_v3(tmp_path / "set", [6, 5], video=True)
+    lake = ("--lake", tmp_path / "lake")
+    (stream,) = answer(capsys, "ingest", tmp_path / "set", "--by-reference", *lake)["streams"].values()
+    assert stream["kept"] == "by reference"
+    assert answer(capsys, "check", *lake)["sound"]
+    with Path(stream["uri"]).open("ab") as file:
+        file.write(b"more")
+    code, out, _ = call(capsys, "check", "--quick", *lake, "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (1, "damaged_lake")
+    assert stream["uri"] in json.loads(out)["error"]["message"]

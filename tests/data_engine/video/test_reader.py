@@ -150,6 +150,20 @@ def test_a_damaged_packet_is_an_error_and_its_neighbours_are_read(make_video, tm
         assert np.array_equal(reader.at(reader.times[10:]), whole[10:])
 
 
+def test_a_file_that_is_written_to_while_it_is_open_is_an_error(make_video):
+    path = make_video("a.mp4", n=10)
+    with FrameReader(path) as reader:
+        frames = reader.at(reader.times)
+        path.unlink()  # another file under the name is none of the reader's business
+        path.write_bytes(b"other")
+        np.testing.assert_array_equal(reader.at(reader.times), frames)
+    path = make_video("b.mp4", n=10)
+    with FrameReader(path) as reader, path.open("r+b") as file:
+        file.truncate(1000)
+        with pytest.raises(SourceError, match=r"b\.mp4 was changed while it was being read"):
+            reader.at(reader.times)
+
+
 def test_a_reader_travels_between_processes_and_threads(make_video):
     path = make_video(n=40, g="10", bf="2")
     whole = sequential(path)
