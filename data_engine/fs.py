@@ -168,7 +168,9 @@ def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tu
         elif scheme in ("s3", "s3a"):
             from data_engine.s3 import S3Store
 
-            fs = S3Store(use_listings_cache=False, **options(uri, storage_options).fsspec)
+            own = options(uri, storage_options).fsspec
+            tries = own["config_kwargs"]["retries"]["max_attempts"]
+            fs = S3Store(attempts=tries, use_listings_cache=False, **own)
         else:
             fs = fsspec.filesystem(scheme, use_listings_cache=False)
     except (ImportError, ValueError) as error:

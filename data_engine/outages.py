@@ -12,11 +12,16 @@ from contextlib import contextmanager
 
 from data_engine.errors import EngineError
 
-__all__ = ["Outage", "note", "reaching"]
+__all__ = ["Outage", "is_outage", "note", "reaching"]
 
 
 class Outage(OSError):
     """A store did not answer, after all retries, or refused: nothing is known of what was asked for."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether ``error`` says that a store did not answer; deltalake and polars have no class of their own for it."""
+    return isinstance(error, Outage) or ("Generic S3 error" in str(error) and not isinstance(error, EngineError))
 
 
 _count = 0  # of this process; another thread's outage may stop our work, which then only runs again

@@ -1,4 +1,4 @@
-"""The S3 client: s3fs, except that what it gave up on is an outage and no odd error (see :mod:`data_engine.outages`)."""
+"""The S3 client: s3fs, except that what it gave up on is an outage and no odd error (:mod:`data_engine.outages`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ _ANSWERS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectory
 
 
 class S3Store(S3FileSystem):
-    """s3fs. Where a request fails for good ``Outage`` is raised in place of botocore's many errors, and noted."""
+    """s3fs. Where a request fails for good ``Outage`` is raised in place of botocore's many errors, and noted.
+
+    ``attempts``: how often a body is read that breaks off; the requests themselves are botocore's.
+    """
+
+    def __init__(self, *args: Any, attempts: int = 5, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.retries = attempts
 
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
         with _noted(refusals=method == "get_object"):

@@ -118,6 +118,8 @@ def _ingest(
     made["notes"] = [*made["notes"], *doubts]
     made["in"]["episodes"] += len(out)
     made["removed"] = len(out)
+    if recipe.by_reference and "by reference" not in {stream["kept"] for stream in made["streams"].values()}:
+        made["notes"].append("no video stays where it is: there is none, or none that the lake lacks and can refer to")
     if out:
         made["notes"].append(f"{len(out)} episodes stay out: they were removed from the lake")
     made["duplicates"] = _duplicates(lake, dataset.name, shards, results)

@@ -8,6 +8,7 @@ attempt, the first as well as each one after an error, and only an id that is no
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -16,10 +17,11 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.fs import attempts, is_local
+from data_engine.outages import is_outage
 
 __all__ = ["commit", "create", "open_table", "schema_of", "swap"]
 
@@ -29,6 +31,8 @@ CONFIGURATION = {
 }
 RETRIES = 1000  # inside deltalake, per attempt: at its default of 15, eight writers were measured to lose commits
 ATTEMPTS = 20
+
+_COLOUR = re.compile(r"\x1b\[\d*m")  # deltalake colours its errors
 
 T = TypeVar("T")
 
@@ -43,15 +47,22 @@ def _asked(uri: str, ask: Callable[[], T]) -> T:
     again = Retrying(
         stop=stop_after_attempt(attempts()),
         wait=wait_random_exponential(multiplier=0.1, max=10),
-        retry=retry_if_exception_type(OSError),
+        retry=retry_if_exception(is_outage),
         reraise=True,
     )
     try:
         return again(ask)
-    except OSError as error:
-        raise EngineError(
-            f"table {uri} cannot be reached: {str(error)[:300]}", code="unreachable", fix="run it again: it goes on"
-        ) from error
+    except (DeltaError, OSError) as error:
+        if not is_outage(error):
+            raise
+        raise _unreachable(uri, error) from error
+
+
+def _unreachable(uri: str, error: Exception) -> EngineError:
+    why = _COLOUR.sub("", " ".join(str(error).split()))[:300]
+    return EngineError(
+        f"a store did not answer: table {uri}: {why}", code="unreachable", fix="run it again: it goes on"
+    )
 
 
 def open_table(uri: str, options: Mapping[str, str], version: int | None = None) -> DeltaTable | None:
@@ -77,27 +88,30 @@ def create(uri: str, options: Mapping[str, str], schema: pa.Schema) -> None:
     """
     for field in schema:
         _refuse(field.name, field.type)
-    table = open_table(uri, options)
-    if table is None:
-        try:
-            DeltaTable.create(
-                uri,
-                schema,
-                mode="error",
-                configuration=CONFIGURATION,
-                storage_options=dict(options),
-                commit_properties=CommitProperties(
-                    max_commit_retries=0
-                ),  # a retry would create it once more, as version 1
-            )
-            return
-        except (DeltaError, OSError):
-            table = open_table(uri, options)
-            if table is None:
-                raise
+    table = _asked(uri, lambda: _opened_or_made(uri, options, schema))
     difference = _difference(schema_of(table), schema)
     if difference:
         raise RequestError(f"table {uri} exists with another schema: {difference}", code="schema_conflict")
+
+
+def _opened_or_made(uri: str, options: Mapping[str, str], schema: pa.Schema) -> DeltaTable:
+    table = open_table(uri, options)
+    if table is not None:
+        return table
+    try:
+        return DeltaTable.create(
+            uri,
+            schema,
+            mode="error",
+            configuration=CONFIGURATION,
+            storage_options=dict(options),
+            commit_properties=CommitProperties(max_commit_retries=0),  # a retry would make it once more, as version 1
+        )
+    except DeltaError:
+        table = open_table(uri, options)
+        if table is None:
+            raise
+        return table
 
 
 def commit(
@@ -112,7 +126,8 @@ def commit(
     """Add ``files`` (path inside the table, bytes, rows) in one Delta transaction and return the table's version.
 
     A ``transaction`` that the table has seen adds nothing. ``table`` may be passed where it was opened just now and has
-    not seen it. Raises ``EngineError`` where the table stays contended through all attempts; nothing was added then.
+    not seen it. Raises ``EngineError`` where the table stays contended through all attempts (nothing was added then),
+    or where its store does not answer (the same transaction again finds out).
     """
     adds: list[AddAction | RemoveAction] = [
         AddAction(path, size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": rows}))
@@ -122,6 +137,7 @@ def commit(
         custom_metadata=dict(metadata), max_commit_retries=RETRIES, app_transactions=[Transaction(transaction, 1)]
     )
     error: Exception | None = None
+    outages = 0
     for attempt in range(ATTEMPTS):
         if table is None:
             table = open_table(uri, options)
@@ -133,9 +149,13 @@ def commit(
             table.create_write_transaction(adds, "append", table.schema(), commit_properties=properties)
             table.update_incremental()
             return table.version()
-        except (CommitFailedError, OSError) as failed:  # with the latter it may have gone in all the same
-            if isinstance(failed, OSError) and is_local(uri):
-                raise
+        except (DeltaError, OSError) as failed:
+            if not isinstance(failed, CommitFailedError):  # it may have gone in all the same
+                if not is_outage(failed):
+                    raise
+                outages += 1
+                if outages >= attempts():
+                    raise _unreachable(uri, failed) from failed
             error, table = failed, None
             time.sleep(min(0.01 * 2**attempt, 1.0))
     raise EngineError(f"could not commit to {uri}: {error}", code="commit_failed") from error
@@ -160,8 +180,8 @@ def swap(
     properties = CommitProperties(custom_metadata=dict(metadata), max_commit_retries=RETRIES)
     try:
         table.create_write_transaction(actions, "append", table.schema(), commit_properties=properties)
-    except (CommitFailedError, OSError) as failed:
-        if isinstance(failed, OSError) and is_local(uri):
+    except (DeltaError, OSError) as failed:
+        if not isinstance(failed, CommitFailedError) and not is_outage(failed):
             raise
         return False
     return True

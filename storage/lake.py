@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from data_engine.errors import EngineError, RequestError
 from data_engine.model import Dataset
+from data_engine.outages import Outage
 from data_engine.scoring import EpisodeBatch, Fit
 from storage import fits, ledger, reading, removals
 from storage.blobs import TEMPORARY, DataFile
@@ -45,7 +46,11 @@ class Lake(Tables):
         lake = cls(uri)
         try:
             marker = lake.read_bytes(MARKER) if lake.size(MARKER) is not None else None
-        except Exception as error:  # every object store client has its own
+        except Outage as error:
+            raise EngineError(
+                f"the lake {lake.uri} did not answer: {error}", code="unreachable", fix="run it again: it goes on"
+            ) from error
+        except Exception as error:
             raise RequestError(f"cannot reach the lake {lake.uri}: {error}", code="no_lake") from error
         if marker is None and not create:
             raise RequestError(f"no lake at {lake.uri}", code="no_lake", fix="ingest into it first, or give --lake")

@@ -58,7 +58,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str
 
 @pytest.fixture
 def faulty(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    """The way to the S3 server, which can be told to fail; ``s3`` goes through it. Who stalls is waited for one second."""
+    """The way to the S3 server, which can be told to fail; ``s3`` goes through it. A stall is waited out one second."""
     with faulty_s3(s3_endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setattr("data_engine.fs.SILENCE_S", 1)

@@ -18,7 +18,7 @@ import click
 from api.cli import curation, data, evidence, listings  # noqa: F401  (each hangs its verbs on the group)
 from api.cli.verb import cli
 from data_engine.errors import EngineError
-from data_engine.outages import Outage
+from data_engine.outages import is_outage
 
 __all__ = ["main"]
 
@@ -48,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except EngineError as error:
         sys.exit(_fail(error.as_dict(), error.exit_code, as_json))
-    except Outage as error:
-        message = f"a store did not answer: {error}"
-        sys.exit(_fail({"code": "unreachable", "message": message, "fix": "run it again: it goes on"}, 1, as_json))
     except Exception as error:
+        if is_outage(error):
+            message = f"a store did not answer: {' '.join(str(error).split())[:500]}"
+            sys.exit(_fail({"code": "unreachable", "message": message, "fix": "run it again: it goes on"}, 1, as_json))
         if os.environ.get("DATA_ENGINE_DEBUG"):
             raise
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

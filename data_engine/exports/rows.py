@@ -21,7 +21,7 @@ _ROWS = 256  # of the mixture, turned into objects at a time
 
 
 def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """Each row of ``mixture.episodes`` named by ``order`` and its steps, converted, without ``episode_id`` and ``step``.
+    """Each row of ``mixture.episodes`` named by ``order`` and its steps, converted, less ``episode_id`` and ``step``.
 
     The same as ``mixture.steps(i)`` one by one, without decoding a row group again for every episode in it. Raises
     ``SourceError`` where a steps file does not hold the rows that the mixture names.

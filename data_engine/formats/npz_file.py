@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import tokenize
 import zipfile
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from data_engine.errors import SourceError
 from data_engine.formats.arrays import EPISODE_BYTES, Spec
 from data_engine.formats.rows import Rows, block_rows
 
-__all__ = ["NpzArray", "npz_arrays", "read_npy"]
+__all__ = ["NpzArray", "npz_arrays", "parse_npy", "read_npy"]
 
 _HEADER = 1 << 16  # bytes: a header is a line of text
 _MEMBERS = 4096
@@ -85,6 +87,31 @@ def read_npy(file: Any, name: str, size: int) -> np.ndarray:
         raise SourceError(f"{name} declares {declared} bytes and holds {size - file.tell()}", code="bad_array")
     values = np.frombuffer(file.read(declared), dtype)
     return values.reshape(shape[::-1]).transpose() if fortran else values.reshape(shape)
+
+
+def parse_npy(data: bytes, name: str) -> np.ndarray:
+    """The array in the bytes of an npy file. Raises ``SourceError`` as :func:`npz_arrays` does.
+
+    Headers are remembered: a shard of samples holds the same few thousands of times.
+    """
+    long = data[6:7] != b"\x01"
+    start = 12 + int.from_bytes(data[8:12], "little") if long else 10 + int.from_bytes(data[8:10], "little")
+    if start > _HEADER:
+        raise SourceError(f"{name} is no npy file", code="bad_array")
+    try:
+        shape, fortran, dtype = _remembered(data[:start])
+    except SourceError:
+        shape, fortran, dtype = _header(io.BytesIO(data[:start]), name)  # says whose it is
+    declared = math.prod(shape) * dtype.itemsize
+    if start + declared != len(data):
+        raise SourceError(f"{name} declares {declared} bytes and holds {len(data) - start}", code="bad_array")
+    values = np.frombuffer(data, dtype, offset=start)
+    return values.reshape(shape[::-1]).transpose() if fortran else values.reshape(shape)
+
+
+@lru_cache(maxsize=256)
+def _remembered(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    return _header(io.BytesIO(head), "")
 
 
 def _header(stream: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:

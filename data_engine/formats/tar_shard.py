@@ -9,10 +9,12 @@ import gzip
 import io
 import os
 import posixpath
+import re
 import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
@@ -29,6 +31,8 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _HEADER_BYTES = 1 << 20  # a long name or an extended header larger than this is refused
 _UNPACKED_BYTES = 64 << 30  # of one compressed shard; gzip alone bounds it at 1032 times the file
 _COPY = 1 << 20
+_BLOCK = 512
+_OCTAL = re.compile(rb"[0-7]+")
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,7 @@ class Shard:
         seen: set[str] = set()
         try:
             with tarfile.open(fileobj=_Headers(self._file), mode="r:", errorlevel=1) as archive:
-                while (info := archive.next()) is not None:
-                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+                for info in _walk(archive, self._file):
                     if not info.isdir():
                         self._add(samples, seen, info, size)
         except (tarfile.TarError, OSError, ValueError, SourceError) as error:
@@ -115,6 +118,42 @@ class Shard:
             self._file.seek(member.offset)
             for at in range(0, member.size, _COPY):
                 out.write(self._file.read(min(_COPY, member.size - at)))
+
+
+def _walk(archive: tarfile.TarFile, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """Every member's header. Plain files with plain names are parsed here, ten times as fast; tarfile does the rest."""
+    archive.firstmember = None  # type: ignore[attr-defined]  # which it has read to see what this is
+    at = 0
+    while True:
+        file.seek(at)
+        info = _plain_header(file.read(_BLOCK), at)
+        if info is None:
+            archive.offset = at
+            info = archive.next()
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+            if info is None:
+                return
+            at = archive.offset
+        else:
+            at = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+        yield info
+
+
+def _plain_header(block: bytes, at: int) -> tarfile.TarInfo | None:
+    """The header of a regular file in POSIX ustar form at ``at``; None for any other kind and for a wrong checksum."""
+    if block[257:265] != b"ustar\x0000" or block[156:157] not in (b"0", b"\0") or len(block) != _BLOCK:
+        return None
+    size, checksum = block[124:136].strip(b"\0 "), block[148:156].strip(b"\0 ")
+    if not _OCTAL.fullmatch(size) or not _OCTAL.fullmatch(checksum):
+        return None
+    if int(checksum, 8) != sum(block) - sum(block[148:156]) + 8 * 0x20:
+        return None
+    name, prefix = (
+        part.split(b"\0", 1)[0].decode("utf-8", "surrogateescape") for part in (block[:100], block[345:500])
+    )
+    info = tarfile.TarInfo(f"{prefix}/{name}" if prefix else name)
+    info.size, info.offset, info.offset_data = int(size, 8), at, at + _BLOCK
+    return None if name.endswith("/") else info
 
 
 class _Headers(io.RawIOBase):

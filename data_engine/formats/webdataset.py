@@ -24,7 +24,7 @@ from data_engine.formats.column_map import ColumnMap, guess
 from data_engine.formats.episode_arrays import Recording, Survey
 from data_engine.formats.files import below
 from data_engine.formats.mapped import MappedArrays
-from data_engine.formats.npz_file import npz_arrays, read_npy
+from data_engine.formats.npz_file import npz_arrays, parse_npy
 from data_engine.formats.rows import FAULTS, Held, Rows
 from data_engine.formats.tar_shard import SUFFIXES, Sample, Shard, open_shard, stem
 from data_engine.model import IMAGES
@@ -316,7 +316,9 @@ class _Tree:
             data = self.shard.read(sample.members[extension])
             try:
                 fields |= _decoded(path, kind, data)
-            except (ValueError, RecursionError, *FAULTS) as error:
+            except SourceError as error:
+                raise SourceError(f"sample {sample.key}: {error.message}", code=error.code) from error
+            except (RecursionError, *FAULTS) as error:
                 raise SourceError(f"{sample.key}.{extension} cannot be read: {error}", code="damaged") from error
         return fields
 
@@ -382,7 +384,7 @@ def _run(key: str) -> str:
 def _decoded(path: str, kind: str, data: bytes) -> dict[str, Any]:
     """The fields of one file: arrays, numbers and texts."""
     if kind == "npy":
-        return {path: read_npy(io.BytesIO(data), path, len(data))}
+        return {path: parse_npy(data, path)}
     if kind == "npz":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {f"{path}/{name}": array.whole() for name, array in npz_arrays(archive).items()}

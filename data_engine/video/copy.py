@@ -61,6 +61,7 @@ def copy_spans(spans: Sequence[Span], out: str | os.PathLike[str]) -> list[tuple
         with av.open(f"file:{out}", "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             stream, cursor, least_dts = None, 0.0, -(2**63)
             for track, start_s, end_s, packets in _packets(spans):
+                track.check()
                 if stream is None:
                     with open_container(track.path) as source:
                         stream = container.add_stream_from_template(source.streams.best("video"), opaque=True)

@@ -64,8 +64,9 @@ class FrameReader:
         """uint8 [n, height, width, 3]: RGB frames nearest each of ``times`` (seconds), in any order, repeats allowed.
 
         Raises ``SourceError`` naming the first time with no frame within ``tolerance_s`` (half a frame unless told),
-        and for a frame that does not decode.
+        for a frame that does not decode, and where the file was written to since it was opened.
         """
+        self._track.check()
         packets = self._track.shown[self._nearest(np.asarray(times, np.float64).reshape(-1), tolerance_s)]
         out = np.empty((len(packets), self.info.height, self.info.width, 3), np.uint8)
         rows: dict[int, list[int]] = {}
@@ -85,6 +86,7 @@ class FrameReader:
         Other packets of the file do not count, so a file that grew by another episode keeps this one's digest.
         """
         track, info = self._track, self.info
+        track.check()
         sha = hashlib.sha256()
         head = f"{info.codec} {info.width} {info.height} {info.pix_fmt}".encode()
         packets = np.sort(track.shown[track.span(start_s, end_s)]).tolist()

@@ -176,10 +176,13 @@ class Track:
         found = os.fstat(self._file)
         return found.st_size, found.st_mtime_ns
 
-    def data(self, i: int) -> bytes:
-        """The coded bytes of packet ``i``. Raises ``SourceError`` where the file was written to since it was opened."""
-        if self._now() != self._state:  # reading what was cut off would end the process
+    def check(self) -> None:
+        """Raise ``SourceError`` where the file was written to since it was opened; ask before reading packets."""
+        if self._now() != self._state:  # what was cut off cannot be read: trying would end the process
             raise SourceError(f"{self.path} was changed while it was being read", code="changed_file")
+
+    def data(self, i: int) -> bytes:
+        """The coded bytes of packet ``i``."""
         at = int(self._at[i])
         return self._loose[i] if at < 0 else self._map[at : at + int(self.size[i])]
 

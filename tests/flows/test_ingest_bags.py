@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import yaml
 
-from api.cli import main
 from data_engine.errors import RequestError
 from data_engine.recipe import SourceRecipe
 from data_engine.video import FrameReader
@@ -14,6 +13,7 @@ from flows.executor import Local
 from flows.ingest import ingest
 from flows.progress import silent
 from storage.check import check, fingerprint
+from tests.api.commands import call, refusal
 from tests.data_engine.formats.bag.bag_sets import KINDS, START, image, joints, write
 
 TICK = 50_000_000
@@ -68,16 +68,13 @@ def test_a_guess_is_shown_confirmed_and_only_then_ingested(tmp_path, capsys):
     record(tmp_path / "runs")
     (tmp_path / "runs" / "broken.mcap").write_bytes(b"noise")
     uri, lake = str(tmp_path / "runs"), ["--lake", str(tmp_path / "lake")]
-    assert main(["ingest", uri, "--dataset", "runs", *lake]) == 2
-    assert "only a guess" in capsys.readouterr().err
-    assert main(["ingest", uri, "--dry-run", *lake]) == 0
-    text = capsys.readouterr().out
+    assert "only a guess" in refusal(capsys, "ingest", uri, "--dataset", "runs", *lake)
+    _, text, _ = call(capsys, "ingest", uri, "--dry-run", *lake)
     options = yaml.safe_load(text)
     assert options["clock"] == "/arm" and options["map"]["cameras"] == {"cam": "/cam"}
     (tmp_path / "options.yaml").write_text(text)
-    assert main(["ingest", uri, "--dataset", "runs", "--options", str(tmp_path / "options.yaml"), *lake]) == 0
-    said = capsys.readouterr()
-    assert "broken.mcap is quarantined" in said.err
+    code, _, said = call(capsys, "ingest", uri, "--dataset", "runs", "--options", tmp_path / "options.yaml", *lake)
+    assert code == 0 and "broken.mcap is quarantined" in said
 
 
 def test_an_unconfirmed_map_writes_nothing(lake, tmp_path):

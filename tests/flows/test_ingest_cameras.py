@@ -244,6 +244,7 @@ def test_a_copy_that_is_there_is_not_given_up_for_a_reference(lake, source):
     bring(lake, source, by_reference=False)
     receipt = bring(lake, source)
     assert [stream["kept"] for stream in receipt["streams"].values()] == ["byte for byte"]
+    assert any(note.startswith("no video stays where it is") for note in receipt["notes"])
     assert lake.list("references") == []
     assert check(lake) == []
 

@@ -161,7 +161,7 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, list):
         if all(isinstance(item, int | float) for item in value):
             return np.array([_float(item) for item in value], np.float64)
-        return value if all(isinstance(item, str) for item in value) else None
+        return tuple(value) if all(isinstance(item, str) for item in value) else None
     return None
 
 
@@ -194,7 +194,7 @@ def _walked(value: Any, prefix: str, depth: int = 0) -> Iterator[Leaf]:
 def _of_value(path: str, value: Any, time: bool = False) -> Leaf:
     if isinstance(value, np.ndarray):
         return Leaf(path, value.dtype.name, -1)
-    if isinstance(value, list):
+    if isinstance(value, tuple):
         return Leaf(path, "string", -1)
     if isinstance(value, str):
         return Leaf(path, "string")
@@ -294,7 +294,7 @@ class _Protobuf(Codec):
             return np.frombuffer(message, np.uint8)
         if field is not None and field.message_type is None and field.is_repeated and not hasattr(message, "encode"):
             kind = _SCALARS[field.cpp_type]
-            return list(message) if kind == "string" else np.array(message, kind)
+            return tuple(message) if kind == "string" else np.array(message, kind)
         if hasattr(message, "DESCRIPTOR"):
             return message.seconds * 1_000_000_000 + message.nanos if _is_time(message.DESCRIPTOR) else None
         return message

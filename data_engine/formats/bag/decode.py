@@ -19,7 +19,7 @@ from data_engine.formats.bag.definitions import PRIMITIVES, SPECIAL, Field, Type
 __all__ = ["Decode", "decoder"]
 
 Decode = Callable[[Any], list[Any]]
-"""Bytes of a message -> its value at each path asked for: a number, text, or an array of numbers or list of texts."""
+"""Bytes of a message -> its value at each path asked for: a number, text, or an array of numbers or tuple of texts."""
 
 _Step = Callable[[Any, int, list[Any]], int]  # (bytes, position, values by slot) -> position behind the field
 _Wanted = Mapping[str, Any]  # field or index -> slot, or a deeper _Wanted
@@ -203,15 +203,25 @@ class _Compiler:
                 return at
 
             return text
-        counted = self._counted(field)
+        counted, cdr = self._counted(field), self.cdr
+        last: tuple[bytes, tuple[str, ...]] = (b"", ())  # joint names, say, are the same in every message
 
         def texts(data: Any, at: int, values: list[Any]) -> int:
+            nonlocal last
+            if cdr:
+                at = (at + 3) & -4
+            held = len(last[0])
+            if held and bytes(data[at : at + held]) == last[0]:
+                values[slot] = last[1]
+                return at + held
+            start = at
             count, at = counted(data, at)
             found = []
             for _ in range(count):
                 value, at = one(data, at)
                 found.append(value)
-            values[slot] = found
+            values[slot] = tuple(found)
+            last = bytes(data[start:at]), values[slot]
             return at
 
         return texts

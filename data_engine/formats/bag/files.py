@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from data_engine.errors import EngineError, SourceError
 from data_engine.formats import Source
 from data_engine.formats.arrays import natural
@@ -67,6 +65,8 @@ def recordings(source: Source) -> list[Recording]:
 
 def _described(source: Source, folder: str, inside: list[str]) -> Recording:
     """A ROS 2 folder by what its ``metadata.yaml`` says; files are looked for beside it, by their name alone."""
+    import yaml
+
     where = posixpath.join(folder, _METADATA)
     key = folder or posixpath.basename(source.root)
     if source.stamp(where)[0] > _METADATA_BYTES:
@@ -149,7 +149,8 @@ class Joined(Bag):
             for message in bag.messages(ours, start, stop):
                 number = ours[message.channel]
                 if number in channels:
-                    yield message._replace(channel=number, where=(at, *message.where))
+                    _, logged, published, where, data = message
+                    yield Message(number, logged, published, (at, *where), data)
 
     def load(self, where: Where) -> bytes:
         """See :meth:`Bag.load`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -13,11 +13,13 @@ from data_engine.errors import RequestError, SourceError
 from data_engine.formats.arrays import EPISODE_BYTES
 from data_engine.formats.bag.codec import Channel, codec
 from data_engine.formats.bag.container import Message, Where
+from data_engine.formats.bag.decode import Decode
 
 __all__ = ["Field", "Track", "field_of", "split", "stamp_path"]
 
 _NAMES = {"JointState": "name", "JointTrajectory": "joint_names"}
 _STAMPS = ("header.stamp", "timestamp")
+_Reader = tuple[Decode, int | None, tuple[tuple[int, ...], ...]]
 
 
 def split(text: str, topics: Iterable[str]) -> tuple[str, str]:
@@ -83,30 +85,27 @@ class Field:
         """Every path of a message that the field is read from."""
         return (*self.paths, *([self.names_path] if self.joints and self.names_path else []))
 
-    def take(self, values: Mapping[str, Any]) -> Any:
-        """The field's value in a message of ``values`` by path; None where it holds another width or joints."""
-        found = values[self.paths[0]] if len(self.paths) == 1 else _flat([values[path] for path in self.paths])
+    def take(self, values: Sequence[Any]) -> Any:
+        """The field's value out of a message's at ``needs``; None where it holds another width or joints."""
+        found = values[0] if len(self.paths) == 1 else _flat(values)
         if self.width is None:
-            return found if not isinstance(found, np.ndarray | list) else None
+            return found if not isinstance(found, np.ndarray | tuple) else None
         if not isinstance(found, np.ndarray):
             return None
-        if self.joints is not None:
-            names = values[self.names_path or ""]
-            turned = _turned(tuple(names or ()), self.joints)
-            if turned is None or len(found) != len(names):
+        if self.joints is not None and values[-1] != self.joints:
+            turned = _turned(values[-1], self.joints)
+            if turned is None or len(found) != len(turned):
                 return None
-            found = found[list(turned)] if turned else found
+            found = found[list(turned)]
         if len(found) != self.width:
             return None
         return np.array(found[self.start : self.stop])  # a copy: the message's bytes are let go
 
 
 @lru_cache(maxsize=1024)
-def _turned(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Where ``wanted`` lie in ``names``: empty where the two are equal, None where they are not the same set."""
-    if names == wanted:
-        return ()
-    if len(names) != len(wanted) or set(names) != set(wanted):
+def _turned(names: tuple[str, ...] | None, wanted: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Where ``wanted`` lie in ``names``, None where they are not the same set."""
+    if names is None or len(names) != len(wanted) or set(names) != set(wanted):
         return None
     return tuple(names.index(name) for name in wanted)
 
@@ -159,7 +158,7 @@ def _single(channel: Channel, sample: bytes, path: str, start: int, stop: int | 
         raise SourceError(f"{channel.topic} has no numbers: name a field", code="no_field")
     leaf = reader.leaf(path, sample)
     value = reader.reader([path])(sample)[0]
-    if value is None or isinstance(value, list):
+    if value is None or isinstance(value, tuple):
         raise SourceError(f"{channel.topic}.{path} has no value in its first message, or texts", code="no_field")
     if not isinstance(value, np.ndarray):
         return Field(channel.topic, (path,), leaf.dtype, None, start, stop)
@@ -188,7 +187,7 @@ class Track:
     rows: list[list[Any]] = field(init=False)  # by field
     taken: list[list[int]] = field(init=False)  # which messages the rows are of
     _bytes: int = 0
-    _readers: dict[int, tuple[tuple[str, ...], str | None, Callable[[Any], list[Any]]]] = field(default_factory=dict)
+    _readers: dict[int, _Reader] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rows = [[] for _ in self.fields]
@@ -197,21 +196,17 @@ class Track:
     def add(self, message: Message, channel: Channel) -> None:
         """Take in one message. Raises ``SourceError`` where it does not fit its definition, and beyond 4 GiB."""
         if message.channel not in self._readers:
-            stamp = stamp_path(channel, message.data)
-            paths = tuple(dict.fromkeys([*([stamp] if stamp else []), *(p for f in self.fields for p in f.needs)]))
-            reader = codec(channel).reader(paths) if paths else lambda _: []
-            self._readers[message.channel] = paths, stamp, reader
-        paths, stamp, read = self._readers[message.channel]
+            self._readers[message.channel] = self._reader(message, channel)
+        read, stamp, slots = self._readers[message.channel]
+        values = read(message.data)
         at = len(self.logged)
-        values = dict(zip(paths, read(message.data), strict=True))
-        stamped = values[stamp] if stamp else 0
-        self.logged.append(_bounded(message.logged))
-        self.published.append(_bounded(message.published or 0))
-        self.stamped.append(_bounded(stamped or 0))
+        self.logged.append(message.logged)
+        self.published.append(message.published or 0)
+        self.stamped.append(0 if stamp is None else values[stamp] or 0)
         if self.keep_where:
             self.where.append(message.where)
-        for one, rows, taken in zip(self.fields, self.rows, self.taken, strict=True):
-            row = one.take(values)
+        for one, needed, rows, taken in zip(self.fields, slots, self.rows, self.taken, strict=True):
+            row = one.take([values[slot] for slot in needed])
             if row is not None:
                 rows.append(row)
                 taken.append(at)
@@ -219,17 +214,24 @@ class Track:
         if self._bytes > EPISODE_BYTES:
             raise SourceError(f"{channel.topic} holds more than {EPISODE_BYTES >> 30} GiB of values", code="too_large")
 
+    def _reader(self, message: Message, channel: Channel) -> _Reader:
+        """(reader of a channel's messages, slot of the stamp, slots of each field)."""
+        stamp = stamp_path(channel, message.data)
+        needed = [*([stamp] if stamp else []), *(path for one in self.fields for path in one.needs)]
+        paths = list(dict.fromkeys(needed))
+        slots = tuple(tuple(paths.index(path) for path in one.needs) for one in self.fields)
+        return codec(channel).reader(paths) if paths else lambda _: [], 0 if stamp else None, slots
+
     def stamps(self, kind: str) -> np.ndarray:
-        """int64 nanoseconds of each message by ``header``, ``log`` or ``publish``."""
-        return np.array({"header": self.stamped, "log": self.logged, "publish": self.published}[kind], np.int64)
+        """int64 nanoseconds of each message by ``header``, ``log`` or ``publish``. Raises ``SourceError`` for a time
+        before 1970 or after 2116.
+        """
+        stamps = {"header": self.stamped, "log": self.logged, "publish": self.published}[kind]
+        if stamps and not 0 <= min(stamps) <= max(stamps) < 1 << 62:
+            raise SourceError(f"messages are stamped {min(stamps)} to {max(stamps)} ns", code="bad_message")
+        return np.array(stamps, np.int64)
 
     @property
     def has_headers(self) -> bool:
         """Whether every message has a stamp that is not zero."""
         return bool(self.stamped) and all(self.stamped)
-
-
-def _bounded(stamp: int) -> int:
-    if not 0 <= stamp < 1 << 62:
-        raise SourceError(f"a stamp of {stamp} ns", code="bad_message")
-    return stamp

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from data_engine import mixture as mixtures
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.formats import EncodedVideo, Probe, RawFrames, Source, SourceEpisode, Unreadable, detect
+from data_engine.formats.tar_shard import _walk
 from data_engine.formats.webdataset import WebDataset
 from data_engine.fs import filesystem
 from data_engine.recipe import MixtureRecipe, SelectRecipe, SourceRecipe
@@ -335,6 +337,29 @@ def test_shards_that_break_or_lie(tmp_path: Path) -> None:
     (tmp_path / "long.tar").write_bytes(long.tobuf(tarfile.GNU_FORMAT) + bytes(header))
     with pytest.raises(SourceError, match="no tar"):
         WebDataset().probe(Source(str(tmp_path / "long.tar")))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    names=st.lists(st.text("ab/é. _-", min_size=1, max_size=130), min_size=1, max_size=6, unique=True),
+    sizes=st.lists(st.integers(0, 1200), min_size=6, max_size=6),
+    form=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+def test_members_are_where_tarfile_finds_them(tmp_path_factory, names, sizes, form) -> None:
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, size in zip(names, sizes, strict=False):
+            info = tarfile.TarInfo(f"x{name}y")
+            info.size = size
+            with contextlib.suppress(ValueError):  # ustar takes no name that long
+                archive.addfile(info, io.BytesIO(bytes(size)))
+    if path.stat().st_size == 0:
+        return
+    with tarfile.open(path) as archive, path.open("rb") as file:
+        expected = [(info.name, info.offset_data, info.size) for info in archive.getmembers()]
+        with tarfile.open(path) as again:
+            found = [(info.name, info.offset_data, info.size) for info in _walk(again, file)]
+    assert found == expected
 
 
 def test_samples_of_an_episode_lie_together(tmp_path: Path) -> None:

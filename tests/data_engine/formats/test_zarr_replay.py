@@ -289,7 +289,13 @@ def test_other_sources_are_not_claimed(tmp_path: Path, shared_data: Path) -> Non
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("notes.txt", "hello")
     write(tmp_path / "endless", buffer(), None)
-    for path in (tmp_path, tmp_path / "endless", tmp_path / "other.zip", shared_data / "g1_lerobot_v21", shared_data / "README.md"):
+    for path in (
+        tmp_path,
+        tmp_path / "endless",
+        tmp_path / "other.zip",
+        shared_data / "g1_lerobot_v21",
+        shared_data / "README.md",
+    ):
         assert ZarrReplay().probe(Source(str(path))) is None
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,4 +83,4 @@ def test_merged_spans_cover_the_same_and_lie_apart(pairs):
     merged = _merged(spans, 0.5)
     covered = {second for start, end in spans for second in range(int(start), int(end))}
     assert {second for start, end in merged for second in range(int(start), int(end))} == covered
-    assert all(first[1] < second[0] for first, second in zip(merged, merged[1:], strict=False))
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(merged))
