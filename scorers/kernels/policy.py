@@ -79,16 +79,16 @@ def train(
     """
     draw = torch.Generator().manual_seed(seed)
     members, (_, horizon, width) = len(learns), chunk.shape
+    usable = known.any(axis=1)
+    rows, counts = _rows(learns[:, owner] & usable)
+    if not counts.all():
+        raise ValueError("a member has no step to learn from")
     seen = learns[:, owner].any(axis=0)
     mean, deviation = state[seen].mean(axis=0, dtype=np.float64), state[seen].std(axis=0, dtype=np.float64)
     deviation = np.where(deviation > 1e-4, deviation, 1.0)
     x = torch.from_numpy(((state - mean) / deviation).astype(np.float32)).to(device)
     y = torch.from_numpy(np.ascontiguousarray(chunk, dtype=np.float32)).to(device)
     weight = torch.from_numpy((known / np.maximum(known.sum(axis=1, keepdims=True), 1)).astype(np.float32)).to(device)
-    usable = known.any(axis=1)
-    rows, counts = _rows(learns[:, owner] & usable)
-    if not counts.all():
-        raise ValueError("a member has no step to learn from")
     held_rows, held_counts = _rows(_thinned(stops[:, owner] & usable))
 
     sizes = [(state.shape[1], hidden), (hidden, hidden), (hidden, horizon * width)]
