@@ -122,13 +122,13 @@ class Shard:
 
 def _walk(archive: tarfile.TarFile, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """Every member's header. Plain files with plain names are parsed here, ten times as fast; tarfile does the rest."""
-    archive.firstmember = None  # type: ignore[attr-defined]  # which it has read to see what this is
     at = 0
     while True:
         file.seek(at)
         info = _plain_header(file.read(_BLOCK), at)
         if info is None:
-            archive.offset = at
+            if at:  # else it gives the one that it has read to see what this is
+                archive.offset, archive.firstmember = at, None  # type: ignore[attr-defined]
             info = archive.next()
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
             if info is None:

@@ -62,6 +62,8 @@ def value(found, path):
 def same(ours, theirs) -> bool:
     if isinstance(theirs, np.ndarray):
         return isinstance(ours, np.ndarray) and np.array_equal(ours, theirs)
+    if isinstance(theirs, list):
+        return list(ours) == theirs
     return ours == theirs or (isinstance(ours, float) and math.isclose(ours, theirs, rel_tol=1e-7))
 
 
