@@ -26,6 +26,7 @@ from fsspec import AbstractFileSystem
 from data_engine import registry
 from data_engine.defects import Defect
 from data_engine.errors import EngineError, RequestError
+from data_engine.formats.episode_rows import EpisodeRows
 from data_engine.fs import filesystem, is_local, join, resolve, stamp
 from data_engine.model import Feature
 from data_engine.registry import Plugin
@@ -184,7 +185,8 @@ class Probe:
         """The probe of ``episodes`` alone. ``context["places"]``, by episode key, is cut to theirs."""
         context = dict(self.context)
         if "places" in context:
-            context["places"] = {ref.key: context["places"][ref.key] for ref in episodes}
+            places, keys = context["places"], [ref.key for ref in episodes]
+            context["places"] = places.cut(keys) if isinstance(places, EpisodeRows) else {k: places[k] for k in keys}
         return replace(self, episodes=tuple(episodes), context=context)
 
 

@@ -110,11 +110,13 @@ def declare(
     refs: Sequence[EpisodeRef],
     data_files: Sequence[str | None],
     filmed: Mapping[str, bool],
+    rows: Mapping[str, Mapping[str, Any]],
     notes: Iterable[str] = (),
     changing: bool = False,
 ) -> Probe:
     """The probe of a LeRobot source. ``changing``: whether the metadata list several tasks of one episode.
 
+    ``rows``: by key, what the metadata say of each of ``refs``, for ``read`` to find in the probe.
     ``data_files``: of each of ``refs``, None where the file is absent. ``filmed``: whether any video of a camera is
     there; a camera without any is left out with a note (a set without its videos still has states and actions).
     """
@@ -146,6 +148,7 @@ def declare(
         provenance=options.provenance,
         notes=(*info.notes, *notes, *wrong, *taken),
         defects=tuple(lies),
+        context={"places": rows},
     )
 
 

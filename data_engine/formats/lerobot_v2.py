@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,8 +19,6 @@ from data_engine.formats.table_files import open_parquet
 from data_engine.model import IMAGES, Feature
 
 __all__ = ["LeRobotV2"]
-
-_INDEX = re.compile(r'"episode_index"\s*:\s*(\d+)')
 
 
 class LeRobotV2(Format):
@@ -54,7 +51,8 @@ class LeRobotV2(Format):
         unlisted = sorted(path for path in present - set(data_files) if path.endswith(".parquet"))
         notes = [f"{len(unlisted)} data files of no listed episode left out: {unlisted[0]}, ..."] if unlisted else []
         changing = any(len(_listed_tasks(row)) > 1 for row in rows.values())
-        return declare(self, source, info, refs, data_files, filmed, notes, changing)
+        places = {ref.key: row for ref, row in zip(refs, rows.values(), strict=True)}
+        return declare(self, source, info, refs, data_files, filmed, places, notes, changing)
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
         """The episodes of ``keys``, one file at a time."""
@@ -62,9 +60,8 @@ class LeRobotV2(Format):
         if info is None:
             raise SourceError(f"{source.uri} is no longer LeRobot v2", code="changed")
         refs = {ref.key: ref for ref in probe.episodes}
-        wanted = {int(key.rpartition("_")[2]) for key in keys if key in refs}
         texts = {TASK: _tasks(source), "subtask_index": subtasks_of(source)}
-        rows = {episode_key(index): row for index, row in _episode_rows(source, wanted).items()}
+        rows: Mapping[str, Mapping[str, Any]] = probe.context["places"]
 
         def find(key: str) -> Listed | Unreadable:
             files = frozenset(refs[key].files if key in refs else ())
@@ -126,15 +123,15 @@ def _listed(
     )
 
 
-def _episode_rows(source: Source, wanted: Set[int] | None = None) -> dict[int, dict[str, Any]]:
-    """Episode index -> its line of episodes.jsonl, of those ``wanted`` or of all."""
+def _episode_rows(source: Source) -> dict[int, dict[str, Any]]:
+    """Episode index -> its line of episodes.jsonl."""
     rows: dict[int, dict[str, Any]] = {}
-    for row in _lines(source, "episodes.jsonl", wanted):
+    for row in _lines(source, "episodes.jsonl"):
         index = row.get(EPISODE)
         if not isinstance(index, int) or index < 0 or index in rows:
             raise SourceError(f"meta/episodes.jsonl lists episode {index!r} twice or wrongly", code="bad_info")
         rows[index] = row
-    if not rows and wanted is None:
+    if not rows:
         raise SourceError(f"{source.uri} lists no episodes in meta/episodes.jsonl", code="no_episodes")
     return dict(sorted(rows.items()))
 
@@ -147,8 +144,8 @@ def _tasks(source: Source) -> dict[int, str]:
     return {row["task_index"]: str(row["task"]) for row in lines if {"task_index", "task"} <= row.keys()}
 
 
-def _lines(source: Source, name: str, wanted: Set[int] | None = None) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file; with ``wanted`` only those that name such an episode, the others unparsed."""
+def _lines(source: Source, name: str) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file."""
     try:
         with source.open("meta", name) as file:
             lines = file.read().decode("utf-8").splitlines()
@@ -156,7 +153,7 @@ def _lines(source: Source, name: str, wanted: Set[int] | None = None) -> list[di
         raise SourceError(f"meta/{name} is not readable: {error}", code="bad_info") from error
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
-        if not line.strip() or (wanted is not None and wanted.isdisjoint(map(int, _INDEX.findall(line)))):
+        if not line.strip():
             continue
         try:
             row = json.loads(line)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_engine.defects import Defect
-from data_engine.errors import SourceError
+from data_engine.errors import RequestError, SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
+from data_engine.formats.episode_rows import EpisodeRows
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
 from data_engine.formats.lerobot_files import (
     SUBTASKS,
@@ -41,6 +43,7 @@ from data_engine.model import IMAGES, Feature
 __all__ = ["LeRobotV3"]
 
 _EPISODES = "meta/episodes"
+_FILE = " file"  # beside the columns of the metadata: no name of theirs
 _BATCH_BYTES = 32 << 20  # of Arrow data held at a time, or one episode where that is more
 
 
@@ -57,14 +60,16 @@ class LeRobotV3(Format):
         info = read_info(source, "v3.", fps=self.fps)
         if info is None:
             return None
-        rows = _episode_rows(source)
+        rows = EpisodeRows(*_episode_table(source))
         present = frozenset(files_of(source, info.data_path))
         videos = VideoFiles(source, info)
         shared = ["meta/info.json", *(path for path in ("meta/tasks.parquet", SUBTASKS) if source.exists(path))]
         refs: list[EpisodeRef] = []
         data_files: list[str | None] = []
         filmed = dict.fromkeys((camera.name for camera in info.cameras), False)
-        for row in rows:
+        changing = False
+        for key, row in rows.items():
+            changing |= len(row.get("tasks") or ()) > 1
             data = _data_path(info, row)
             files = [data] if data in present else []
             data_files.append(data if files else None)
@@ -72,9 +77,8 @@ class LeRobotV3(Format):
                 path, _ = _video(videos, camera, row)
                 filmed[camera.name] |= path is not None
                 files += [path] if path else []
-            refs.append(EpisodeRef(episode_key(row[EPISODE]), row.get("length"), (*files, row["file"], *shared)))
-        changing = any(len(row.get("tasks") or ()) > 1 for row in rows)
-        return declare(self, source, info, refs, data_files, filmed, changing=changing)
+            refs.append(EpisodeRef(key, row.get("length"), (*map(sys.intern, (*files, row[_FILE])), *shared)))
+        return declare(self, source, info, refs, data_files, filmed, rows, changing=changing)
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
         """The episodes of ``keys``, data file by data file, row groups in bounded batches."""
@@ -83,9 +87,7 @@ class LeRobotV3(Format):
             raise SourceError(f"{source.uri} is no longer LeRobot v3", code="changed")
         refs = {ref.key: ref for ref in probe.episodes}
         texts = {TASK: lookup(source, "meta/tasks.parquet", TASK, "task"), "subtask_index": subtasks_of(source)}
-        files = {file for key in keys if key in refs for file in refs[key].files if file.startswith(_EPISODES)}
-        wanted = [int(key.rpartition("_")[2]) for key in keys if key in refs]
-        rows = {episode_key(row[EPISODE]): row for row in _episode_rows(source, files, wanted)} if files else {}
+        rows: Mapping[str, Mapping[str, Any]] = probe.context["places"]
 
         def data_file(key: str) -> str | None:
             return _data_path(info, rows[key]) if key in rows else None
@@ -105,12 +107,11 @@ def _read_file(
 ) -> Iterator[SourceEpisode | Unreadable]:
     """The episodes ``wanted`` of one data file."""
     try:
-        file = open_parquet(source, path)
-        if EPISODE not in file.schema_arrow.names:
-            raise SourceError(f"{path} has no column {EPISODE!r}", code="missing_column")
+        known = _groups(source, path, _stamp(source, path))
+        file = open_parquet(source, path, known.metadata)
         stored = cameras_in_parquet(features)
         columns = [name for name in file.schema_arrow.names if name not in {column for _, column in stored}]
-        for batch, groups in _batches(file, wanted, columns):
+        for batch, groups in _batches(known, wanted, columns):
             table = file.read_row_groups(groups, columns=columns)
             images = {
                 camera: {"uri": source.uri, "path": path, "column": column, "groups": groups}
@@ -123,68 +124,114 @@ def _read_file(
         yield from (Unreadable(listed.key, code, " ".join(str(error).split())) for listed in wanted)
 
 
+@dataclass(frozen=True)
+class _Groups:
+    """The metadata of a data file, and the least and the largest episode of each row group."""
+
+    metadata: pq.FileMetaData
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, file: pq.ParquetFile) -> _Groups:
+        """Without statistics a group may hold any episode. Raises ``SourceError`` where no column names the episode."""
+        meta = file.metadata
+        columns = {meta.schema.column(i).path: i for i in range(meta.num_columns)}
+        if EPISODE not in columns:
+            raise SourceError(f"the file has no column {EPISODE!r}", code="missing_column")
+        low, high = np.zeros(meta.num_row_groups, np.int64), np.full(meta.num_row_groups, np.iinfo(np.int64).max)
+        for number in range(meta.num_row_groups):
+            statistics = meta.row_group(number).column(columns[EPISODE]).statistics
+            if statistics is not None and statistics.has_min_max:
+                low[number], high[number] = statistics.min, statistics.max
+        return cls(meta, low, high)
+
+    @cached_property
+    def _in_order(self) -> bool:
+        return bool((np.diff(self.low) >= 0).all() and (np.diff(self.high) >= 0).all())
+
+    def holding(self, episode: int) -> range | list[int]:
+        """The groups that can hold an episode's rows."""
+        if self._in_order:
+            return range(int(np.searchsorted(self.high, episode)), int(np.searchsorted(self.low, episode, "right")))
+        return np.flatnonzero((self.low <= episode) & (episode <= self.high)).tolist()
+
+
+def _stamp(source: Source, path: str) -> tuple[int, str]:
+    try:
+        return source.stamp(path)
+    except FileNotFoundError as error:
+        raise SourceError(f"{path} is not there", code="missing_file") from error
+    except RequestError as error:
+        raise SourceError(f"{path} is not readable: {error}", code="bad_file") from error
+
+
+@lru_cache(maxsize=2)  # the shards of a file follow one another: its metadata can take longer to read than its rows
+def _groups(source: Source, path: str, stamp: tuple[int, str]) -> _Groups:
+    return _Groups.of(open_parquet(source, path))
+
+
 def _batches(
-    file: pq.ParquetFile, wanted: Sequence[Listed], columns: Sequence[str]
+    groups: _Groups, wanted: Sequence[Listed], columns: Sequence[str]
 ) -> Iterator[tuple[list[Listed], list[int]]]:
     """``wanted`` cut into runs whose row groups fit the memory bound, with those row groups."""
-    meta = file.metadata
+    meta = groups.metadata
     positions = [i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".", 1)[0] in columns]
-    at = next(i for i in positions if meta.schema.column(i).path == EPISODE)
-    low, high = np.zeros(meta.num_row_groups, np.int64), np.full(meta.num_row_groups, np.iinfo(np.int64).max)
-    size = np.zeros(meta.num_row_groups, np.int64)
-    for number in range(meta.num_row_groups):
-        group = meta.row_group(number)
-        whole = len(positions) == meta.num_columns
-        size[number] = (
-            group.total_byte_size if whole else sum(group.column(i).total_uncompressed_size for i in positions)
-        )
-        statistics = group.column(at).statistics
-        if statistics is not None and statistics.has_min_max:
-            low[number], high[number] = statistics.min, statistics.max
+
+    def size(numbers: Iterable[int]) -> int:
+        found = (meta.row_group(number) for number in numbers)
+        if len(positions) == meta.num_columns:
+            return sum(group.total_byte_size for group in found)
+        return sum(group.column(i).total_uncompressed_size for group in found for i in positions)
+
     batch: list[Listed] = []
     held: set[int] = set()
+    total = 0
     for listed in wanted:
-        groups = set(np.flatnonzero((low <= listed.index) & (listed.index <= high)).tolist())
-        if batch and not groups <= held and sum(size[list(held | groups)]) > _BATCH_BYTES:
+        more = set(groups.holding(listed.index)) - held
+        extra = size(more)
+        if batch and more and total + extra > _BATCH_BYTES:
             yield batch, sorted(held)
-            batch, held = [], set()
+            batch, held, total = [], set(), 0
+            more = set(groups.holding(listed.index))
+            extra = size(more)
         batch.append(listed)
-        held |= groups
+        held |= more
+        total += extra
     if batch:
         yield batch, sorted(held)
 
 
-def _episode_rows(
-    source: Source, files: Collection[str] | None = None, wanted: Sequence[int] | None = None
-) -> list[dict[str, Any]]:
-    """The episodes' metadata without statistics, by episode index; ``file`` is the metadata file of each.
-
-    Of all episodes, or of those ``wanted`` in the metadata ``files``.
-    """
-    rows: list[dict[str, Any]] = []
-    for path in files_under(source, _EPISODES) if files is None else sorted(files):
+def _episode_table(source: Source) -> tuple[list[str], pa.Table]:
+    """The episodes' metadata without statistics, by episode index, and their keys; ``_FILE`` is the file of each."""
+    parts: list[pa.Table] = []
+    for path in files_under(source, _EPISODES):
         if not path.endswith(".parquet"):
             continue
         file = open_parquet(source, path)
-        names = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
         try:
-            table = file.read(columns=names)
-            if wanted is not None and EPISODE in names:
-                table = table.filter(pc.is_in(table[EPISODE], pa.array(wanted, table[EPISODE].type)))
-            found = table.to_pylist()
+            part = file.read(columns=[name for name in file.schema_arrow.names if not name.startswith("stats/")])
         except (OSError, pa.ArrowException) as error:
             raise SourceError(f"{path} is not readable: {error}", code="bad_file") from error
-        rows += [{**row, "file": path} for row in found]
-    if not rows:
-        raise SourceError(f"{source.uri} has no episodes under meta/episodes", code="no_episodes")
+        parts.append(part.append_column(_FILE, pa.repeat(path, len(part)).dictionary_encode()))
+    try:
+        table = pa.concat_tables(parts, promote_options="permissive").combine_chunks() if parts else pa.table({})
+    except pa.ArrowException as error:
+        raise SourceError(f"the files under {_EPISODES} do not agree: {error}", code="bad_info") from error
+    if not table.num_rows:
+        raise SourceError(f"{source.uri} has no episodes under {_EPISODES}", code="no_episodes")
     for needed in (EPISODE, "data/chunk_index", "data/file_index"):
-        if any(not isinstance(row.get(needed), int) for row in rows):
-            raise SourceError(f"meta/episodes lacks {needed!r}", code="missing_column")
-    rows.sort(key=lambda row: row[EPISODE])
-    for one, other in itertools.pairwise(rows):
-        if one[EPISODE] == other[EPISODE]:
-            raise SourceError(f"meta/episodes lists episode {one[EPISODE]} twice", code="bad_info")
-    return rows
+        column = table[needed] if needed in table.column_names else None
+        if column is None or not pa.types.is_integer(column.type) or column.null_count:
+            raise SourceError(f"{_EPISODES} lacks {needed!r}", code="missing_column")
+    index = table[EPISODE].to_numpy()
+    if (np.diff(index) < 0).any():
+        table = table.take(np.argsort(index, kind="stable")).combine_chunks()
+        index = table[EPISODE].to_numpy()
+    twice = np.flatnonzero(np.diff(index) == 0)
+    if len(twice):
+        raise SourceError(f"{_EPISODES} lists episode {index[twice[0]]} twice", code="bad_info")
+    return [episode_key(number) for number in index.tolist()], table
 
 
 def _data_path(info: Info, row: Mapping[str, Any]) -> str:
@@ -219,7 +266,7 @@ def _listed(row: Mapping[str, Any], key: str, features: Sequence[Feature], video
         index=row[EPISODE],
         length=row.get("length"),
         tasks=tuple(str(task) for task in row.get("tasks") or ()),
-        fields=attributes_of({name: value for name, value in row.items() if name != "file"}),
+        fields=attributes_of({name: value for name, value in row.items() if name != _FILE}),
         cameras=cameras,
         defects=tuple(defects),
     )

@@ -6,10 +6,12 @@ data, whose offsets Arrow trusts, is validated whole.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -153,17 +155,28 @@ def _mapped(found: Source) -> pa.MemoryMappedFile:
         return pa.memory_map(copy.name)  # stays mapped whatever becomes of the name
 
 
-def open_parquet(source: Source, path: str) -> pq.ParquetFile:
-    """The Parquet file at ``path`` of ``source``. Raises ``SourceError`` where it is none."""
+def open_parquet(source: Source, path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """The Parquet file at ``path`` of ``source``. Raises ``SourceError`` where it is none.
+
+    ``metadata``: its own, where that is known already and need not be read again.
+    """
     try:
         found = member(source, path)
         if found.is_local:
-            return pq.ParquetFile(found.path(), memory_map=True)
+            local = os.stat(found.path())
+            footer = _footer(found.path(), local.st_size, local.st_mtime_ns)
+            return pq.ParquetFile(found.path(), metadata=footer, memory_map=True)
         return pq.ParquetFile(found.open(), pre_buffer=True)
     except FileNotFoundError as error:
         raise SourceError(f"{path} is not there", code="missing_file") from error
     except (OSError, pa.ArrowException, EngineError) as error:
         raise SourceError(f"{path} is not readable: {error}", code="bad_file") from error
+
+
+@lru_cache(maxsize=4)
+def _footer(path: str, size: int, changed: int) -> pq.FileMetaData:
+    """The footer of a file as it is now: one with thousands of row groups takes long to parse, and each shard asks."""
+    return pq.read_metadata(path, memory_map=True)
 
 
 def hive(path: str) -> dict[str, str | None]:
