@@ -14,7 +14,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def pusht(shared: Path, tmp: Path) -> Original:
             {**{to: group[f"data/{name}"][a:b] for name, to in names.items()}, "timestamp": np.arange(b - a) / 10},
             frames={"img": group["data/img"][a:b].astype(np.uint8)},
         )
-        for i, (a, b) in enumerate(zip(ends, ends[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(ends))
     }
     return Original(path, episodes, set(group["data"].array_keys()))
 
@@ -250,7 +250,7 @@ def d4rl(shared: Path, tmp: Path) -> Original:
             {**{to: arrays[name][a:b] for name, to in names.items()}, "timestamp": np.arange(b - a) / 20},
             rebuilt={"next_observations": (after, arrays["next_observations"][a:b])},
         )
-        for i, (a, b) in enumerate(zip(ends, ends[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(ends))
     }
     return Original(path, episodes, set(arrays))
 
