@@ -3,7 +3,7 @@
 Belkhale, Cui and Sadigh, "Data Quality in Imitation Learning" (2023): a learner stays in distribution where
 demonstrations agree on the action. The headline is the step's own residual against its neighbours from other episodes;
 the variance among those (``ambiguity``) says how much the region disagrees with itself, but cannot see the step's own
-action.
+action. Beside it, where asked for, stands what it estimates: the error of cloned policies on episodes held out of them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from data_engine.reference import RawEpisode
+from data_engine.reference import RawEpisode, Reference
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Spec
 from data_engine.view import EpisodeView
+from scorers.cloning import Clones
 from scorers.kernels.neighbours import nearest
-from scorers.pool import Pool, Pools, worst_spans
+from scorers.pool import REFERENCE_STEPS, Pool, Pools, worst_spans
 
 __all__ = ["ActionDivergence"]
 
+_FOLDS = 5
 _CALIBRATION = 1024  # reference steps that the radius and the bad-step quantile come from
 
 
@@ -36,11 +38,16 @@ class ActionDivergence(Scorer):
 
     Metrics: ``own_residual`` (mean over steps), ``own_residual_median``, ``own_residual_horizon`` (weights (H - t) / H,
     normalised: early errors cost more), ``ambiguity`` (variance among the neighbours), ``neighbour_count`` (of ``k``,
-    within reach), ``length``, the baseline to beat.
+    within reach), ``length``, the baseline to beat. With ``cloning`` also ``cloning_error``, the squared error of
+    behaviour cloning (``members`` policies, chunks of ``chunk`` actions, five folds over the episodes) on the episodes
+    that it did not see, mean over steps, and ``cloning_error_horizon``, weighted as above.
     """
 
     k: int = Field(default=10, ge=3, le=100)
     pool_size: int = Field(default=4096, ge=64, le=32768)
+    cloning: bool = False
+    members: int = Field(default=2, ge=1, le=16)
+    chunk: int = Field(default=4, ge=1, le=64)
 
     spec: ClassVar[Spec] = Spec(
         name="action_divergence",
@@ -53,6 +60,8 @@ class ActionDivergence(Scorer):
             Metric("ambiguity", "squared view units", "neither"),
             Metric("neighbour_count", "steps", "neither"),
             Metric("length", "steps", "neither"),
+            Metric("cloning_error", "squared view units", "lower"),
+            Metric("cloning_error_horizon", "squared view units", "lower"),
         ),
         resources=Resources(cpus=1),
     )
@@ -60,8 +69,9 @@ class ActionDivergence(Scorer):
     def fit(
         self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
     ) -> Fit:
-        """Draw the reference pools and calibrate reach and bad-step threshold on them."""
-        pools, seen = Pools.build(batches, seed=seed, size=self.pool_size)
+        """Draw the reference pools, calibrate reach and bad-step threshold on them, and train what is asked for."""
+        reference = Reference(batches, seed=seed, budget=REFERENCE_STEPS)
+        pools = Pools.drawn(reference, seed=seed, size=self.pool_size)
         limits = []
         for (pool,) in pools.draws.values():
             some = slice(0, _CALIBRATION)
@@ -73,20 +83,27 @@ class ActionDivergence(Scorer):
             residual, _, _ = _residual(pool.action[some], distance, index, pool, radius)
             bad = float(np.nanquantile(residual, 0.95)) if np.isfinite(residual).any() else 0.0
             limits.append({"radius": radius, "bad": bad})
+        arrays, meta = pools.arrays(), {**pools.meta(), "limits": limits}
+        if self.cloning:
+            clones = Clones.fit(
+                reference, seed=seed, folds=_FOLDS, members=self.members, horizon=self.chunk, device=device
+            )
+            arrays, meta = arrays | clones.arrays(), meta | clones.meta()
         return Fit(
             producer=self.spec.name,
             version=self.spec.version,
             config=self.config,
             seed=seed,
-            reference=seen,
-            arrays=pools.arrays(),
-            meta={**pools.meta(), "limits": limits},
+            reference=reference.seen,
+            arrays=arrays,
+            meta=meta,
             base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """Every metric of every episode against the fit's pools, its own recording left out of them."""
         pools = Pools.load(fit)
+        clones = Clones.load(fit) if self.cloning else None
         limits = dict(zip(pools.draws, fit.meta["limits"], strict=True))
         rows: list[list[ScoreRow] | None] = [None] * len(batch)
         against: dict[tuple[str, str | None], list[tuple[int, RawEpisode, EpisodeView]]] = defaultdict(list)
@@ -106,7 +123,7 @@ class ActionDivergence(Scorer):
             ends = np.cumsum([len(view.state) for _, _, view in members])
             parts = np.split(measured, ends[:-1], axis=1)
             for (i, _, view), part in zip(members, parts, strict=True):
-                rows[i] = self._rows(view, part, pool, limits[key]["bad"])
+                rows[i] = self._rows(view, part, pool, limits[key]["bad"]) + _cloned(view, clones, device)
         return [found for found in rows if found is not None]
 
     def _rows(self, view: EpisodeView, measured: np.ndarray, pool: Pool, bad: float) -> list[ScoreRow]:
@@ -121,7 +138,6 @@ class ActionDivergence(Scorer):
             reason = f"sparse: {defined.sum()} of {n} steps have 3 neighbours from other episodes within reach"
             names = ("own_residual", "own_residual_median", "own_residual_horizon", "ambiguity")
             return [*(ScoreRow(name, None, "undefined", reason) for name in names), counts, length]
-        weight = np.where(defined, (n - np.arange(n)) / n, 0.0)
         note = pool.note(view)
         values = residual[defined]
         return [
@@ -133,7 +149,7 @@ class ActionDivergence(Scorer):
                 spans=worst_spans(residual, np.nan_to_num(residual) > bad, "divergent_action"),
             ),
             ScoreRow("own_residual_median", float(np.median(values)), reason=note),
-            ScoreRow("own_residual_horizon", float(weight @ np.nan_to_num(residual) / weight.sum()), reason=note),
+            ScoreRow("own_residual_horizon", _early(residual), reason=note),
             ScoreRow(
                 "ambiguity", float(ambiguity[defined].mean()), reason=note, step_values=ambiguity.astype(np.float32)
             ),
@@ -143,9 +159,33 @@ class ActionDivergence(Scorer):
 
     def _undefined(self, raw: RawEpisode) -> list[ScoreRow]:
         reason = raw.problem or ("no finite step" if not raw.finite.any() else f"no reference for {raw.group}")
-        named = [metric.name for metric in self.spec.metrics if metric.name != "length"]
+        metrics = self.spec.metrics if self.cloning else self.spec.metrics[:-2]
+        named = [metric.name for metric in metrics if metric.name != "length"]
         rows = [ScoreRow(name, None, "undefined", reason) for name in named]
         return [*rows, ScoreRow("length", float(len(raw.state)))]
+
+
+def _early(values: np.ndarray) -> float:
+    """The mean of the finite ``values`` [n] of an episode's steps, each weighed by the share that still lies ahead."""
+    weight = np.where(np.isfinite(values), (len(values) - np.arange(len(values))) / len(values), 0.0)
+    return float(weight @ np.nan_to_num(values) / weight.sum())
+
+
+def _cloned(view: EpisodeView, clones: Clones | None, device: str) -> list[ScoreRow]:
+    """The rows of the cloning error; none where it was not asked for."""
+    if clones is None:
+        return []
+    if view.group not in clones.weights:
+        reason = f"sparse: {view.group} has no two reference episodes to clone"
+        return [ScoreRow(name, None, "undefined", reason) for name in ("cloning_error", "cloning_error_horizon")]
+    steps = clones.steps(view)
+    error = np.full(len(view.valid), np.nan)
+    error[view.valid] = steps.error(clones.expected(view, steps, device).mean(axis=0))
+    note = clones.note(view)
+    return [
+        ScoreRow("cloning_error", float(np.nanmean(error)), reason=note, step_values=error.astype(np.float32)),
+        ScoreRow("cloning_error_horizon", _early(error), reason=note),
+    ]
 
 
 def _residual(

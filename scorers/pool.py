@@ -19,7 +19,7 @@ from data_engine.reference import RawEpisode, Reference, episodes, key_of
 from data_engine.scoring import EpisodeBatch, Fit, Span
 from data_engine.view import EpisodeView, View, fit_views
 
-__all__ = ["MIN_EPISODES", "Pool", "Pools", "worst_spans"]
+__all__ = ["MIN_EPISODES", "REFERENCE_STEPS", "Pool", "Pools", "usual", "worst_spans"]
 
 MIN_EPISODES = 5
 REFERENCE_STEPS = 20_000  # steps kept per (group, task) while fitting
@@ -67,22 +67,34 @@ class Pools:
         ``keep`` says which steps of an episode may serve as reference (bool [m]); all by default.
         """
         reference = Reference(batches, seed=seed, budget=REFERENCE_STEPS)
+        return Pools.drawn(reference, seed=seed, size=size, draws=draws, keep=keep), reference.seen
+
+    @staticmethod
+    def drawn(
+        reference: Reference,
+        *,
+        seed: int,
+        size: int,
+        draws: int = 1,
+        keep: Callable[[EpisodeView], np.ndarray] | None = None,
+    ) -> Pools:
+        """Pools of at most ``size`` steps from the episodes of ``reference``."""
         views = fit_views(reference)
         found: dict[tuple[str, str | None], Sequence[Pool]] = {}
         owners: dict[str, dict[str, int]] = {}
         for group, raw in sorted(reference.groups.items()):
             owners[group] = {episode.content_hash: i for i, episode in enumerate(raw)}
-            usual = _usual([views[group].measure(episode) for episode in raw])
-            tasks = sorted({view.task for view in usual})
+            plain = usual([views[group].measure(episode) for episode in raw])
+            tasks = sorted({view.task for view in plain})
             for task in tasks:
-                members = [view for view in usual if view.task == task]
+                members = [view for view in plain if view.task == task]
                 if len(members) >= MIN_EPISODES:
                     found[group, task] = _draw(members, task, owners[group], seed, size, draws, keep)
             if len(tasks) == 1 and (group, tasks[0]) in found:
                 found[group, None] = [replace(pool, task=None) for pool in found[group, tasks[0]]]
             else:
-                found[group, None] = _draw(usual, None, owners[group], seed, size, draws, keep)
-        return Pools(views, owners, found), reference.seen
+                found[group, None] = _draw(plain, None, owners[group], seed, size, draws, keep)
+        return Pools(views, owners, found)
 
     def measure(self, batch: EpisodeBatch) -> list[tuple[RawEpisode, EpisodeView | None]]:
         """Each episode of ``batch`` and its view; None where nothing like it was in the reference."""
@@ -154,7 +166,7 @@ def worst_spans(
     return tuple(Span(start, stop, reason) for start, stop in sorted(spans[:limit]))
 
 
-def _usual(views: Sequence[EpisodeView]) -> list[EpisodeView]:
+def usual(views: Sequence[EpisodeView]) -> list[EpisodeView]:
     """Those that may serve as reference: not outside the usual range much more than their task's median episode."""
     kept = []
     for task in sorted({view.task for view in views}):

@@ -114,3 +114,42 @@ def test_missing_actions_and_unknown_robots_have_a_reason(pusht, batch_of):
     assert SCORER.score(bare, fit)[0][0].reason == "no numeric action"
     wide = batch_of([np.c_[s, s] for s in states], actions)
     assert SCORER.score(wide, fit)[0][0].reason.startswith("no reference for arm/delta/10x2")
+
+
+CLONING = ActionDivergence(cloning=True, members=1, chunk=2)
+
+
+def cloning(rows):
+    return np.array([next(r.value for r in row if r.metric == "cloning_error") for row in rows], dtype=float)
+
+
+def test_cloning_error_separates_expert_from_worse(tiers, batch_of, auc):
+    states, actions, tasks, tier = tiers
+    own = np.flatnonzero((np.array(tasks) == "drawer-open-v3") & (tier != "okay"))[::2]
+    batch = batch_of([states[i] for i in own], [actions[i] for i in own])
+    rows = CLONING.score(batch, CLONING.fit([batch]))
+    value = cloning(rows)
+    assert auc(value[tier[own] == "worse"], value[tier[own] == "expert"]) >= 0.95
+    for row, i in zip(rows, own, strict=True):
+        error, early = row[-2:]
+        n = len(states[i])
+        assert len(error.step_values) == n
+        weight = (n - np.arange(n)) / n
+        assert early.value == pytest.approx(weight @ error.step_values / weight.sum(), rel=1e-5)
+
+
+def test_cloning_depends_on_no_order_and_scores_a_newcomer_as_inside(pusht, batch_of):
+    states, actions = some(pusht, 8)
+    plain = batch_of(states, actions)
+    fit = CLONING.fit([plain])
+    want = cloning(CLONING.score(plain, fit))
+    other = batch_of(states[::-1], actions[::-1], name="renamed")
+    np.testing.assert_array_equal(cloning(CLONING.score(other, CLONING.fit([other]))), want[::-1])
+    alone = cloning(CLONING.score(batch_of(states[3:4], actions[3:4]), fit))
+    assert alone[0] == want[3]
+
+
+def test_cloning_of_one_episode_is_undefined(pusht, batch_of):
+    batch = batch_of(*some(pusht, 1))
+    row = CLONING.score(batch, CLONING.fit([batch]))[0]
+    assert (row[-2].status, row[-2].reason.split(":")[0]) == ("undefined", "sparse")
