@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_engine.canonical import digest
-from data_engine.model import ACTION, STATE, Dataset
+from data_engine.model import ACTION, STATE, TIMESTAMP, Dataset
 from data_engine.scoring import EpisodeBatch
 
 __all__ = ["RawEpisode", "Reference", "episodes", "key_of", "matrix"]
@@ -25,7 +25,7 @@ class RawEpisode:
 
     ``dataset`` holds what its source declares (names, units, fps). ``group`` is (embodiment, control mode, ds, da),
     what shares a view. ``problem`` says why there is nothing to measure (no state or action column, no steps), or is
-    None.
+    None. ``time`` [n] is seconds, where the source has it.
     """
 
     content_hash: str
@@ -35,6 +35,7 @@ class RawEpisode:
     state: np.ndarray
     action: np.ndarray
     problem: str | None = None
+    time: np.ndarray | None = None
 
     @property
     def finite(self) -> np.ndarray:
@@ -67,7 +68,7 @@ def matrix(batch: EpisodeBatch, column: str) -> np.ndarray | None:
 
 def episodes(batch: EpisodeBatch) -> Iterator[RawEpisode]:
     """The episodes of ``batch``, in order."""
-    state, action = matrix(batch, STATE), matrix(batch, ACTION)
+    state, action, time = matrix(batch, STATE), matrix(batch, ACTION), matrix(batch, TIMESTAMP)
     problem = next(
         (f"no numeric {n}" for n, x in ((STATE, state), (ACTION, action)) if x is None or not x.shape[1]), None
     )
@@ -83,7 +84,8 @@ def episodes(batch: EpisodeBatch) -> Iterator[RawEpisode]:
             )
         )
         wrong = problem or (None if len(s) else "no steps")
-        yield RawEpisode(row["content_hash"], group, row["task"] or "", batch.dataset, s, a, wrong)
+        when = None if time is None else time[span, 0]
+        yield RawEpisode(row["content_hash"], group, row["task"] or "", batch.dataset, s, a, wrong, when)
 
 
 class Reference:
