@@ -77,14 +77,19 @@ class Pools:
         size: int,
         draws: int = 1,
         keep: Callable[[EpisodeView], np.ndarray] | None = None,
+        seen_as: Callable[[EpisodeView], EpisodeView] | None = None,
     ) -> Pools:
-        """Pools of at most ``size`` steps from the episodes of ``reference``."""
+        """Pools of at most ``size`` steps from the episodes of ``reference``.
+
+        ``seen_as`` puts other coordinates in the place of state and action before steps are drawn.
+        """
         views = fit_views(reference)
         found: dict[tuple[str, str | None], Sequence[Pool]] = {}
         owners: dict[str, dict[str, int]] = {}
         for group, raw in sorted(reference.groups.items()):
             owners[group] = {episode.content_hash: i for i, episode in enumerate(raw)}
             plain = usual([views[group].measure(episode) for episode in raw])
+            plain = [seen_as(view) for view in plain] if seen_as else plain
             tasks = sorted({view.task for view in plain})
             for task in tasks:
                 members = [view for view in plain if view.task == task]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-__all__ = ["GRID", "chunks", "nearest", "squared_distances", "to_grid"]
+__all__ = ["GRID", "chunks", "nearest", "squared_distances", "to_grid", "within"]
 
 GRID = float(2**14)
 _CELLS = 2**21  # distances held at once: 16 MB
@@ -74,3 +74,29 @@ def nearest(
         distances[rows, :taken] = (square.sqrt() / GRID).cpu().numpy()
         indices[rows, :taken] = torch.where(found, index, torch.full_like(index, -1)).long().cpu().numpy()
     return distances, indices
+
+
+def within(
+    queries: np.ndarray,
+    pool: np.ndarray,
+    radius: float,
+    *,
+    owner: np.ndarray | None = None,
+    pool_owner: np.ndarray | None = None,
+    device: str = "cpu",
+) -> np.ndarray:
+    """How many of ``pool`` [m, d] lie within ``radius`` of each of ``queries`` [n, d]: int64 [n].
+
+    Pairs of one owner are left out, as in ``nearest``. O(n m d).
+    """
+    counts = np.zeros(len(queries), np.int64)
+    if not len(queries) or not len(pool):
+        return counts
+    x, y = to_grid(queries, device), to_grid(pool, device)
+    own, pool_own = (None if o is None else torch.from_numpy(np.asarray(o)).to(device) for o in (owner, pool_owner))
+    for rows in chunks(len(x), len(y)):
+        near = squared_distances(x[rows], y) <= (radius * GRID) ** 2
+        if own is not None and pool_own is not None:
+            near &= own[rows, None] != pool_own[None]
+        counts[rows] = near.sum(1).cpu().numpy()
+    return counts

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorers.kernels import neighbours
-from scorers.kernels.neighbours import GRID, nearest
+from scorers.kernels.neighbours import GRID, nearest, within
 
 
 def brute(queries, pool, k, owner, pool_owner):
@@ -63,3 +63,14 @@ def test_cuda_gives_the_same_numbers():
     queries, pool = draw.normal(size=(500, 40)) / 3, draw.normal(size=(300, 40)) / 3
     for a, b in zip(nearest(queries, pool, 10), nearest(queries, pool, 10, device="cuda"), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_counts_within_a_radius_of_other_owners():
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(30, 3)), draw.normal(size=(50, 3))
+    own, pool_own = draw.integers(0, 4, 30), draw.integers(0, 4, 50)
+    distance = np.sqrt(((x[:, None] - y[None]) ** 2).sum(2))
+    want = ((distance <= 1.2) & (own[:, None] != pool_own[None])).sum(1)
+    np.testing.assert_array_equal(within(x, y, 1.2, owner=own, pool_owner=pool_own), want)
+    np.testing.assert_array_equal(within(x, y, 1.2), (distance <= 1.2).sum(1))
+    assert within(x[:0], y, 1.0).shape == (0,)
