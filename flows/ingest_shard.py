@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, compress
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,20 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from data_engine import registry
-from data_engine.canonical import canonical_json
 from data_engine.defects import Defect
-from data_engine.errors import EngineError, RequestError, SourceError
-from data_engine.formats import Format, Probe, Source, SourceEpisode, Unreadable
-from data_engine.model import ACTION, EPISODES, STATE, TIMESTAMP, Dataset, episode_id
+from data_engine.errors import RequestError
+from data_engine.formats import Format, Probe, Source, Unreadable
+from data_engine.model import EPISODES, Dataset
 from data_engine.outages import reaching
-from data_engine.steps import EPISODE_ID, STEP, canonical, hashes, schema
+from data_engine.steps import schema
 from flows.ingest_cameras import AS_IT_IS, Cameras
+from flows.ingest_runs import RunWriter, grouped
 from storage.lake import DataFile, Lake
 
-__all__ = ["ingest_shard", "inside", "moves"]
-
-_GROUP_STEPS = 1024  # a row group ends with the episode that reaches one of the two
-_GROUP_BYTES = 1 << 20
+__all__ = ["ingest_shard", "inside"]
 
 
 def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
@@ -55,40 +52,39 @@ def _ingest_shard(
     cameras = Cameras(
         lake, source, dataset.fps, payload.get("apart", ()), by_reference=payload.get("by_reference", False)
     )
-    writer = _ShardWriter(cameras, dataset)
+    writer = RunWriter(cameras, dataset)
     rows: list[dict[str, Any]] = []
     unchanged: list[str] = []
     quarantined: list[dict[str, str]] = []
     notes: Counter[str] = Counter()
     defects: dict[Defect, list[str]] = {}
 
-    def tables() -> Iterator[pa.Table]:
+    def stored() -> Iterator[tuple[pa.Table, list[int]]]:
+        """New steps of some episodes behind one another, and the length of each."""
         row_start = 0
-        for item in fmt.read(source, probe, keys):
-            if isinstance(item, Unreadable):
+        for run in writer.store(fmt.read(source, probe, keys)):
+            if isinstance(run, Unreadable):
                 check()
-                quarantined.append({"key": item.key, "code": item.code, "reason": item.reason})
+                quarantined.append({"key": run.key, "code": run.code, "reason": run.reason})
                 continue
-            try:
-                steps, row, seen = writer.store(item)
-            except EngineError as error:
-                check()
-                quarantined.append({"key": item.key, "code": error.code, "reason": error.message})
-                continue
-            notes.update(item.notes)
-            for defect in seen:
-                defects.setdefault(defect, []).append(item.key)
-            if payload["known"].get(item.key) == row["content_hash"]:
-                unchanged.append(item.key)
-                continue
-            revision = payload["revisions"].get(item.key, -1) + 1
-            row |= {"row_start": row_start, "row_count": len(steps), "revision": revision}
-            row_start += len(steps)
-            rows.append(row)
-            yield steps
+            new: list[bool] = []
+            for episode, row, seen in zip(run.episodes, run.rows, run.seen, strict=True):
+                notes.update(episode.notes)
+                for defect in seen:
+                    defects.setdefault(defect, []).append(episode.key)
+                new.append(payload["known"].get(episode.key) != row["content_hash"])
+                if not new[-1]:
+                    unchanged.append(episode.key)
+                    continue
+                revision = payload["revisions"].get(episode.key, -1) + 1
+                rows.append(row | {"row_start": row_start, "row_count": row["n_steps"], "revision": revision})
+                row_start += row["n_steps"]
+            lengths = [row["n_steps"] for row in run.rows]
+            steps = run.steps if all(new) else run.steps.filter(pa.array(np.repeat(new, lengths)))
+            yield steps, list(compress(lengths, new))
 
     with cameras:
-        stream = _grouped(tables())
+        stream = grouped(stored())
         head = next(stream, None)
         if head is not None:
             file = lake.write_file(
@@ -113,66 +109,6 @@ def _ingest_shard(
     }
 
 
-class _ShardWriter:
-    """Turns one source episode at a time into canonical steps, blobs and an episodes row."""
-
-    def __init__(self, cameras: Cameras, dataset: Dataset) -> None:
-        self.cameras, self.dataset = cameras, dataset
-
-    def store(self, episode: SourceEpisode) -> tuple[pa.Table, dict[str, Any], list[Defect]]:
-        """The steps as stored, the row, and what was seen wrong. Raises ``SourceError`` where it cannot be stored."""
-        steps = canonical(episode.steps, self.dataset.features, self.dataset.fps)
-        times = steps.column(TIMESTAMP).to_numpy()
-        if len(episode.cameras) < len(self.dataset.cameras):
-            absent = sorted(set(self.dataset.cameras) - set(episode.cameras))
-            raise SourceError(f"camera {absent[0]!r} is declared and absent", code="missing_camera")
-        if episode.cameras and not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
-            raise SourceError("timestamps do not increase: its frames belong to no step", code="bad_timestamps")
-        moving = bool(episode.cameras) and moves(steps)
-        videos, digests, seen = self.cameras.store(episode.key, episode.cameras, times, moving)
-        whole, alone = hashes(steps, digests)
-        identity = episode_id(self.dataset.name, episode.key)
-        table = pa.table(
-            [pa.array([identity] * len(steps)), pa.array(np.arange(len(steps))), *steps.columns],
-            names=[EPISODE_ID, STEP, *steps.column_names],
-        ).select(schema(self.dataset.features).names)
-        row = {
-            "episode_id": identity,
-            "dataset": self.dataset.name,
-            "source_key": episode.key,
-            "content_hash": whole,
-            "steps_hash": alone,
-            "embodiment": self.dataset.embodiment,
-            "control_mode": self.dataset.control_mode,
-            "fps": self.dataset.fps,
-            "n_steps": len(steps),
-            "duration_s": float(times[-1] - times[0] + 1 / self.dataset.fps) if np.isfinite(times).all() else None,
-            "task": episode.task,
-            "language": list(episode.language),
-            "success": episode.success,
-            "operator": episode.operator,
-            "scene": episode.scene,
-            "objects": list(episode.objects),
-            "provenance": episode.provenance,
-            "labels": list(episode.labels),
-            "parent": episode.parent,
-            "attributes": canonical_json(episode.attributes),
-            "videos": videos,
-        }
-        return table, row, [*episode.defects, *seen]
-
-
-def moves(steps: pa.Table) -> bool:
-    """Whether any entry of the state, or of the action where there is none, changes over the episode."""
-    for name in (STATE, ACTION):
-        if name in steps.column_names and not steps.column(name).null_count:
-            column = steps.column(name).combine_chunks()
-            values = column.flatten() if pa.types.is_list(column.type) else column
-            rows = values.to_numpy(zero_copy_only=False).reshape(len(steps), -1)
-            return bool(np.ptp(rows, axis=0).max() > 1e-6)
-    return False
-
-
 def _hashed(source: Source, path: str, stream: Mapping[str, Any] | None) -> dict[str, Any]:
     """Size and hash of a file of the source; a video that was hashed to be kept as it is, is not read again."""
     if stream is not None and stream["kept"] in AS_IT_IS:
@@ -183,18 +119,6 @@ def _hashed(source: Source, path: str, stream: Mapping[str, Any] | None) -> dict
             return {"path": path, "bytes": file.tell(), "sha256": sha}
     except (FileNotFoundError, RequestError):
         return {"path": path, "bytes": None, "sha256": None}
-
-
-def _grouped(episodes: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Short episodes together: a row group of its own for each would cost more than its values."""
-    held: list[pa.Table] = []
-    for steps in episodes:
-        held.append(steps)
-        if sum(map(len, held)) >= _GROUP_STEPS or sum(part.nbytes for part in held) >= _GROUP_BYTES:
-            yield pa.concat_tables(held).combine_chunks()
-            held = []
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
 
 
 def _as_json(file: DataFile) -> dict[str, Any]:

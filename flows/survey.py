@@ -34,7 +34,7 @@ from data_engine.scoring import EpisodeBatch
 from data_engine.steps import canonical, hashes
 from data_engine.video import FrameReader, encode
 from flows.ingest_conventions import conventions
-from flows.ingest_shard import moves
+from flows.ingest_runs import moves
 from flows.progress import Progress
 from storage.lake import Lake
 

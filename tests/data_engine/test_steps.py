@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from data_engine.errors import SourceError
 from data_engine.model import ACTION, STATE, TIMESTAMP, Feature
-from data_engine.steps import canonical, content_hash, schema, storage_type
+from data_engine.steps import canonical, content_hash, hashes, schema, steps_hashes, storage_type
 
 FEATURES = (Feature(name=STATE, dtype="float32", shape=(2,)), Feature(name=ACTION, dtype="float16", shape=(1,)))
 
@@ -106,6 +106,48 @@ def test_a_null_is_not_a_zero_and_a_camera_counts():
     zeroed = canonical(table(action=pa.array([0.0, 0.0, 2.0, 3.0], pa.float32())), FEATURES, 10.0)
     assert content_hash(nulled) != content_hash(zeroed)
     assert content_hash(zeroed, {"top": "a"}) != content_hash(zeroed, {"top": "b"}) != content_hash(zeroed)
+
+
+KINDS = pa.table(
+    {
+        TIMESTAMP: pa.array([0.0, 0.5, 1.0]),
+        STATE: pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32())),
+        ACTION: pa.array([[1, 2], None, [3, None]], pa.list_(pa.int16())),
+        "reward": pa.array([0.0, None, 1.0], pa.float32()),
+        "terminated": pa.array([False, False, True]),
+        "count": pa.array([1, 2, 3], pa.int64()),
+        "big": pa.array([1, None, 2**64 - 1], pa.decimal128(20, 0)),
+        "language": pa.array(["open", None, "é"]),
+        "raw": pa.array([b"", b"\0", None], pa.binary()),
+    }
+)
+
+
+def test_a_hash_once_written_down_stays_what_it_is():
+    assert hashes(KINDS, {"top": "a"}) == (
+        "0b7471a800aba419c43235fa15d57d74c4ebbf9c1b3965615576ddd73a085527",
+        "79f5e80807f8ea86c60d583d6d8da65bb103a8d8cb4b3eaf68be2f7a8204613f",
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=5), st.integers(0, 3))
+def test_episodes_behind_one_another_hash_as_each_alone(episodes, before):
+    rows = pa.concat_tables([KINDS] * (before + 1)).slice(before)
+    whole = rows.take([row for episode in episodes for row in episode])
+    offsets = np.cumsum([0, *map(len, episodes)])
+    alone = [hashes(rows.take(episode))[1] for episode in episodes]
+    assert steps_hashes(whole, offsets) == alone
+    sliced = pa.concat_tables([whole, whole]).combine_chunks().slice(len(whole))
+    assert steps_hashes(sliced, offsets) == alone
+
+
+def test_episodes_behind_one_another_are_stored_as_each_alone():
+    parts = [table(3), table(1), table(5)]
+    together = canonical(pa.concat_tables(parts), FEATURES, 10.0, [0, 3, 4, 9])
+    assert together.equals(pa.concat_tables([canonical(part, FEATURES, 10.0) for part in parts]).combine_chunks())
+    with pytest.raises(SourceError, match="no steps"):
+        canonical(pa.concat_tables(parts), FEATURES, 10.0, [0, 3, 3, 9])
 
 
 def test_the_schema_leaves_cameras_out():
