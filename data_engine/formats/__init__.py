@@ -146,7 +146,7 @@ class EncodedVideo:
     local: str | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EpisodeRef:
     """One episode as a probe sees it: its key in the source, its length where declared, and the files it lies in.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine.defects import Defect
-from data_engine.errors import RequestError, SourceError
+from data_engine.errors import SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.formats.episode_rows import EpisodeRows
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
@@ -67,6 +66,7 @@ class LeRobotV3(Format):
         refs: list[EpisodeRef] = []
         data_files: list[str | None] = []
         filmed = dict.fromkeys((camera.name for camera in info.cameras), False)
+        alike: dict[tuple[str, ...], tuple[str, ...]] = {}  # episodes of the same files share one tuple
         changing = False
         for key, row in rows.items():
             changing |= len(row.get("tasks") or ()) > 1
@@ -77,7 +77,8 @@ class LeRobotV3(Format):
                 path, _ = _video(videos, camera, row)
                 filmed[camera.name] |= path is not None
                 files += [path] if path else []
-            refs.append(EpisodeRef(key, row.get("length"), (*map(sys.intern, (*files, row[_FILE])), *shared)))
+            named = (*files, row[_FILE], *shared)
+            refs.append(EpisodeRef(key, row.get("length"), alike.setdefault(named, named)))
         return declare(self, source, info, refs, data_files, filmed, rows, changing=changing)
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
@@ -107,8 +108,8 @@ def _read_file(
 ) -> Iterator[SourceEpisode | Unreadable]:
     """The episodes ``wanted`` of one data file."""
     try:
-        known = _groups(source, path, _stamp(source, path))
-        file = open_parquet(source, path, known.metadata)
+        file = open_parquet(source, path)
+        known = _groups(source, path, source.stamp(path))
         stored = cameras_in_parquet(features)
         columns = [name for name in file.schema_arrow.names if name not in {column for _, column in stored}]
         for batch, groups in _batches(known, wanted, columns):
@@ -133,9 +134,8 @@ class _Groups:
     high: np.ndarray
 
     @classmethod
-    def of(cls, file: pq.ParquetFile) -> _Groups:
+    def of(cls, meta: pq.FileMetaData) -> _Groups:
         """Without statistics a group may hold any episode. Raises ``SourceError`` where no column names the episode."""
-        meta = file.metadata
         columns = {meta.schema.column(i).path: i for i in range(meta.num_columns)}
         if EPISODE not in columns:
             raise SourceError(f"the file has no column {EPISODE!r}", code="missing_column")
@@ -157,18 +157,9 @@ class _Groups:
         return np.flatnonzero((self.low <= episode) & (episode <= self.high)).tolist()
 
 
-def _stamp(source: Source, path: str) -> tuple[int, str]:
-    try:
-        return source.stamp(path)
-    except FileNotFoundError as error:
-        raise SourceError(f"{path} is not there", code="missing_file") from error
-    except RequestError as error:
-        raise SourceError(f"{path} is not readable: {error}", code="bad_file") from error
-
-
-@lru_cache(maxsize=2)  # the shards of a file follow one another: its metadata can take longer to read than its rows
+@lru_cache(maxsize=1)  # the shards of a file follow one another
 def _groups(source: Source, path: str, stamp: tuple[int, str]) -> _Groups:
-    return _Groups.of(open_parquet(source, path))
+    return _Groups.of(open_parquet(source, path).metadata)
 
 
 def _batches(
@@ -208,7 +199,7 @@ def _episode_table(source: Source) -> tuple[list[str], pa.Table]:
     for path in files_under(source, _EPISODES):
         if not path.endswith(".parquet"):
             continue
-        file = open_parquet(source, path)
+        file = open_parquet(source, path, once=True)
         try:
             part = file.read(columns=[name for name in file.schema_arrow.names if not name.startswith("stats/")])
         except (OSError, pa.ArrowException) as error:

@@ -6,7 +6,6 @@ data, whose offsets Arrow trusts, is validated whole.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
@@ -155,28 +154,30 @@ def _mapped(found: Source) -> pa.MemoryMappedFile:
         return pa.memory_map(copy.name)  # stays mapped whatever becomes of the name
 
 
-def open_parquet(source: Source, path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def open_parquet(source: Source, path: str, *, once: bool = False) -> pq.ParquetFile:
     """The Parquet file at ``path`` of ``source``. Raises ``SourceError`` where it is none.
 
-    ``metadata``: its own, where that is known already and need not be read again.
+    Its footer is kept for the next to ask, unless the file is read ``once``.
     """
     try:
         found = member(source, path)
-        if found.is_local:
-            local = os.stat(found.path())
-            footer = _footer(found.path(), local.st_size, local.st_mtime_ns)
-            return pq.ParquetFile(found.path(), metadata=footer, memory_map=True)
-        return pq.ParquetFile(found.open(), pre_buffer=True)
+        return _open(found, None if once else _footer(found, found.stamp()))
     except FileNotFoundError as error:
         raise SourceError(f"{path} is not there", code="missing_file") from error
     except (OSError, pa.ArrowException, EngineError) as error:
         raise SourceError(f"{path} is not readable: {error}", code="bad_file") from error
 
 
-@lru_cache(maxsize=4)
-def _footer(path: str, size: int, changed: int) -> pq.FileMetaData:
-    """The footer of a file as it is now: one with thousands of row groups takes long to parse, and each shard asks."""
-    return pq.read_metadata(path, memory_map=True)
+@lru_cache(maxsize=2)  # one of thousands of row groups takes long to parse, and much memory: 1 kB a group and column
+def _footer(found: Source, stamp: tuple[int, str]) -> pq.FileMetaData:
+    """The footer of a file as it is now: every shard of it asks."""
+    return _open(found, None).metadata
+
+
+def _open(found: Source, footer: pq.FileMetaData | None) -> pq.ParquetFile:
+    if found.is_local:
+        return pq.ParquetFile(found.path(), metadata=footer, memory_map=True)
+    return pq.ParquetFile(found.open(), metadata=footer, pre_buffer=True)
 
 
 def hive(path: str) -> dict[str, str | None]:
