@@ -92,7 +92,7 @@ class Bags(Format):
         for key in keys:
             found: SourceEpisode | Unreadable
             try:
-                span = probe.context["spans"][key]
+                span = probe.context["places"][key]
                 found = replace(read_episode(source, probe.context["plan"], span, key, probe.fps), **given)
             except EngineError as error:
                 found = Unreadable(key, error.code, str(error))
@@ -131,7 +131,7 @@ class Bags(Format):
             licence=self.licence,
             provenance=self.provenance,
             notes=tuple(notes),
-            context={"plan": plan, "spans": spans},
+            context={"plan": plan, "places": spans},
         )
 
     def _named(self, given: ColumnMap, known: set[str]) -> set[str]:

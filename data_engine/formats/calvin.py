@@ -62,31 +62,29 @@ class Calvin(EpisodeArrays):
         if not splits:
             return None
         refs: list[EpisodeRef] = []
-        ranges: dict[str, tuple[str, int, int]] = {}
-        spans: dict[str, list[dict[str, Any]]] = {}
+        places: dict[str, tuple[str, int, int, list[dict[str, Any]]]] = {}
         notes: list[str] = []
         for split in splits:
             spoken, more = _spoken(source, split)
             notes += more
             for start, stop in _ranges(source, split):
                 key = f"{split}episode_{start:07d}"
-                ranges[key] = (split, start, stop)
                 refs.append(EpisodeRef(key, stop - start, _paths(split, start, stop)))
-                spans[key] = [
+                spans = [
                     {**said, "start": max(said["start"] - start, 0), "stop": min(said["stop"], stop) - start}
                     for said in spoken
                     if said["start"] < stop and said["stop"] > start
                 ]
-        return Survey(tuple(refs), provenance="sim", notes=tuple(notes), context={"ranges": ranges, "spans": spans})
+                places[key] = (split, start, stop, spans)
+        return Survey(tuple(refs), provenance="sim", notes=tuple(notes), context={"places": places})
 
     @contextmanager
     def opened(self, source: Source, context: Mapping[str, Any]) -> Iterator[Callable[[str], Recording]]:
         """See :meth:`EpisodeArrays.opened`."""
 
         def recording(key: str) -> Recording:
-            split, start, stop = context["ranges"][key]
+            split, start, stop, spans = context["places"][key]
             steps = _Steps(source, _paths(split, start, stop))
-            spans = context["spans"][key]
             values = {"language_spans": spans, "language": list(dict.fromkeys(s["language"] for s in spans))}
             labels = (split.rstrip("/"),) if split else ()
             return Recording(steps.rows(), values if spans else {}, n_steps=stop - start, labels=labels)

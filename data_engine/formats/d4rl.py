@@ -55,7 +55,6 @@ class D4RL(EpisodeArrays):
     @contextmanager
     def opened(self, source: Source, context: Mapping[str, Any]) -> Iterator[Callable[[str], Recording]]:
         """See :meth:`EpisodeArrays.opened`."""
-        place = {f"episode_{index:06d}": index for index in range(len(context["ends"]))}
         with open_file(source) as file:
             flat = {
                 path: Kept(array, block_rows(array.spec, array.chunk))
@@ -65,8 +64,7 @@ class D4RL(EpisodeArrays):
             after = flat.pop(_NEXT, None)
 
             def recording(key: str) -> Recording:
-                index = place[key]
-                start, stop = context["ends"][index - 1] if index else 0, context["ends"][index]
+                start, stop = context["places"][key]
                 arrays: dict[str, Rows] = {path: Span(rows, start, stop) for path, rows in flat.items()}
                 return Recording(arrays, n_steps=stop - start, beyond=lambda: _last(flat, after, start, stop))
 
@@ -112,13 +110,10 @@ def _survey(source: Source, file: h5py.File) -> Survey:
     if len(ends) > 1 and len(spans) == 1 and _TIMEOUTS not in arrays:
         notes.append(f"all episodes end in a terminal after {spans.pop()} steps: those may be time limits")
     file_name = source.relative(source.root)
-    refs = (
-        EpisodeRef(f"episode_{index:06d}", stop - start, (file_name,))
-        for index, (start, stop) in enumerate(zip(starts, ends, strict=True))
-    )
-    return Survey(
-        tuple(refs), attributes=attributes, notes=tuple(notes), context={"ends": ends, "rows": (n,)}, uniform=True
-    )
+    places = {f"episode_{index:06d}": span for index, span in enumerate(zip(starts, ends, strict=True))}
+    refs = tuple(EpisodeRef(key, stop - start, (file_name,)) for key, (start, stop) in places.items())
+    context = {"places": places, "rows": (n,)}
+    return Survey(refs, attributes=attributes, notes=tuple(notes), context=context, uniform=True)
 
 
 def _ends(source: Source, arrays: Mapping[str, Array], n: int) -> list[int]:

@@ -92,7 +92,7 @@ class DemonstrationFile(EpisodeArrays):
                 *rate_notes,
                 *self.remarks(data),
             ),
-            context={"labels": labels},
+            context={"places": {key: labels.get(key, ()) for key in keys}},
         )
 
     def _rate(self, environment: Environment, data: h5py.Group, keys: Sequence[str]) -> tuple[float | None, list[str]]:
@@ -125,7 +125,7 @@ class DemonstrationFile(EpisodeArrays):
                     n_steps=int(length) if isinstance(length, int) or str(length).isdecimal() else None,
                     clock=lambda: self.clock(arrays) if self.fps is None else None,
                     beyond=lambda: self.beyond(demo, arrays),
-                    labels=context["labels"].get(key, ()),
+                    labels=context["places"].get(key, ()),
                 )
 
             yield recording

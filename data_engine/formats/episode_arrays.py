@@ -143,7 +143,7 @@ class EpisodeArrays(Format):
             licence=self.licence,
             provenance=self.provenance or survey.provenance,
             notes=(*notes, *more, *survey.notes),
-            context={**survey.context, "layout": layout, "survey": replace(survey, episodes=())},
+            context={**survey.context, "layout": layout, "survey": replace(survey, episodes=(), context={})},
         )
 
     def arrays(self, recording: Recording) -> dict[str, Rows]:

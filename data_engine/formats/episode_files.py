@@ -51,7 +51,7 @@ class EpisodeFiles(EpisodeArrays):
                         return None
                     keys = _keys(paths)
                     refs = tuple(EpisodeRef(key, files=(path,)) for key, path in keys.items())
-                    return self.described(file, Survey(refs, context={"files": keys}))
+                    return self.described(file, Survey(refs, context={"places": keys}))
             except (EngineError, *FAULTS):
                 if len(paths) == 1:
                     raise
@@ -64,7 +64,7 @@ class EpisodeFiles(EpisodeArrays):
 
             def recording(key: str) -> Recording:
                 stack.close()
-                path = context["files"][key]
+                path = context["places"][key]
                 file = stack.enter_context(open_file(member(source, path)))
                 if not self.claims(file):
                     raise SourceError(f"{path} is of another layout than the rest", code="layout_differs")

@@ -83,7 +83,7 @@ class Minari(EpisodeArrays):
         files = arrow_episodes(source, prefix, kind)
         refs = tuple(EpisodeRef(key, files=paths) for key, paths in files.items())
         spaces = {name: parse(metadata.get(f"{name[:-1]}_space")) for name in ("observations", "actions")}
-        return _survey(refs, metadata, {"kind": kind, "prefix": prefix, "files": files, "spaces": spaces})
+        return _survey(refs, metadata, {"kind": kind, "prefix": prefix, "places": files, "spaces": spaces})
 
     def opened(self, source: Source, context: Mapping[str, Any]) -> AbstractContextManager[Callable[[str], Recording]]:
         """See :meth:`EpisodeArrays.opened`."""
@@ -161,7 +161,7 @@ def _opened_file(source: Source, context: Mapping[str, Any]) -> Iterator[Callabl
 @contextmanager
 def _opened_folders(source: Source, context: Mapping[str, Any]) -> Iterator[Callable[[str], Recording]]:
     def recording(key: str) -> Recording:
-        arrays = arrow_arrays(source, context["files"][key], context["kind"], context["spaces"])
+        arrays = arrow_arrays(source, context["places"][key], context["kind"], context["spaces"])
         path = f"{context['prefix']}{key.removeprefix('episode_')}/{_METADATA}"
         return _recording(arrays, _metadata(source, path) if source.exists(path) else {})
 

@@ -60,21 +60,20 @@ class ZarrReplay(Format):
         if stated is None:
             notes.append(f"fps is not stated: {_DEFAULT_FPS:g} is assumed; give the option fps")
         starts = np.concatenate([[0], ends[:-1]])
+        pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+        spans = {f"episode_{index:06d}": pair for index, pair in enumerate(pairs)}
         path = (source.relative(source.root),)
         return Probe(
             format=self.name,
             fps=float(stated or _DEFAULT_FPS),
             features=layout.features,
-            episodes=tuple(
-                EpisodeRef(f"episode_{index:06d}", int(stop - start), path)
-                for index, (start, stop) in enumerate(zip(starts, ends, strict=True))
-            ),
+            episodes=tuple(EpisodeRef(key, stop - start, path) for key, (start, stop) in spans.items()),
             embodiment=self.embodiment or "unknown",
             control_mode=self.control_mode,
             licence=self.licence,
             provenance=self.provenance,
             notes=(*notes, *more),
-            context={"layout": layout, "ends": tuple(map(int, ends)), "tops": tops, "attributes": attributes},
+            context={"layout": layout, "tops": tops, "attributes": attributes, "all": len(spans), "places": spans},
         )
 
     def _layout(self, specs: Mapping[str, Spec]) -> tuple[Layout, list[str]]:
@@ -105,14 +104,14 @@ class ZarrReplay(Format):
             raise SourceError(f"{source.uri} is no zarr group any more")
         layout: Layout = probe.context["layout"]
         rows = {key: Rows(store.array(f"data/{key}"), key) for key in layout.specs}
-        ends = probe.context["ends"]
-        extras = _per_episode(store, len(ends))
+        extras = _per_episode(store, probe.context["all"])
         for key in keys:
             index = int(key.removeprefix("episode_"))
             found: SourceEpisode | Unreadable
             try:
                 extra = {name: plain(values[index]) for name, values in extras.items()}
-                found = self._episode(probe, key, rows, ends[index - 1] if index else 0, ends[index], extra)
+                start, stop = probe.context["places"][key]
+                found = self._episode(probe, key, rows, start, stop, extra)
             except SourceError as error:
                 found = Unreadable(key, error.code, str(error))
             yield found
