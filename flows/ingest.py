@@ -16,19 +16,12 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from data_engine.canonical import canonical_json, digest
 from data_engine.errors import EngineError, RequestError, SourceError
-from data_engine.formats import (
-    EpisodeRef,
-    Format,
-    Probe,
-    Source,
-    detect,
-)
+from data_engine.formats import EpisodeRef, Format, Probe, Source
 from data_engine.model import EPISODES, Dataset, episode_id
 from data_engine.outages import reaching
 from data_engine.recipe import SourceRecipe
@@ -36,7 +29,8 @@ from data_engine.references import refuse
 from data_engine.scoring import Resources
 from data_engine.steps import schema
 from flows.executor import Executor, Shard, run_shards
-from flows.ingest_conventions import conventions
+from flows.ingest_conventions import Conventions
+from flows.ingest_probe import examine
 from flows.ingest_shard import inside
 from flows.progress import Progress
 from flows.receipt import nothing, receipt, told
@@ -69,14 +63,14 @@ def _ingest(
     source = Source(recipe.uri)
     if recipe.by_reference:
         refuse(source.uri)
-    fmt, probe = detect(source, recipe.format, recipe.options)
-    if probe.proposal is not None:
+    fmt, probe, found = examine(recipe)
+    if found is None:
         raise RequestError(
             f"the columns of {source.uri} are only a guess of format {fmt.name!r}",
             code="unconfirmed_map",
             fix="`ingest URI --dry-run > options.yaml` writes it down; check it, then give --options options.yaml",
         )
-    dataset, evidence, doubts = describe(lake, recipe, fmt, probe, source)
+    dataset = describe(lake, recipe, fmt, probe, found)
     ids = {ref.key: episode_id(dataset.name, ref.key) for ref in probe.episodes}
     out = removals.withheld(lake, ids)
     if take_back and out:
@@ -112,10 +106,10 @@ def _ingest(
         **receipt(dataset, fmt, probe, source, results),
         "source_fingerprint": fingerprint,
         "transaction": transaction,
-        "control_mode": {"mode": dataset.control_mode, "evidence": evidence},
+        "control_mode": {"mode": dataset.control_mode, "evidence": found.evidence},
         "inferred": [finding.model_dump(mode="json") for f in dataset.features for finding in f.findings],
     }
-    made["notes"] = [*made["notes"], *doubts]
+    made["notes"] = [*made["notes"], *found.notes]
     made["in"]["episodes"] += len(out)
     made["removed"] = len(out)
     if recipe.by_reference and "by reference" not in {stream["kept"] for stream in made["streams"].values()}:
@@ -138,26 +132,19 @@ def _ingest(
     return made
 
 
-def describe(
-    lake: Lake, recipe: SourceRecipe, fmt: Format, probe: Probe, source: Source
-) -> tuple[Dataset, str, tuple[str, ...]]:
-    """The dataset that a probed source is, the evidence for its control mode, and notes where the data contradicts what
-    is stated. Options win over the source, and both over what the data shows.
+def describe(lake: Lake, recipe: SourceRecipe, fmt: Format, probe: Probe, found: Conventions) -> Dataset:
+    """The dataset that an examined source is. Options win over the source, and both over what the data shows.
+
+    Raises ``RequestError`` where it cannot be stored, or the lake knows it with other columns.
     """
-    fps = fmt.fps or probe.fps
-    if not fps or not np.isfinite(fps) or fps <= 0:
-        raise SourceError(
-            f"{source.uri} declares {fps} frames a second", code="bad_fps", fix="give options: {fps: ...}"
-        )
-    found = conventions(fmt, probe, source, fps)
     dataset = Dataset(
         name=recipe.dataset,
         embodiment=fmt.embodiment or probe.embodiment,
         control_mode=found.control_mode,
-        fps=fps,
+        fps=float(fmt.fps or probe.fps),
         features=found.features,
         licence=fmt.licence or probe.licence,
-        origin=source.uri,
+        origin=Source(recipe.uri).uri,
         format=fmt.name,
     )
     schema(dataset.features)  # refuses what cannot be stored before anything is written
@@ -168,7 +155,7 @@ def describe(
             code="dataset_differs",
             fix="ingest it under another name",
         )
-    return dataset, found.evidence, found.notes
+    return dataset
 
 
 def plan(
@@ -305,7 +292,7 @@ def _duplicates(
         (dataset, *row)
         for shard, result in zip(shards, results, strict=True)
         if result["file"]
-        for row in zip(*(lake.read_pending(shard.fingerprint)[name].to_pylist() for name in names[1:]), strict=True)
+        for row in zip(*lake.read_pending(shard.fingerprint, names[1:]).to_pydict().values(), strict=True)
     ]
     coming = {row[1] for row in new}
     first: dict[tuple[str, str], str] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from data_engine.conventions.settle import settle
 from data_engine.errors import SourceError
 from data_engine.formats import Format, Probe, Source, SourceEpisode
 from data_engine.model import ACTION, STATE, Feature
+from flows.apart import watched
 
 __all__ = ["Conventions", "conventions"]
 
@@ -31,12 +33,13 @@ class Conventions:
     notes: tuple[str, ...]
 
 
-def conventions(fmt: Format, probe: Probe, source: Source, fps: float) -> Conventions:
+def conventions(fmt: Format, probe: Probe, source: Source, fps: float, without: Collection[str] = ()) -> Conventions:
     """What the first episodes of a source show. What the options or the source state wins; nothing is rescaled.
 
-    Raises ``RequestError`` where the options state something of a column that is not there.
+    Episodes ``without`` are not looked at. Raises ``RequestError`` where the options state something of a column that
+    is not there.
     """
-    samples = _samples(fmt, probe, source)
+    samples = _samples(fmt, probe, source, without)
     stated = fmt.control_mode or probe.control_mode
     mode, evidence = stated, "stated"
     if mode is None:
@@ -51,11 +54,12 @@ def conventions(fmt: Format, probe: Probe, source: Source, fps: float) -> Conven
     return Conventions(mode, evidence, features, notes)
 
 
-def _samples(fmt: Format, probe: Probe, source: Source) -> list[Mapping[str, np.ndarray]]:
+def _samples(fmt: Format, probe: Probe, source: Source, without: Collection[str]) -> list[Mapping[str, np.ndarray]]:
     """Column -> float64 [n, d] of the first episodes that can be read; columns that are no arrays are left out."""
     wanted = {feature.name for feature in probe.features if not feature.is_camera}
     samples = []
-    for item in fmt.read(source, probe, [ref.key for ref in probe.episodes[:_EPISODES]]):
+    keys = list(islice((ref.key for ref in probe.episodes if ref.key not in without), _EPISODES))
+    for item in watched(fmt.read(source, probe, keys), keys):
         if isinstance(item, SourceEpisode):
             steps = item.steps.slice(0, _STEPS)
             sample = {}

@@ -18,23 +18,49 @@ import pyarrow as pa
 
 from data_engine import registry
 from data_engine.defects import Defect
-from data_engine.errors import RequestError
+from data_engine.errors import EngineError, RequestError
 from data_engine.formats import Format, Probe, Source, Unreadable
 from data_engine.model import EPISODES, Dataset
 from data_engine.outages import reaching
 from data_engine.steps import schema
+from flows.apart import Crash, apart, carefully, watched
 from flows.ingest_cameras import AS_IT_IS, Cameras
+from flows.ingest_probe import CRASH
 from flows.ingest_runs import RunWriter, grouped
 from storage.lake import DataFile, Lake
 
 __all__ = ["ingest_shard", "inside"]
 
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # nobody sends these to another process
+
 
 def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
     """Read, verify and store the episodes of one shard. One that cannot be read becomes a quarantine row.
 
-    Raises ``EngineError`` with code ``unreachable`` where that is the network's fault: nothing is quarantined then.
+    So does one over which the library that reads it crashes. Raises ``EngineError`` with code ``unreachable`` where
+    that is the network's fault: nothing is quarantined then.
     """
+    crashed: dict[str, str] = {}
+    doubted = None
+    run = carefully
+    while True:
+        try:
+            return run(_reached, lake, {**payload, "crashed": crashed}, fingerprint)
+        except Crash as crash:
+            run, key = apart, crash.reading
+            if key is None or key in crashed:
+                raise EngineError(
+                    f"the process that read {payload['source']} died ({crash.how})",
+                    code="worker_killed",
+                    fix="run it again: it goes on",
+                ) from None
+            if crash.how not in _CRASHES and doubted != key:  # killed for want of memory, if it happens again
+                doubted = key
+            else:
+                crashed[key] = f"reading it crashed the library that reads it ({crash.how})"
+
+
+def _reached(lake: Lake, payload: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
     with reaching(payload["source"]) as check:
         return _ingest_shard(lake, payload, fingerprint, check)
 
@@ -47,7 +73,8 @@ def _ingest_shard(
         raise RequestError(f"no such source: {source.uri}", code="no_source", fix="check the path or URI")
     fmt: Format = registry.make("formats", payload["format"], payload["options"])
     probe: Probe = payload["probe"]
-    keys = [ref.key for ref in probe.episodes]
+    crashed: Mapping[str, str] = payload["crashed"]
+    keys = [ref.key for ref in probe.episodes if ref.key not in crashed]
     dataset = Dataset.model_validate(payload["dataset"])
     cameras = Cameras(
         lake, source, dataset.fps, payload.get("apart", ()), by_reference=payload.get("by_reference", False)
@@ -55,14 +82,14 @@ def _ingest_shard(
     writer = RunWriter(cameras, dataset)
     rows: list[dict[str, Any]] = []
     unchanged: list[str] = []
-    quarantined: list[dict[str, str]] = []
+    quarantined = [{"key": key, "code": CRASH, "reason": reason} for key, reason in crashed.items()]
     notes: Counter[str] = Counter()
     defects: dict[Defect, list[str]] = {}
 
     def stored() -> Iterator[tuple[pa.Table, list[int]]]:
         """New steps of some episodes behind one another, and the length of each."""
         row_start = 0
-        for run in writer.store(fmt.read(source, probe, keys)):
+        for run in writer.store(watched(fmt.read(source, probe, keys), keys)):
             if isinstance(run, Unreadable):
                 check()
                 quarantined.append({"key": run.key, "code": run.code, "reason": run.reason})

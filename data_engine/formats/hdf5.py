@@ -19,6 +19,7 @@ from data_engine.formats import Source
 from data_engine.formats.arrays import Spec
 from data_engine.formats.attributes import plain
 from data_engine.formats.rows import FAULTS, Rows, block_rows, bounded
+from data_engine.fragile import fragile
 
 if TYPE_CHECKING:
     import h5py
@@ -144,7 +145,9 @@ class Array(Rows):
 def array(found: h5py.h5d.DatasetID) -> Array:
     """The dataset behind a handle, once it is known to be plain.
 
-    Raises ``SourceError`` where its data lie in another file, and for object, compound and empty types.
+    Raises ``SourceError`` where its data lie in another file, and for object, compound and empty types. Says of one
+    whose rows have no fixed length that it is fragile. (Attributes hold such texts too, in nearly every file; they are
+    read all the same.)
     """
     import h5py
     from h5py import h5d, h5s
@@ -157,6 +160,8 @@ def array(found: h5py.h5d.DatasetID) -> Array:
         if found.get_space().get_simple_extent_type() == h5s.NULL:
             raise SourceError(f"{name} has no data", code="bad_dtype")
     shape, dtype = tuple(found.shape), found.dtype
+    if dtype.kind == "O":
+        fragile(f"{name}: libhdf5 trusts the lengths that a file states of rows of variable length")
     if dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None:
         return Array(name, found, shape, dtype, Spec("string", shape[1:]))
     if dtype.kind == "O" and h5py.check_vlen_dtype(dtype) == np.uint8:
