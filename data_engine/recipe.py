@@ -20,7 +20,7 @@ from data_engine.errors import RequestError
 from data_engine.fs import resolve as resolve_uri
 
 __all__ = [
-    "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixtureRecipe", "Recipe", "ScheduleRecipe", "ScoreRecipe",
+    "Base", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixtureRecipe", "Recipe", "ScheduleRecipe", "ScoreRecipe",
     "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target", "apply_overrides", "read", "render", "schema", "template",
     "validate",
 ]  # fmt: skip
@@ -68,12 +68,36 @@ class SpaceRecipe(_Part):
     fit: str | None = None
 
 
+class Base(_Part):
+    """The demonstrations that others are held against: an expression, ids, or a stored selection, of the whole lake."""
+
+    where: str | None = None
+    ids: tuple[str, ...] | None = None
+    selection: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Base:
+        if sum(value is not None for value in (self.where, self.ids, self.selection)) != 1:
+            raise ValueError("give exactly one of where, ids or selection")
+        return self
+
+
 class ScoreRecipe(_Part):
-    """A scorer to run. ``fit`` names a stored fit; without one it is fitted on the recipe's own episodes."""
+    """A scorer to run. ``fit`` names a stored fit; without one it is fitted on ``base``, or on the recipe's episodes.
+
+    What ``base`` is to a scorer, its ``Spec`` says: for ``influence`` the targets, and it trains on the rest.
+    """
 
     scorer: str
     params: dict[str, Any] = Field(default_factory=dict)
+    base: Base | None = None
     fit: str | None = None
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> ScoreRecipe:
+        if self.base is not None and self.fit is not None:
+            raise ValueError("give base or fit, not both: a fit was made on its own base set")
+        return self
 
 
 class LabelRecipe(_Part):
@@ -297,10 +321,7 @@ def validate(value: Mapping[str, Any]) -> Recipe:
                 space.model_copy(update={"params": registry.make("encoders", space.encoder, space.params).config})
                 for space in recipe.spaces
             ),
-            "score": tuple(
-                score.model_copy(update={"params": registry.make("scorers", score.scorer, score.params).config})
-                for score in recipe.score
-            ),
+            "score": tuple(_resolved_score(score) for score in recipe.score),
             "select": tuple(_resolved_selection(selection) for selection in recipe.select),
             "mixture": recipe.mixture.model_copy(
                 update={"name": recipe.mixture.name or recipe.name, "entries": entries}
@@ -331,6 +352,17 @@ def schema() -> dict[str, Any]:
 def template() -> str:
     """A commented recipe with every key, ready to edit."""
     return _TEMPLATE
+
+
+def _resolved_score(score: ScoreRecipe) -> ScoreRecipe:
+    scorer = registry.make("scorers", score.scorer, score.params)
+    if scorer.spec.base != "optional" and score.base is None and score.fit is None:
+        raise RequestError(
+            f"scorer {score.scorer!r} needs a base set",
+            code="no_base",
+            fix="add base: {where: ...}, {ids: [...]} or {selection: ...}",
+        )
+    return score.model_copy(update={"params": scorer.config})
 
 
 def _resolved_selection(selection: SelectRecipe) -> SelectRecipe:
@@ -374,6 +406,7 @@ score:                         # evidence; nothing is dropped by a score
   - {scorer: integrity, params: {}}
   - {scorer: action_divergence, params: {}}
   - {scorer: mutual_information, params: {}}
+  # - {scorer: compatibility, base: {where: "operator = 'anna'"}}    # or {ids: [ep_...]} or {selection: NAME}
 
 select:
   - name: chosen

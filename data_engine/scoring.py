@@ -53,7 +53,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class Spec:
-    """A scorer's statement of itself. ``metrics[0]`` is the headline that its bare name stands for in expressions."""
+    """A scorer's statement of itself. ``metrics[0]`` is the headline that its bare name stands for in expressions.
+
+    ``base`` says what the base set that a recipe names is to it: ``optional``, its reference set in the place of the
+    scored episodes; ``reference``, the same, and it must be named; ``targets``, demonstrations beside the reference
+    that it must be given: ``fit`` is called with them alone first, and the outcome is the ``base`` of the second call.
+    """
 
     name: str
     version: str
@@ -61,6 +66,7 @@ class Spec:
     metrics: tuple[Metric, ...]
     needs: Needs = Needs()
     resources: Resources = Resources()
+    base: Literal["optional", "reference", "targets"] = "optional"
 
 
 @dataclass(frozen=True)

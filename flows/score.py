@@ -22,6 +22,7 @@ from data_engine.recipe import ScoreRecipe
 from data_engine.scoring import EpisodeBatch, Fit, Scorer, ScoreRow
 from flows.executor import Executor, Shard, run_shards, set_threads
 from flows.progress import Progress
+from flows.query import matching
 from storage.lake import Lake
 from storage.removals import taken_back
 
@@ -42,13 +43,19 @@ def score(
 ) -> dict[str, Any]:
     """Score ``episodes`` and return ``{"scorer", "version", "config_hash", "fit_id", "scored", "nulls", ...}``.
 
-    Fits on all of ``episodes`` unless the recipe names a stored fit.
+    Fits on all of ``episodes``, or on the base set that the recipe names, unless it names a stored fit. Raises
+    ``RequestError`` where the scorer needs a base set and is given none.
     """
     scorer: Scorer = registry.make("scorers", recipe.scorer, recipe.params)
     spec = scorer.spec
+    base = _base(lake, recipe, spec.base != "optional", progress)
+    beside = base if spec.base == "targets" else None
+    learned = base if base is not None and beside is None else episodes
     fit_id, reference = fit_once(
-        lake, "scorers", recipe.scorer, recipe.params, recipe.fit, episodes, on=on, progress=progress, seed=seed
-    )
+        lake, "scorers", recipe.scorer, recipe.params, recipe.fit, learned, on=on, progress=progress, seed=seed,
+        base=beside,
+    )  # fmt: skip
+    reference = learned if reference is None else reference
     mine = (
         (pl.col("scorer") == spec.name) & (pl.col("fit_id") == fit_id) & (pl.col("config_hash") == scorer.config_hash)
     )
@@ -72,7 +79,7 @@ def score(
         transaction = digest("score", [shard.fingerprint for shard in shards], *again(lake))
         common = {"transaction": transaction, "run_id": run_id, "config_hash": scorer.config_hash}
         lake.create_table("scores", SCORES)
-        rank = _Percentiles(lake, episodes if reference is None else reference, shards, stored)
+        rank = _Percentiles(lake, reference, shards, stored)
         tables = (rank.fill(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
         file = lake.write_file("scores", transaction[:32], tables, SCORES)
         lake.commit("scores", [file], **common)
@@ -102,10 +109,12 @@ def fit_once(
     on: Executor,
     progress: Progress,
     seed: int,
+    base: pl.DataFrame | None = None,
 ) -> tuple[str, pl.DataFrame | None]:
     """The id of a stored fit and, where it was made elsewhere, the episodes it saw that are still in the lake.
 
-    Without ``fit_id`` the producer is fitted on ``episodes``, unless the lake holds that very fit already. Raises
+    Without ``fit_id`` the producer is fitted on ``episodes``, unless the lake holds that very fit already; with
+    ``base``, on those that are not in it, after a fit on ``base`` alone that is handed to it. Raises
     ``RequestError`` for a fit that is not there, or that another version or other parameters made.
     """
     producer = registry.make(kind, name, params)
@@ -121,14 +130,22 @@ def fit_once(
         return fit_id, lake.episodes().filter(pl.col("content_hash").is_in(list(fit.reference)))
     if not len(episodes):
         raise RequestError(f"there are no episodes to fit {spec.name} on", code="no_episodes")
-    reference = tuple(sorted(set(episodes["content_hash"])))
-    fit_id = Fit(spec.name, spec.version, producer.config, seed, reference).id
+    before = None
+    if base is not None:
+        episodes = episodes.join(base, on="content_hash", how="anti", maintain_order="left")
+        if not len(episodes):
+            raise RequestError(f"{spec.name} has no episodes beside its base set", code="no_episodes")
+        before = Fit(spec.name, spec.version, producer.config, seed, tuple(sorted(set(base["content_hash"])))).id
+    seen = episodes if base is None else pl.concat([episodes, base])
+    reference = tuple(sorted(set(seen["content_hash"])))
+    fit_id = Fit(spec.name, spec.version, producer.config, seed, reference, base=before).id
     body = {
         "kind": kind,
         "name": name,
         "params": producer.config,
         "seed": seed,
         "episodes": episodes["episode_id"].to_list(),
+        **({} if base is None else {"base": base["episode_id"].to_list()}),
     }
     run_shards(
         lake, "flows.score:fit_shard", [Shard("fit-" + digest(fit_id, spec.name), body)], on=on, progress=progress,
@@ -141,9 +158,11 @@ def fit_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: in
     """Fit one producer on its reference set, in the order of content hashes, and store the fit."""
     set_threads(cpus)
     producer = registry.make(payload["kind"], payload["name"], payload["params"])
-    episodes = _named(lake, payload["episodes"]).sort("content_hash", "episode_id")
-    fit = producer.fit(_batches(lake, producer, episodes), seed=payload["seed"], device=device())
-    return {"fit_id": lake.put_fit(fit)}
+    base = None
+    if "base" in payload:
+        base = producer.fit(_in_order(lake, producer, payload["base"]), seed=payload["seed"], device=device())
+    episodes = _in_order(lake, producer, payload["episodes"])
+    return {"fit_id": lake.put_fit(producer.fit(episodes, base=base, seed=payload["seed"], device=device()))}
 
 
 def score_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
@@ -208,6 +227,40 @@ def device() -> str:
 
 def _named(lake: Lake, ids: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame({"episode_id": list(ids)}).join(lake.episodes(), on="episode_id", maintain_order="left")
+
+
+def _in_order(lake: Lake, producer: Any, ids: Sequence[str]) -> Iterator[EpisodeBatch]:
+    return _batches(lake, producer, _named(lake, ids).sort("content_hash", "episode_id"))
+
+
+def _base(lake: Lake, recipe: ScoreRecipe, needed: bool, progress: Progress) -> pl.DataFrame | None:
+    """The episodes of the base set that ``recipe`` names; None where it names none."""
+    if recipe.base is None:
+        if needed and recipe.fit is None:
+            raise RequestError(
+                f"scorer {recipe.scorer!r} needs a base set",
+                code="no_base",
+                fix="name one: --base EXPR, or base: {where: ...} in the recipe",
+            )
+        return None
+    everyone = lake.episodes()
+    if recipe.base.where is not None:
+        found, undecided = matching(lake, everyone, recipe.base.where)
+        if undecided:
+            progress.warn(f"{undecided} episodes are not in the base set, it was null for them: {recipe.base.where}")
+    elif recipe.base.ids is not None:
+        found = everyone.filter(pl.col("episode_id").is_in(list(recipe.base.ids)))
+        missing = sorted(set(recipe.base.ids) - set(found["episode_id"]))
+        if missing:
+            raise RequestError(f"no episode {missing[0]!r} for the base set", code="unknown_episode")
+    else:
+        from flows.select import stored  # which stands on this module
+
+        chosen = stored(lake, str(recipe.base.selection)).filter(pl.col("rank").is_not_null())
+        found = everyone.join(chosen, on=["episode_id", "content_hash"], how="semi", maintain_order="left")
+    if not len(found):
+        raise RequestError("the base set holds no episode", code="no_base", fix="see `data-engine query`")
+    return found
 
 
 def _batches(lake: Lake, producer: Any, episodes: pl.DataFrame) -> Iterator[EpisodeBatch]:

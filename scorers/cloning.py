@@ -79,11 +79,21 @@ class Clones:
     weights: Mapping[str, Mapping[str, np.ndarray]]
 
     @staticmethod
-    def fit(reference: Reference, *, seed: int, folds: int, members: int, horizon: int, device: str = "cpu") -> Clones:
+    def fit(
+        reference: Reference,
+        *,
+        seed: int,
+        folds: int,
+        members: int,
+        horizon: int,
+        limit: int = 3000,
+        device: str = "cpu",
+    ) -> Clones:
         """Train on the episodes of ``reference`` that are not far out of the ordinary, at most ``STEPS`` steps a group.
 
         ``folds`` is as many as there are episodes where those are fewer; one member of a fold holds out other episodes
-        than the next. With ``folds`` 1 nothing is kept apart: every member learns from everything.
+        than the next. With ``folds`` 1 nothing is kept apart: every member learns from everything. Training ends when
+        the held-out loss does not fall any more, or after ``limit`` iterations.
         """
         views = fit_views(reference)
         found: dict[str, dict[str, np.ndarray]] = {}
@@ -106,8 +116,9 @@ class Clones:
             learns, stops = _parts(fold, [_key(seed, view) for view in kept], some, members)
             steps = Demonstrations.of(kept, told[group], horizon)
             found[group] = policy.train(
-                steps.inputs, steps.chunk, steps.known, steps.owner, learns, stops, seed=seed % 2**63, device=device
-            ).weights
+                steps.inputs, steps.chunk, steps.known, steps.owner, learns, stops, seed=seed % 2**63, limit=limit,
+                device=device,
+            ).weights  # fmt: skip
         return Clones(seed, members, horizon, views, told, cuts, found)
 
     def steps(self, view: EpisodeView) -> Demonstrations:

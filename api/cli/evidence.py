@@ -18,26 +18,32 @@ from data_engine.errors import RequestError
 @click.argument("scorer", nargs=-1)
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
+@click.option("--base", metavar="EXPR", help="The demonstrations of the lake that episodes are held against.")
 @OPTION
 @EXECUTOR
 @WORKERS
 def score(
-    lake: str, scorer: tuple[str, ...], dataset: str | None, where: str | None, pairs: tuple[str, ...], executor: str,
-    workers: int | None,
+    lake: str, scorer: tuple[str, ...], dataset: str | None, where: str | None, base: str | None,
+    pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure episodes with one or more scorers (all of them without a name)."""
-    from data_engine.recipe import ScoreRecipe
+    """Measure episodes with one or more scorers (without a name: all that --base leaves nothing wanting)."""
+    from data_engine.recipe import Base, ScoreRecipe
     from flows import executor as executors
     from flows.progress import terminal
     from flows.runs import recorded
     from flows.score import score as run_score
 
     target = existing(lake)
-    wanted = list(scorer) or registry.names("scorers")
+    wanted = list(scorer) or [
+        name for name in registry.names("scorers") if base or registry.load("scorers", name).spec.base == "optional"
+    ]
     params = options(pairs)
+    given = Base(where=base) if base else None
     if params and len(wanted) > 1:
         raise RequestError("options belong to one scorer", code="bad_option", fix="name a single scorer")
-    recipes = [ScoreRecipe(scorer=name, params=registry.make("scorers", name, params).config) for name in wanted]
+    recipes = [
+        ScoreRecipe(scorer=name, params=registry.make("scorers", name, params).config, base=given) for name in wanted
+    ]
     found = episodes(target, dataset, where)
     request = {"scorers": [recipe.model_dump(mode="json") for recipe in recipes], "dataset": dataset, "where": where}
     with executors.executor(executor, workers) as on, recorded(target, "score", request) as run:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import shutil
 
 import h5py
+import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import percentileofscore
 
+from data_engine import registry
 from data_engine.errors import RequestError
-from data_engine.recipe import ScoreRecipe, SourceRecipe
+from data_engine.recipe import Base, ScoreRecipe, SourceRecipe
 from data_engine.scoring import Fit, Metric, Scorer, ScoreRow, Spec
 from flows.ingest import ingest
 from flows.query import score_column
@@ -230,3 +232,64 @@ def test_a_machine_that_runs_out_of_memory_is_not_the_episode_s_fault(read_only)
     scorer = Brittle(bad=0, starved=True)
     with pytest.raises(MemoryError):
         _scored(scorer, batch, scorer.fit([]))
+
+
+COMPATIBLE = ScoreRecipe(scorer="compatibility", params={"iterations": 20, "members": 2})
+
+
+def test_a_base_set_is_what_the_fit_saw_and_what_percentiles_are_of(filled, common):
+    arm = of(filled, "reach")
+    steady = arm.filter(pl.col("operator") == "steady")
+    with pytest.raises(RequestError, match="'compatibility' needs a base set"):
+        score(filled, COMPATIBLE, arm, **common)
+    named = COMPATIBLE.model_copy(update={"base": Base(where="operator = 'steady'")})
+    answer = score(filled, named, arm, **common)
+    assert answer["scored"] == len(arm)
+    fit = filled.get_fit("compatibility", answer["fit_id"])
+    mine = filled.episodes().filter(pl.col("operator") == "steady")  # of the whole lake
+    assert fit.reference == tuple(sorted(mine["content_hash"]))
+    ranks = rows(filled, pl.col("metric") == "compatibility").join(arm, left_on="unit_id", right_on="episode_id")
+    for (task,), group in ranks.group_by("task"):
+        base = group.filter(pl.col("unit_id").is_in(steady["episode_id"].implode()))["value"].to_numpy()
+        for value, percentile in group.select("value", "percentile").iter_rows():
+            assert percentile == pytest.approx(percentileofscore(base, value, kind="mean")), task
+    ids = COMPATIBLE.model_copy(update={"base": Base(ids=tuple(mine["episode_id"]))})
+    assert score(filled, ids, arm, **common) == {**answer, "scored": 0, "already": len(arm), "nulls": 0}
+    for wrong, message in (
+        (Base(ids=("ep_0",)), "no episode 'ep_0'"),
+        (Base(where="operator = 'nobody'"), "holds no episode"),
+        (Base(selection="chosen"), "no selection 'chosen'"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            score(filled, COMPATIBLE.model_copy(update={"base": wrong}), arm, **common)
+
+
+class Held(Scorer):
+    """Says how many steps the reference had, and how many the targets."""
+
+    spec = Spec("held", "1", "episode", (Metric("steps", "steps", "neither"),), base="targets")
+
+    def fit(self, batches, *, base=None, seed=0, device="cpu"):
+        found = [(content, n) for b in batches for content, n in zip(b.content_hashes, np.diff(b.offsets), strict=True)]
+        seen = tuple(content for content, _ in found) + (base.reference if base else ())
+        meta = {"own": int(sum(n for _, n in found)), "targets": base.meta["own"] if base else None}
+        return Fit("held", "1", self.config, seed, tuple(sorted(seen)), meta=meta, base=base.id if base else None)
+
+    def score(self, batch, fit, *, device="cpu"):
+        return [[ScoreRow("steps", fit.meta["own"] * 1e6 + fit.meta["targets"])] for _ in batch]
+
+
+def test_targets_are_seen_beside_the_reference_and_never_in_it(filled, common, monkeypatch):
+    known = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: Held if name == "held" else known(kind, name))
+    arm = of(filled, "reach")
+    target = arm.filter(pl.col("operator") == "steady")
+    named = ScoreRecipe(scorer="held", base=Base(ids=tuple(target["episode_id"])))
+    answer = score(filled, named, arm, **common)
+    fit = filled.get_fit("held", answer["fit_id"])
+    assert fit.reference == tuple(sorted(arm["content_hash"]))
+    assert fit.meta == {"own": arm["n_steps"].sum() - target["n_steps"].sum(), "targets": target["n_steps"].sum()}
+    other = ScoreRecipe(scorer="held", base=Base(ids=tuple(target["episode_id"][:2])))
+    assert score(filled, other, arm, **common)["fit_id"] != answer["fit_id"]
+    with pytest.raises(RequestError, match="no episodes beside its base set"):
+        score(filled, named, target, **common)
