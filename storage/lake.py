@@ -30,6 +30,8 @@ __all__ = ["DataFile", "Lake"]
 MARKER = "lake.json"
 VERSION = 1
 
+_ORDER = ("episode_id", "revision", "ingested_at", "dataset", "source_key")  # which row of an episode, and where
+
 _tested: set[str] = set()  # roots on object stores that passed the self-test in this process
 
 
@@ -102,19 +104,23 @@ class Lake(Tables):
     # publication
 
     def episodes(
-        self, where: pl.Expr | None = None, dataset: str | None = None, *, removed: bool = False
-    ) -> pl.DataFrame:
+        self, where: pl.Expr | None = None, dataset: str | None = None, *, removed: bool = False,
+        columns: Sequence[str] | None = None,
+    ) -> pl.DataFrame:  # fmt: skip
         """The newest revision of each episode, sorted by (dataset, source_key).
 
         ``where`` filters those newest revisions: an older revision that would match is not brought back. Removed
-        episodes are left out unless ``removed`` is set.
+        episodes are left out unless ``removed`` is set. ``columns``: read no others (but those that ``where`` needs).
         """
         rows = self.scan("episodes")
+        if columns is not None and where is None:
+            rows = rows.select(dict.fromkeys((*columns, *_ORDER)))
         if dataset is not None:
             rows = rows.filter(pl.col("dataset") == dataset)
         newest = rows.collect().sort("revision", "ingested_at").unique("episode_id", keep="last", maintain_order=True)
         newest = newest if removed else removals.live(self, newest)
-        return (newest if where is None else newest.filter(where)).sort("dataset", "source_key", "episode_id")
+        found = (newest if where is None else newest.filter(where)).sort("dataset", "source_key", "episode_id")
+        return found if columns is None else found.select(columns)
 
     def datasets(self) -> dict[str, Dataset]:
         """The newest revision of each dataset, by name, sorted."""
@@ -162,9 +168,9 @@ class Lake(Tables):
         """Keep a shard's rows until the commit that publishes them."""
         ledger.write_pending(self, fingerprint, rows)
 
-    def read_pending(self, fingerprint: str) -> pa.Table:
-        """The rows kept for a shard. Raises ``SourceError`` where there are none."""
-        return ledger.read_pending(self, fingerprint)
+    def read_pending(self, fingerprint: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows kept for a shard, whole or in ``columns``. Raises ``SourceError`` where there are none."""
+        return ledger.read_pending(self, fingerprint, columns)
 
     def vacuum(self, grace_hours: float = 168.0) -> dict[str, Any]:
         """Remove what nobody names any more; see :func:`storage.vacuum.vacuum`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -43,9 +43,10 @@ def write_pending(lake: Blobs, fingerprint: str, rows: pa.Table) -> None:
     lake.write_bytes(_path(PENDING, fingerprint, "parquet"), sink.getvalue())
 
 
-def read_pending(lake: Blobs, fingerprint: str) -> pa.Table:
-    """The rows that :func:`write_pending` kept. Raises ``SourceError`` where there are none."""
-    return pq.read_table(io.BytesIO(lake.read_bytes(_path(PENDING, fingerprint, "parquet"))))
+def read_pending(lake: Blobs, fingerprint: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows that :func:`write_pending` kept, whole or in ``columns``. ``SourceError`` where there are none."""
+    data = lake.read_bytes(_path(PENDING, fingerprint, "parquet"))
+    return pq.ParquetFile(io.BytesIO(data)).read(columns=None if columns is None else list(columns))
 
 
 def forget(lake: Blobs, fingerprint: str) -> None:

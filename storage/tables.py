@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
@@ -28,6 +30,7 @@ __all__ = ["Tables", "file_of"]
 FOLDER = "tables"
 GROUP_BYTES = 16 << 20
 GROUP_ROWS = 1 << 17
+_AHEAD = 4  # tables that wait to be encoded
 NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -122,17 +125,15 @@ class Tables(Blobs):
         if not KEY.fullmatch(key):
             raise RequestError(f"{key!r} cannot name a file", code="bad_name", fix="use letters, digits, . _ and -")
         schema = self.schema(name) if schema is None else schema
+        parts = [rows] if isinstance(rows, pa.Table) else rows
         count, folder = 0, self.folder(name)
         with self.staged(folder) as staged:
             texts = [
                 field.name for field in schema if pa.types.is_string(field.type)
             ]  # a dictionary pays for no number
             with pq.ParquetWriter(staged, schema, compression="zstd", version="2.6", use_dictionary=texts) as writer:
-                for part in [rows] if isinstance(rows, pa.Table) else rows:
-                    table = _conform(part, schema, name)
-                    if table.num_rows:
-                        writer.write_table(table, row_group_size=_group_rows(table))
-                        count += table.num_rows
+                for table in _encoded(writer, (_conform(part, schema, name) for part in parts)):
+                    count += table.num_rows
             file = file_of(f"{folder}/{key}-{file_sha256(staged)}.parquet", staged.stat().st_size, count)
             self.publish(staged, file.path)
         return file
@@ -280,8 +281,24 @@ def file_of(path: str, size: int, rows: int) -> DataFile:
     return DataFile(path, size, PurePosixPath(path).stem.rpartition("-")[2], rows)
 
 
+def _encoded(writer: pq.ParquetWriter, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Hand each table to ``writer`` on a thread of its own, which encodes it while the next one is made."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[Future[None]] = deque()
+        for table in tables:
+            if table.num_rows:
+                if len(waiting) == _AHEAD:
+                    waiting.popleft().result()
+                waiting.append(thread.submit(writer.write_table, table, row_group_size=_group_rows(table)))
+                yield table
+        for done in waiting:
+            done.result()
+
+
 def _conform(part: pa.Table | pa.RecordBatch, schema: pa.Schema, name: str) -> pa.Table:
     table = pa.Table.from_batches([part]) if isinstance(part, pa.RecordBatch) else part
+    if table.schema == schema:
+        return table
     if set(table.column_names) != set(schema.names):
         odd = sorted(set(table.column_names) ^ set(schema.names))
         raise RequestError(f"rows for {name} and its schema differ in: {', '.join(odd)}", code="schema_conflict")
@@ -305,4 +322,6 @@ def _narrows(have: pa.DataType, want: pa.DataType) -> bool:
 
 
 def _group_rows(table: pa.Table) -> int:
+    if table.get_total_buffer_size() <= GROUP_BYTES:  # at least its bytes, and much quicker to tell
+        return GROUP_ROWS
     return max(1, min(GROUP_ROWS, GROUP_BYTES * table.num_rows // max(table.nbytes, 1)))

@@ -20,6 +20,8 @@ def test_rows_wait_for_their_commit_with_their_types(lake: Lake) -> None:
     rows = pa.Table.from_pylist([{"unit_id": "e", "value": None, "step_values": [0.5, None]}], schema=SCORES)
     lake.write_pending("abc", rows)
     assert lake.read_pending("abc").equals(rows)
+    name = rows.column_names[-1]
+    assert lake.read_pending("abc", [name]).equals(rows.select([name]))
     with pytest.raises(SourceError, match="missing"):
         lake.read_pending("other")
 

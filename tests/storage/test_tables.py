@@ -136,6 +136,15 @@ def test_row_groups_are_bounded_and_follow_the_stream(local_lake: Lake) -> None:
     assert [metadata.row_group(i).num_rows for i in range(3)] == [10, GROUP_ROWS, 5]
 
 
+def test_what_breaks_off_leaves_no_file_behind(local_lake: Lake) -> None:
+    local_lake.create_table("x", ROWS)
+    wrong = _rows(1).drop_columns("v")
+    for parts in ((_rows(*range(100)) if number < 20 else wrong for number in range(30)), iter([_rows(1), wrong])):
+        with pytest.raises(RequestError, match="differ in: v"):
+            local_lake.write_file("x", "k", parts)
+    assert [path for path in local_lake.list("tables/x") if path.endswith(".parquet")] == []
+
+
 def test_no_rows_make_the_table_and_record_the_transaction(lake: Lake) -> None:
     lake.append_rows("quarantine", [], transaction="t")
     assert lake.exists_table("quarantine") and lake.files("quarantine") == [] and lake.committed("quarantine", "t")
