@@ -54,6 +54,25 @@ def score(
 
 
 @verb()
+@click.argument("source")
+@click.option("--fit", required=True, help="A stored fit of compatibility: the base set.")
+@click.option("--format", "fmt", default="auto", show_default=True)
+@OPTION
+def judge(lake: str, source: str, fit: str, fmt: str, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Judge new demonstrations against a base set, without storing them."""
+    from data_engine.fs import resolve
+    from flows.judge import judge as run_judge
+
+    items = run_judge(existing(lake), resolve(source), fit, fmt=fmt, options=options(pairs))
+    lines = []
+    for item in items:
+        verdict = {True: "compatible", False: "rejected", None: f"undecided: {item['reason']}"}[item["accepted"]]
+        lines.append(f"{item['key']}: {verdict}")
+        lines += [f"  steps {w['start']}-{w['stop']}: look at {w['nearest']}" for w in item["windows"]]
+    return {"items": items, "text": "\n".join(lines)}
+
+
+@verb()
 @click.argument("encoder", nargs=-1)
 @click.option("--space", help="The space's name; default: the encoder's.")
 @click.option("--dataset", help="Only this dataset.")
