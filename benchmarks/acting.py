@@ -1,4 +1,4 @@
-"""Defects of behaviour acted in a simulator, never spliced into columns: what a measure finds is the behaviour, no seam.
+"""Defects of behaviour acted in a simulator, never spliced into columns, which leaves a seam that gives them away.
 
 A scene is acted twice, well and badly, over exactly as many steps; a set draws each scene once, well or badly, so that
 neither the length nor a twin gives the bad one away:
@@ -82,22 +82,26 @@ def drawn(pairs: Sequence[Pair], *, share: float, seed: int) -> tuple[list[Act],
 
 
 def acted(
-    perform: Callable[[Plan], Pair | None], plans: Sequence[Plan], cache: Path | None, workers: int = 2
+    simulator: str,
+    perform: Callable[[Plan], Pair | None],
+    plans: Sequence[Plan],
+    cache: Path | None,
+    workers: int = 2,
 ) -> list[Pair]:
     """``perform`` of each plan, in order, in ``workers`` processes; those that cannot be acted (None) are left out.
 
     What lies in the folder ``cache`` is taken from there, the rest is recorded and kept there, one file for each
-    (task, kind, seed).
+    (simulator, task, kind, seed).
     """
     found: dict[Plan, Pair | None] = {}
     for plan in {(p.task, p.kind, p.seed): p for p in plans}.values() if cache else ():
-        found |= _load(cache, perform.__module__, plan)
+        found |= _load(cache, simulator, plan)
     missing = sorted({plan for plan in plans if plan not in found}, key=lambda p: (p.task, p.kind, p.seed, p.index))
     if missing:
         found |= dict(zip(missing, _performed(perform, missing, workers), strict=True))
         for key in {(p.task, p.kind, p.seed): p for p in missing}.values() if cache else ():
             mine = {p: pair for p, pair in found.items() if (p.task, p.kind, p.seed) == (key.task, key.kind, key.seed)}
-            _save(cache, perform.__module__, key, mine)
+            _save(cache, simulator, key, mine)
     return [pair for plan in plans if (pair := found[plan]) is not None]
 
 
@@ -121,11 +125,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _path(cache: Path, module: str, plan: Plan) -> Path:
-    return cache / f"{module.rsplit('.', 1)[-1]}-{plan.task}-{plan.kind}-{plan.seed}-v{_VERSION}.npz"
+def _path(cache: Path, simulator: str, plan: Plan) -> Path:
+    return cache / f"{simulator}-{plan.task}-{plan.kind}-{plan.seed}-v{_VERSION}.npz"
 
 
-def _save(cache: Path, module: str, plan: Plan, pairs: dict[Plan, Pair | None]) -> None:
+def _save(cache: Path, simulator: str, plan: Plan, pairs: dict[Plan, Pair | None]) -> None:
     """One file of plain arrays and a JSON text, moved into place whole."""
     cache.mkdir(parents=True, exist_ok=True)
     indices = {p.index: pair for p, pair in pairs.items()}
@@ -139,14 +143,14 @@ def _save(cache: Path, module: str, plan: Plan, pairs: dict[Plan, Pair | None]) 
         name: np.concatenate([getattr(a.course, name) for a in acts]) if acts else empty
         for name in ("state", "action", "time")
     }
-    path = _path(cache, module, plan)
+    path = _path(cache, simulator, plan)
     part = path.with_suffix(f".{os.getpid()}.part.npz")
     np.savez(part, facts=np.array(json.dumps(facts)), **arrays)
     part.replace(path)
 
 
-def _load(cache: Path, module: str, plan: Plan) -> dict[Plan, Pair | None]:
-    path = _path(cache, module, plan)
+def _load(cache: Path, simulator: str, plan: Plan) -> dict[Plan, Pair | None]:
+    path = _path(cache, simulator, plan)
     if not path.exists():
         return {}
     with np.load(path, allow_pickle=False) as file:

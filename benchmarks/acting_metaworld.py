@@ -78,7 +78,9 @@ class Take:
 
 def pairs(kind: str, tasks: Sequence[str], count: int, seed: int, cache: Path | None, workers: int = 2) -> list[Pair]:
     """``count`` scenes of each of ``tasks``, acted well and badly; see :func:`benchmarks.acting.acted`."""
-    return acted(perform, [Plan(task, kind, i, seed) for task in tasks for i in range(count)], cache, workers)
+    return acted(
+        "metaworld", perform, [Plan(task, kind, i, seed) for task in tasks for i in range(count)], cache, workers
+    )
 
 
 def perform(plan: Plan) -> Pair | None:
