@@ -35,11 +35,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a scorer must be given: step columns, embedding spaces, decoded frames."""
+    """What a scorer must be given: step columns, embedding spaces, decoded frames.
+
+    ``scores``: metrics of other scorers (``name.metric``) that it combines. These run first, with their defaults and
+    on the same reference set.
+    """
 
     columns: tuple[str, ...] = (STATE, ACTION)
     spaces: tuple[str, ...] = ()
     frames: bool = False
+    scores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class EpisodeBatch:
     ``episodes``: rows of the episodes table (E of them). ``steps``: their step rows (N), columns as stored.
     ``offsets``: int64 [E + 1]; episode i's steps are rows ``offsets[i]:offsets[i + 1]``. ``dataset``: features and fps.
     ``spaces``: vectors by space name, [E, d]. ``frames(episode, camera, times)``: uint8 [len(times), h, w, 3], decoded
-    on demand; None where there are none.
+    on demand; None where there are none. ``scores``: float64 [E] by ``name.metric``, null as NaN.
     """
 
     dataset: Dataset
@@ -85,6 +90,7 @@ class EpisodeBatch:
     offsets: np.ndarray
     spaces: Mapping[str, np.ndarray] = field(default_factory=dict)
     frames: Callable[[int, str, Sequence[float]], np.ndarray] | None = None
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -104,6 +110,7 @@ class EpisodeBatch:
             np.array([0, stop - start]),
             {name: vectors[index : index + 1] for name, vectors in self.spaces.items()},
             None if frames is None else lambda _, camera, times: frames(index, camera, times),
+            {name: values[index : index + 1] for name, values in self.scores.items()},
         )
 
     @cached_property

@@ -86,7 +86,7 @@ def embed_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: 
     encoder: Encoder = registry.make("encoders", payload["encoder"], payload["params"])
     fit = lake.get_fit(encoder.spec.name, payload["fit"])
     rows, empty = [], []
-    for batch in _batches(lake, encoder, _named(lake, payload["episodes"])):
+    for batch in _batches(lake, encoder, _named(lake, payload["episodes"]), {}):
         for episode, vector in zip(
             batch.episodes.to_pylist(), encoder.encode(batch, fit, device=device()), strict=True
         ):

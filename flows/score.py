@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,10 @@ def score(
     base = _base(lake, recipe, spec.base != "optional", progress)
     beside = base if spec.base == "targets" else None
     learned = base if base is not None and beside is None else episodes
+    parts = _parts(lake, scorer, recipe.fit, learned, episodes, on=on, progress=progress, run_id=run_id, seed=seed)
     fit_id, reference = fit_once(
         lake, "scorers", recipe.scorer, recipe.params, recipe.fit, learned, on=on, progress=progress, seed=seed,
-        base=beside,
+        base=beside, parts=parts,
     )  # fmt: skip
     reference = learned if reference is None else reference
     mine = (
@@ -63,7 +65,7 @@ def score(
     have = stored.select("content_hash", "unit_id").unique().collect()
     todo = episodes.join(have, left_on=["content_hash", "episode_id"], right_on=["content_hash", "unit_id"], how="anti")
     what = digest("score", spec.name, spec.version, scorer.config_hash, fit_id)
-    shared = {"scorer": recipe.scorer, "params": scorer.config, "fit": fit_id}
+    shared = {"scorer": recipe.scorer, "params": scorer.config, "fit": fit_id, "parts": parts}
     shards = [
         Shard(
             digest(what, chunk["episode_id"].to_list(), chunk["content_hash"].to_list()),
@@ -110,11 +112,13 @@ def fit_once(
     progress: Progress,
     seed: int,
     base: pl.DataFrame | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> tuple[str, pl.DataFrame | None]:
     """The id of a stored fit and, where it was made elsewhere, the episodes it saw that are still in the lake.
 
     Without ``fit_id`` the producer is fitted on ``episodes``, unless the lake holds that very fit already; with
-    ``base``, on those that are not in it, after a fit on ``base`` alone that is handed to it. Raises
+    ``base``, on those that are not in it, after a fit on ``base`` alone that is handed to it. ``parts``: by which fits
+    the scores that it combines were made. Raises
     ``RequestError`` for a fit that is not there, or that another version or other parameters made.
     """
     producer = registry.make(kind, name, params)
@@ -130,7 +134,7 @@ def fit_once(
         return fit_id, lake.episodes().filter(pl.col("content_hash").is_in(list(fit.reference)))
     if not len(episodes):
         raise RequestError(f"there are no episodes to fit {spec.name} on", code="no_episodes")
-    before = None
+    before = digest("parts", parts) if parts else None
     if base is not None:
         episodes = episodes.join(base, on="content_hash", how="anti", maintain_order="left")
         if not len(episodes):
@@ -146,6 +150,7 @@ def fit_once(
         "seed": seed,
         "episodes": episodes["episode_id"].to_list(),
         **({} if base is None else {"base": base["episode_id"].to_list()}),
+        **({"parts": parts} if parts else {}),
     }
     run_shards(
         lake, "flows.score:fit_shard", [Shard("fit-" + digest(fit_id, spec.name), body)], on=on, progress=progress,
@@ -161,8 +166,12 @@ def fit_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: in
     base = None
     if "base" in payload:
         base = producer.fit(_in_order(lake, producer, payload["base"]), seed=payload["seed"], device=device())
-    episodes = _in_order(lake, producer, payload["episodes"])
-    return {"fit_id": lake.put_fit(producer.fit(episodes, base=base, seed=payload["seed"], device=device()))}
+    parts = payload.get("parts", {})
+    episodes = _in_order(lake, producer, payload["episodes"], parts)
+    fit = producer.fit(episodes, base=base, seed=payload["seed"], device=device())
+    if parts:
+        fit = replace(fit, base=digest("parts", parts), meta={**fit.meta, "parts": parts})
+    return {"fit_id": lake.put_fit(fit)}
 
 
 def score_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
@@ -171,7 +180,7 @@ def score_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: 
     scorer: Scorer = registry.make("scorers", payload["scorer"], payload["params"])
     fit = lake.get_fit(scorer.spec.name, payload["fit"])
     rows: list[dict[str, Any]] = []
-    for batch in _batches(lake, scorer, _named(lake, payload["episodes"])):
+    for batch in _batches(lake, scorer, _named(lake, payload["episodes"]), payload["parts"]):
         scored = _scored(scorer, batch, fit)
         for index, (episode, metrics) in enumerate(zip(batch.episodes.to_pylist(), scored, strict=True)):
             n_steps = int(batch.offsets[index + 1] - batch.offsets[index])
@@ -229,8 +238,37 @@ def _named(lake: Lake, ids: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame({"episode_id": list(ids)}).join(lake.episodes(), on="episode_id", maintain_order="left")
 
 
-def _in_order(lake: Lake, producer: Any, ids: Sequence[str]) -> Iterator[EpisodeBatch]:
-    return _batches(lake, producer, _named(lake, ids).sort("content_hash", "episode_id"))
+def _in_order(
+    lake: Lake, producer: Any, ids: Sequence[str], parts: Mapping[str, str] | None = None
+) -> Iterator[EpisodeBatch]:
+    return _batches(lake, producer, _named(lake, ids).sort("content_hash", "episode_id"), parts or {})
+
+
+def _parts(
+    lake: Lake,
+    scorer: Scorer,
+    fit_id: str | None,
+    learned: pl.DataFrame,
+    episodes: pl.DataFrame,
+    *,
+    on: Executor,
+    progress: Progress,
+    run_id: str,
+    seed: int,
+) -> dict[str, str]:
+    """The fit of each scorer whose metrics ``scorer`` combines, once these have scored all that it reads of them."""
+    names = list(dict.fromkeys(metric.partition(".")[0] for metric in scorer.spec.needs.scores))
+    if fit_id is not None and names:
+        fits = dict(lake.get_fit(scorer.spec.name, fit_id).meta["parts"])
+    else:
+        fits = {
+            name: fit_once(lake, "scorers", name, {}, None, learned, on=on, progress=progress, seed=seed)[0]
+            for name in names
+        }
+    everyone = pl.concat([learned, episodes]).unique("episode_id", maintain_order=True) if names else episodes
+    for name, fit in fits.items():
+        score(lake, ScoreRecipe(scorer=name, fit=fit), everyone, on=on, progress=progress, run_id=run_id, seed=seed)
+    return fits
 
 
 def _base(lake: Lake, recipe: ScoreRecipe, needed: bool, progress: Progress) -> pl.DataFrame | None:
@@ -263,10 +301,25 @@ def _base(lake: Lake, recipe: ScoreRecipe, needed: bool, progress: Progress) -> 
     return found
 
 
-def _batches(lake: Lake, producer: Any, episodes: pl.DataFrame) -> Iterator[EpisodeBatch]:
-    wanted = producer.spec.needs.columns
+def _batches(lake: Lake, producer: Any, episodes: pl.DataFrame, parts: Mapping[str, str]) -> Iterator[EpisodeBatch]:
+    needs = producer.spec.needs
+    scores = _stored(lake, needs.scores, parts)
     for _, part in episodes.group_by("dataset", maintain_order=True):
-        yield from lake.batches(part, columns=[TIMESTAMP, *wanted] if wanted else None)
+        for batch in lake.batches(part, columns=[TIMESTAMP, *needs.columns] if needs.columns else None):
+            ids = batch.episodes["episode_id"].to_pylist()
+            found = {name: np.array([values.get(one, np.nan) for one in ids]) for name, values in scores.items()}
+            yield replace(batch, scores=found) if found else batch
+
+
+def _stored(lake: Lake, metrics: Sequence[str], parts: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """The values of ``metrics`` by episode, as the fits of ``parts`` made them."""
+    found = {}
+    for name in metrics:
+        scorer, _, metric = name.partition(".")
+        mine = (pl.col("scorer") == scorer) & (pl.col("fit_id") == parts[scorer]) & (pl.col("metric") == metric)
+        rows = lake.scan("scores").filter(mine & pl.col("value").is_not_null()).select("unit_id", "value").collect()
+        found[name] = dict(rows.iter_rows())
+    return found
 
 
 def _row(scorer: Scorer, fit_id: str, episode: Mapping[str, Any], n_steps: int, row: ScoreRow) -> dict[str, Any]:
