@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -12,8 +12,9 @@ from data_engine.arrays import is_numeric, to_array
 from data_engine.conventions import infer
 from data_engine.conventions.control import control_mode
 from data_engine.conventions.settle import settle
+from data_engine.defects import Defect
 from data_engine.errors import SourceError
-from data_engine.formats import Format, Probe, Source, SourceEpisode
+from data_engine.formats import Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.model import ACTION, STATE, Feature
 from flows.apart import watched
 
@@ -25,12 +26,19 @@ _STEPS = 4_000  # of each
 
 @dataclass(frozen=True)
 class Conventions:
-    """A source's control mode with its evidence, its features with their findings, and notes on contradictions."""
+    """A source's control mode with its evidence, its features with their findings, and notes on contradictions.
+
+    ``sampled`` are the keys of the episodes that were looked at; ``unreadable`` and ``defects`` (with the keys of the
+    episodes they were seen in) what was wrong with them.
+    """
 
     control_mode: str
     evidence: str
     features: tuple[Feature, ...]
     notes: tuple[str, ...]
+    sampled: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    defects: Mapping[Defect, Sequence[str]] = field(default_factory=dict)
 
 
 def conventions(fmt: Format, probe: Probe, source: Source, fps: float, without: Collection[str] = ()) -> Conventions:
@@ -39,7 +47,17 @@ def conventions(fmt: Format, probe: Probe, source: Source, fps: float, without: 
     Episodes ``without`` are not looked at. Raises ``RequestError`` where the options state something of a column that
     is not there.
     """
-    samples = _samples(fmt, probe, source, without)
+    wanted = {feature.name for feature in probe.features if not feature.is_camera}
+    keys = list(islice((ref.key for ref in probe.episodes if ref.key not in without), _EPISODES))
+    samples, unreadable = [], []
+    defects: dict[Defect, list[str]] = {}
+    for item in watched(fmt.read(source, probe, keys), keys):
+        if isinstance(item, Unreadable):
+            unreadable.append(item)
+            continue
+        samples.append(_sample(item, wanted))
+        for defect in item.defects:
+            defects.setdefault(defect, []).append(item.key)
     stated = fmt.control_mode or probe.control_mode
     mode, evidence = stated, "stated"
     if mode is None:
@@ -51,24 +69,18 @@ def conventions(fmt: Format, probe: Probe, source: Source, fps: float, without: 
         said[ACTION] = {"action_mode": modes[0], **said.get(ACTION, {})}
     found = infer(probe.features, samples, fps, mode=modes[0] if len(modes) == 1 else None)
     features, notes = settle(probe.features, found, fmt.units, said)
-    return Conventions(mode, evidence, features, notes)
+    return Conventions(mode, evidence, features, notes, tuple(keys), tuple(unreadable), defects)
 
 
-def _samples(fmt: Format, probe: Probe, source: Source, without: Collection[str]) -> list[Mapping[str, np.ndarray]]:
-    """Column -> float64 [n, d] of the first episodes that can be read; columns that are no arrays are left out."""
-    wanted = {feature.name for feature in probe.features if not feature.is_camera}
-    samples = []
-    keys = list(islice((ref.key for ref in probe.episodes if ref.key not in without), _EPISODES))
-    for item in watched(fmt.read(source, probe, keys), keys):
-        if isinstance(item, SourceEpisode):
-            steps = item.steps.slice(0, _STEPS)
-            sample = {}
-            for name in sorted(wanted & set(steps.column_names)):
-                if is_numeric(steps.schema.field(name).type):
-                    try:
-                        values = to_array(steps[name], name)
-                    except SourceError:  # ragged: the ingest itself says so
-                        continue
-                    sample[name] = values.astype(np.float64).reshape(len(values), -1)
-            samples.append(sample)
-    return samples
+def _sample(episode: SourceEpisode, wanted: Collection[str]) -> dict[str, np.ndarray]:
+    """Column -> float64 [n, d] of an episode's first steps; columns that are no arrays are left out."""
+    steps = episode.steps.slice(0, _STEPS)
+    sample = {}
+    for name in sorted({*wanted} & {*steps.column_names}):
+        if is_numeric(steps.schema.field(name).type):
+            try:
+                values = to_array(steps[name], name)
+            except SourceError:  # ragged: the ingest itself says so
+                continue
+            sample[name] = values.astype(np.float64).reshape(len(values), -1)
+    return sample

@@ -5,16 +5,23 @@ A source over which a library crashes is looked at in a process of its own (:mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
+from data_engine.defects import Defect, of_features
 from data_engine.errors import SourceError
-from data_engine.formats import Format, Probe, Source, detect
+from data_engine.formats import Format, Probe, Source, Unreadable, detect
 from data_engine.outages import reaching
 from data_engine.recipe import SourceRecipe
+from data_engine.steps import schema
 from flows.apart import Crash, carefully
 from flows.ingest_conventions import Conventions, conventions
+from flows.receipt import columns
 
-__all__ = ["CRASH", "Examined", "examine"]
+__all__ = ["CRASH", "Examined", "crashing", "examine", "preview"]
 
 CRASH = "reader_crash"
 
@@ -27,18 +34,56 @@ def examine(recipe: SourceRecipe) -> Examined:
     An episode whose reading crashes is no evidence and else left to the ingest. Raises ``RequestError`` or
     ``SourceError`` where the source as a whole cannot be read, with code ``reader_crash`` where that crashes.
     """
-    without: tuple[str, ...] = ()
+    crashed: dict[str, Unreadable] = {}
     while True:
         try:
-            return carefully(_examine, recipe, without)
+            fmt, probe, found = carefully(_examine, recipe, tuple(crashed))
         except Crash as crash:
-            if crash.reading is None or crash.reading in without:
+            key = crash.reading
+            if key is None or key in crashed:
                 raise SourceError(
                     f"looking at {recipe.uri} crashed the library that reads it ({crash.how})",
                     code=CRASH,
                     fix="the file is damaged: copy it again",
                 ) from None
-            without = (*without, crash.reading)
+            crashed[key] = Unreadable(key, CRASH, crashing(crash))
+            continue
+        return fmt, probe, found and replace(found, unreadable=(*found.unreadable, *crashed.values()))
+
+
+def crashing(crash: Crash) -> str:
+    """Why an episode over which a library crashes is quarantined."""
+    return f"reading it crashed the library that reads it ({crash.how})"
+
+
+def preview(recipe: SourceRecipe) -> dict[str, Any]:
+    """What an ingest would make of a source, writing nothing and looking at a few episodes only.
+
+    ``{"dataset", "format", "episodes", "fps", "embodiment", "control_mode", "columns", "inferred", "defects",
+    "quarantined", "notes", "sampled"}``, each as its receipt would have it, defects and quarantined episodes as far as
+    they show in those ``sampled``. Where the columns are only a guess: ``{"format", "episodes", "proposal", "notes"}``.
+    Raises as :func:`examine` does.
+    """
+    fmt, probe, found = examine(recipe)
+    common = {"format": fmt.name, "episodes": len(probe.episodes)}
+    if found is None:
+        return {**common, "proposal": dict(probe.proposal or {}), "notes": list(probe.notes)}
+    schema(found.features)  # refuses what cannot be stored
+    whole: dict[Defect, Sequence[str]] = dict.fromkeys((*probe.defects, *of_features(found.features)), ())
+    defects = {**whole, **found.defects}
+    return {
+        "dataset": recipe.dataset,
+        **common,
+        "fps": fmt.fps or probe.fps,
+        "embodiment": fmt.embodiment or probe.embodiment,
+        "control_mode": {"mode": found.control_mode, "evidence": found.evidence},
+        "columns": columns(found.features),
+        "inferred": [finding.model_dump(mode="json") for f in found.features for finding in f.findings],
+        "defects": [{"code": seen.code, "what": seen.what, "keys": list(keys)} for seen, keys in defects.items()],
+        "quarantined": [{"key": bad.key, "code": bad.code, "reason": bad.reason} for bad in found.unreadable],
+        "notes": [*probe.notes, *found.notes],
+        "sampled": list(found.sampled),
+    }
 
 
 def _examine(recipe: SourceRecipe, without: tuple[str, ...]) -> Examined:

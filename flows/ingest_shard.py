@@ -25,8 +25,9 @@ from data_engine.outages import reaching
 from data_engine.steps import schema
 from flows.apart import Crash, apart, carefully, watched
 from flows.ingest_cameras import AS_IT_IS, Cameras
-from flows.ingest_probe import CRASH
+from flows.ingest_probe import CRASH, crashing
 from flows.ingest_runs import RunWriter, grouped
+from flows.tally import teller
 from storage.lake import DataFile, Lake
 
 __all__ = ["ingest_shard", "inside"]
@@ -57,7 +58,7 @@ def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus:
             if crash.how not in _CRASHES and doubted != key:  # killed for want of memory, if it happens again
                 doubted = key
             else:
-                crashed[key] = f"reading it crashed the library that reads it ({crash.how})"
+                crashed[key] = crashing(crash)
 
 
 def _reached(lake: Lake, payload: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
@@ -85,15 +86,18 @@ def _ingest_shard(
     quarantined = [{"key": key, "code": CRASH, "reason": reason} for key, reason in crashed.items()]
     notes: Counter[str] = Counter()
     defects: dict[Defect, list[str]] = {}
+    tell = teller(payload.get("ticket"))
 
     def stored() -> Iterator[tuple[pa.Table, list[int]]]:
         """New steps of some episodes behind one another, and the length of each."""
         row_start = 0
         for run in writer.store(watched(fmt.read(source, probe, keys), keys)):
             if isinstance(run, Unreadable):
+                tell(1, 0)
                 check()
                 quarantined.append({"key": run.key, "code": run.code, "reason": run.reason})
                 continue
+            tell(len(run.rows), len(run.steps))
             new: list[bool] = []
             for episode, row, seen in zip(run.episodes, run.rows, run.seen, strict=True):
                 notes.update(episode.notes)

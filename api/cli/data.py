@@ -45,7 +45,7 @@ def survey(lake: str, uris: tuple[str, ...], sample: int, html: str | None) -> d
 @click.option("--dataset", help="The dataset's name; default: from the URI.")
 @click.option("--format", "fmt", default="auto", show_default=True)
 @click.option("--by-reference", is_flag=True, help="Leave encoded videos where they are; `check` reports drift.")
-@click.option("--dry-run", is_flag=True, help="Print what would be ingested, column by column; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be ingested, with findings; write nothing.")
 @click.option("--options", "path", metavar="FILE.yaml", help="The source's options; -o wins over the file.")
 @click.option("--take-back", is_flag=True, help="Take episodes back in that were removed.")
 @OPTION
@@ -62,7 +62,7 @@ def ingest(
     facts = {"name": dataset, "uri": uri, "format": fmt, "options": given, "by_reference": by_reference}
     recipe = parsed(SourceRecipe, facts)
     if dry_run:
-        return _proposal(recipe)
+        return _preview(recipe)
     from flows import executor as executors
     from flows.ingest import ingest as run_ingest
     from flows.progress import terminal
@@ -90,40 +90,40 @@ def ingest(
     return {**receipt, "run_id": run.id, "text": text}
 
 
-def _proposal(recipe: Any) -> dict[str, Any]:
-    from data_engine.formats import Source, detect
-    from flows.receipt import columns
+def _preview(recipe: Any) -> dict[str, Any]:
+    from flows.ingest_probe import preview
 
-    fmt, probe = detect(Source(recipe.uri), recipe.format, recipe.options)
-    if probe.proposal is not None:
-        return _guess(fmt.name, probe)
-    items = columns(probe.features)
-    facts = {
-        "dataset": recipe.dataset,
-        "format": fmt.name,
-        "episodes": len(probe.episodes),
-        "fps": fmt.fps or probe.fps,
-        "embodiment": fmt.embodiment or probe.embodiment,
-        "notes": list(probe.notes),
-    }
-    lines = [f"{name:<10}  {value}" for name, value in facts.items() if name != "notes"]
-    lines += [f"note        {note}" for note in probe.notes]
-    return {**facts, "items": items, "text": "\n".join([*lines, "", table(items)])}
+    found = preview(recipe)
+    if "proposal" in found:
+        return {**found, "text": _guess(found)}
+    mode = found["control_mode"]
+    facts = {name: found[name] for name in ("dataset", "format", "episodes", "fps", "embodiment")}
+    lines = [f"{name:<12}  {value}" for name, value in facts.items()]
+    lines.append(f"control mode  {mode['mode']} ({mode['evidence']})")
+    lines += [f"note          {note}" for note in found["notes"]]
+    lines += [f"defect        {seen['code']}: {seen['what']}{_of(seen['keys'])}" for seen in found["defects"]]
+    lines += [f"quarantined   {bad['key']}: {bad['reason']}" for bad in found["quarantined"]]
+    looked = f"read for this: {len(found['sampled'])} of {found['episodes']} episodes, no frames"
+    parts = ["\n".join(lines), table(found["columns"]), table(found["inferred"]), looked]
+    return {**found, "items": found["columns"], "text": "\n\n".join(parts)}
 
 
-def _guess(fmt: str, probe: Any) -> dict[str, Any]:
+def _of(keys: list[str]) -> str:
+    return f" ({', '.join(keys)})" if keys else ""
+
+
+def _guess(found: dict[str, Any]) -> str:
     """The guessed options as the YAML file that confirms them; what else is known stands in its comments."""
     import yaml
 
-    options = dict(probe.proposal)
     facts = [
-        f"Format {fmt}: {len(probe.episodes)} episodes. These columns are a guess by name: check them, save this file,",
+        f"Format {found['format']}: {found['episodes']} episodes. These columns are a guess by name: check them, save "
+        "this file,",
         "then: data-engine ingest URI --options FILE.yaml",
-        *probe.notes,
+        *found["notes"],
     ]
-    text = "".join(f"# {line}\n" for line in facts) + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
-    return {"format": fmt, "episodes": len(probe.episodes), "proposal": options, "notes": list(probe.notes),
-            "text": text.rstrip()}  # fmt: skip
+    options = yaml.safe_dump(found["proposal"], sort_keys=False, allow_unicode=True)
+    return "".join(f"# {line}\n" for line in facts) + options.rstrip()
 
 
 @verb()

@@ -161,7 +161,7 @@ def array(found: h5py.h5d.DatasetID) -> Array:
             raise SourceError(f"{name} has no data", code="bad_dtype")
     shape, dtype = tuple(found.shape), found.dtype
     if dtype.kind == "O":
-        fragile(f"{name}: libhdf5 trusts the lengths that a file states of rows of variable length")
+        fragile(f"{name}: over damaged rows of variable length libhdf5 can end the process")
     if dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None:
         return Array(name, found, shape, dtype, Spec("string", shape[1:]))
     if dtype.kind == "O" and h5py.check_vlen_dtype(dtype) == np.uint8:

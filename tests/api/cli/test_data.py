@@ -45,6 +45,27 @@ def test_a_dry_run_shows_what_would_come_and_writes_nothing(capsys, tmp_path, re
     assert not (tmp_path / "lake").exists()
 
 
+def test_a_dry_run_finds_what_the_receipt_then_records(capsys, tmp_path, recording):
+    path = tmp_path / "holed.hdf5"
+    path.write_bytes(recording.read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_3/actions"]
+    source = (path, "--lake", tmp_path / "lake")
+    found = answer(capsys, "ingest", *source, "--dry-run")
+    receipt = answer(capsys, "ingest", *source)
+    assert found["inferred"] and all(finding["evidence"] for finding in found["inferred"])
+    for name in ("columns", "inferred", "control_mode", "embodiment", "fps", "quarantined", "defects"):
+        assert found[name] == receipt[name], name
+    assert set(found["notes"]) <= set(receipt["notes"])
+    assert len(found["sampled"]) == 6
+    code, out, _ = call(capsys, "ingest", *source, "--dry-run")
+    assert code == 0
+    (bad,) = found["quarantined"]
+    assert f"demo_3: {bad['reason']}" in out
+    assert all(finding["evidence"] in out for finding in found["inferred"])
+    assert f"{found['control_mode']['mode']} ({found['control_mode']['evidence']})" in out
+
+
 def test_what_is_quarantined_is_told_with_its_reason(capsys, tmp_path, recording):
     path = tmp_path / "holed.hdf5"
     path.write_bytes(recording.read_bytes())

@@ -1,0 +1,161 @@
+"""A library that crashes takes neither the ingest nor this process with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_engine import registry
+from data_engine.errors import SourceError
+from data_engine.fragile import Fragile, fragile, spared
+from data_engine.recipe import SourceRecipe
+from flows.apart import Crash, apart, carefully, reading
+from flows.executor import executor
+from flows.ingest import ingest
+from flows.progress import silent
+from storage.check import check, fingerprint
+from storage.lake import Lake
+from tests.api.commands import refusal
+from tests.flows import crashing
+from tests.flows.test_executor import session, wait_for
+
+
+def add(first, second):
+    return first + second, os.getpid()
+
+
+def tread(what):
+    fragile(what)
+    return os.getpid()
+
+
+def refuse():
+    raise SourceError("cannot", code="no", fix="do another")
+
+
+class Odd(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+def fail_oddly():
+    raise Odd(1, 2)
+
+
+def die(how, *spoken):
+    for what in spoken:
+        reading(what)
+    os.kill(os.getpid(), signal.Signals[how])
+
+
+def test_work_apart_answers_and_leaves_no_process():
+    answer, pid = apart(add, 1, 2)
+    assert answer == 3 and pid != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_only_what_is_fragile_goes_apart():
+    assert carefully(add, 1, 2) == (3, os.getpid())
+    assert carefully(tread, "rows") != os.getpid()
+    fragile("nobody cares")
+    with spared(), pytest.raises(Fragile, match="rows"):
+        fragile("rows")
+
+
+def test_errors_come_back_as_they_are():
+    with pytest.raises(SourceError, match="cannot") as caught:
+        apart(refuse)
+    assert (caught.value.code, caught.value.fix) == ("no", "do another")
+    with pytest.raises(RuntimeError, match="Odd: 1 and 2"):
+        apart(fail_oddly)
+
+
+@pytest.mark.parametrize("how", ["SIGSEGV", "SIGABRT", "SIGKILL"])
+def test_a_death_says_how_and_over_what(how):
+    with pytest.raises(Crash) as caught:
+        apart(die, how, "first", "second")
+    assert (caught.value.how, caught.value.reading) == (how, "second")
+
+
+def test_it_dies_with_the_one_that_waits_for_it():
+    code = "import time; from flows.apart import apart; apart(time.sleep, 600)"
+    waiting = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    assert len(wait_for(lambda: session(waiting.pid), lambda found: len(found) == 2)) == 2
+    time.sleep(0.5)
+    waiting.kill()
+    waiting.wait()
+    assert not wait_for(lambda: session(waiting.pid), lambda found: not found)
+
+
+@pytest.fixture
+def crash(tmp_path, monkeypatch):
+    """Writes a source of the format that crashes, which is installed."""
+    crashing.install(tmp_path / "site", monkeypatch)
+    monkeypatch.setenv("CRASHED_ONCE", str(tmp_path / "once"))
+
+    def write(**episodes) -> Path:
+        (tmp_path / "a.crashing").write_text(json.dumps(episodes))
+        return tmp_path / "a.crashing"
+
+    yield write
+    registry._registered.cache_clear()
+
+
+def bring(lake: Lake, path: Path, on: str = "local", workers: int = 1) -> dict:
+    with executor(on, workers) as pool:
+        return ingest(lake, SourceRecipe(name="crashed", uri=str(path)), on=pool, progress=silent(), run_id="run_test")
+
+
+EPISODES = {"a": 3, "b": "SIGSEGV", "c": 4, "d": 5, "e": "SIGABRT", "f": "exit", "g": 2, "h": "SIGKILL"}
+
+
+@pytest.mark.parametrize(("on", "workers"), [("local", 1), ("local", 2), ("ray", 1)])
+def test_an_episode_over_which_a_library_crashes_is_quarantined_and_the_rest_goes_in(
+    lake, tmp_path, crash, monkeypatch, on, workers
+):
+    monkeypatch.setattr("flows.ingest._SHARD_EPISODES", 4)
+    receipt = bring(lake, crash(**EPISODES), on, workers)
+    told = {bad["key"]: bad["reason"] for bad in receipt["quarantined"]}
+    assert {bad["code"] for bad in receipt["quarantined"]} == {"reader_crash"}
+    assert {key: how in told[key] for key, how in zip("beh", ("SIGSEGV", "SIGABRT", "SIGKILL"), strict=True)} == {
+        "b": True, "e": True, "h": True,
+    }  # fmt: skip
+    assert "exit status 7" in told["f"] and len(told) == 4
+    assert lake.episodes()["source_key"].to_list() == ["a", "c", "d", "g"]
+    assert set(lake.scan("quarantine").collect()["code"]) == {"reader_crash"}
+    assert check(lake) == []
+    whole = Lake.open(str(tmp_path / "whole"), create=True)
+    bring(whole, crash(**{key: length for key, length in EPISODES.items() if isinstance(length, int)}))
+    assert lake.episodes()["content_hash"].to_list() == whole.episodes()["content_hash"].to_list()
+
+
+def test_a_process_that_was_killed_by_someone_is_tried_again(lake, crash):
+    receipt = bring(lake, crash(a=3, b="once", c=4))
+    assert receipt["quarantined"] == []
+    assert receipt["stored"]["episodes"] == 3
+
+
+def test_a_probe_that_crashes_is_one_line(lake, crash, capsys):
+    line = refusal(capsys, "ingest", crash(probe="SIGSEGV", a=3), "--lake", lake.uri)
+    assert "SIGSEGV" in line and "copy it again" in line
+    line = refusal(capsys, "ingest", crash(probe="SIGSEGV", a=3), "--lake", lake.uri, "--dry-run")
+    assert "SIGSEGV" in line
+    assert "episodes" not in lake.tables()
+
+
+def test_running_it_again_reads_nothing_again(lake, crash):
+    path = crash(a=3, b="SIGSEGV")
+    bring(lake, path)
+    before = fingerprint(lake)
+    again = bring(lake, path)
+    assert again["repeated"] and again["unchanged"] == 1
+    assert [bad["code"] for bad in again["quarantined"]] == ["reader_crash"]
+    assert fingerprint(lake) == before
