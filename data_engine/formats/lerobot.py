@@ -17,6 +17,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ def read_info(source: Source, major: str, *, fps: float | None = None) -> Info |
     return info
 
 
+@lru_cache(maxsize=1024)  # asked for each episode, of few files
 def fill(template: str, **fields: int | str) -> str:
     """``template`` of info.json with ``fields`` put in; only those names and plain integer widths are allowed.
 
@@ -154,7 +156,7 @@ def attributes_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
     ``success`` counts only as a truth value; ``operator`` and ``scene`` as text. LeRobot's own columns fall away.
     """
-    rest = {key: value for key, value in row.items() if not _OWN.match(key) and value is not None}
+    rest = {key: value for key, value in row.items() if value is not None and not _is_own(key)}
     found: dict[str, Any] = {}
     if isinstance(rest.get("success"), bool) or rest.get("success") in (0, 1):
         found["success"] = bool(rest.pop("success"))
@@ -162,6 +164,12 @@ def attributes_of(row: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(rest.get(name), str | int):
             found[name] = str(rest.pop(name))
     return {**found, "attributes": {key: _plain(value) for key, value in sorted(rest.items())}}
+
+
+@lru_cache(maxsize=1024)
+def _is_own(column: str) -> bool:
+    """Whether LeRobot itself writes a column of the metadata."""
+    return _OWN.match(column) is not None
 
 
 def _canonical_names(declared: Mapping[str, Any]) -> dict[str, str]:

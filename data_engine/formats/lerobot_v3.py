@@ -111,7 +111,8 @@ def _read_file(
         file = open_parquet(source, path)
         known = _groups(source, path, source.stamp(path))
         stored = cameras_in_parquet(features)
-        columns = [name for name in file.schema_arrow.names if name not in {column for _, column in stored}]
+        unread = {"index", *(column for _, column in stored)}
+        columns = [name for name in file.schema_arrow.names if name not in unread]
         for batch, groups in _batches(known, wanted, columns):
             table = file.read_row_groups(groups, columns=columns)
             images = {
@@ -167,7 +168,8 @@ def _batches(
 ) -> Iterator[tuple[list[Listed], list[int]]]:
     """``wanted`` cut into runs whose row groups fit the memory bound, with those row groups."""
     meta = groups.metadata
-    positions = [i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".", 1)[0] in columns]
+    tops = tuple(f"{name}." for name in columns)  # names have dots of their own
+    positions = [i for i in range(meta.num_columns) if f"{meta.schema.column(i).path}.".startswith(tops)]
 
     def size(numbers: Iterable[int]) -> int:
         found = (meta.row_group(number) for number in numbers)

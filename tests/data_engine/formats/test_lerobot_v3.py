@@ -280,6 +280,23 @@ def test_memory_is_bounded_by_row_groups(tmp_path: Path) -> None:
         module._BATCH_BYTES = before
 
 
+def test_columns_with_dots_in_their_names_count_for_the_bound(tmp_path: Path) -> None:
+    write_v3(tmp_path, [50] * 40)
+    table = pq.read_table(tmp_path / DATA)
+    noise = np.random.default_rng(0).random(len(table) * 100)
+    table = table.append_column("observation.wide", pa.FixedSizeListArray.from_arrays(pa.array(noise), 100))
+    pq.write_table(table, tmp_path / DATA, row_group_size=50)
+    reader, source = LeRobotV3(), Source(str(tmp_path))
+    probe = reader.probe(source)
+    assert probe is not None
+    del table, noise
+    before = pa.total_allocated_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_engine.formats.lerobot_v3._BATCH_BYTES", 100_000)  # 40 kB an episode
+        for _ in reader.read(source, probe, [ref.key for ref in probe.episodes]):
+            assert pa.total_allocated_bytes() - before < 400_000
+
+
 # lies
 
 
