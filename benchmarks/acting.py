@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.planting import Course
 
-__all__ = ["DEFECTS", "KINDS", "Act", "Pair", "Plan", "acted", "drawn"]
+__all__ = ["DEFECTS", "KINDS", "Act", "Pair", "Plan", "acted", "drawn", "end_with_parent"]
 
 DEFECTS = ("noise", "pause", "detour", "late_failure")
 KINDS = (*DEFECTS, "strategy")
@@ -109,11 +109,11 @@ def _performed(perform: Callable[[Plan], Pair | None], plans: Sequence[Plan], wo
     if workers <= 1 or len(plans) < 2:
         return [perform(plan) for plan in plans]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(plans)), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(workers, len(plans)), mp_context=context, initializer=end_with_parent) as pool:
         return list(pool.map(perform, plans, chunksize=4))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Start a watch in a worker: it ends when its parent does, however that ended."""
     parent = multiprocessing.parent_process()
 

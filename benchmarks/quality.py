@@ -1,0 +1,320 @@
+"""How well each score tells the bad from the good: AUC and Spearman by defect, beside baselines and rivals.
+
+    python benchmarks/quality.py [--quick] [--data ../shared/data] [--cache DIR] [--scorers NAME ...] [--json FILE]
+
+Recording defects are planted in columns, behaviour is acted in simulators (``planting``, ``acting``), both by seed;
+what is acted is recorded on the first run, and kept where ``--cache`` says. Every AUC is within the task, a tie or a
+null counts as half. ``length`` and ``log dimensionless jerk`` are baselines that are told for each defect which direction
+is the bad one, which no score is; ``random`` is told nothing. Scorers that need a base set (marked *) get up to eight
+good demonstrations a task, and are not judged by those.
+
+A full run takes hours: five seeds, shares of 5, 20 and 50 %, every view. ``--quick`` takes minutes, of one seed, one
+share and fewer episodes, and says what it can't resolve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import acting_metaworld, cases
+from benchmarks.acting import end_with_parent
+from benchmarks.cases import Case, Job, Settings
+from benchmarks.measures import BASELINES, Measured, auc, baselines, batch_of, measure, resampled, spearman
+from benchmarks.quality_report import report
+from data_engine import registry
+
+ROUNDS = 200  # of the bootstrap
+SHARE = 0.2  # of bad episodes, where one share stands for all
+QUICK_SECONDS = 8.0  # a scorer that needs longer for one set is left out of --quick
+TOLD = BASELINES[:2]  # the baselines that are told the direction
+
+
+@dataclass
+class Outcome:
+    """What came of one job. ``auc``, ``spearman``, ``nulls`` by measure; ``boot`` [ROUNDS] AUCs for the few that bars
+    compare; ``by_magnitude``: AUC of the mildest, middle and worst third; ``facts``: counts that are no AUC."""
+
+    job: Job
+    auc: dict[str, float] = field(default_factory=dict)
+    spearman: dict[str, float] = field(default_factory=dict)
+    nulls: dict[str, float] = field(default_factory=dict)
+    boot: dict[str, list[float]] = field(default_factory=dict)
+    by_magnitude: dict[str, list[float]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def perform(job: Job, settings: Settings, scorers: Sequence[str]) -> Outcome:
+    """Make the set of ``job``, score it with every one of ``scorers``, and hold that against what is known."""
+    import torch
+
+    torch.set_num_threads(1)
+    outcome = Outcome(job)
+    try:
+        if job.set == "metaworld tiers":
+            _tiers(outcome, settings, scorers)
+        elif job.set == "leak":
+            _leak(outcome, settings, scorers)
+        else:
+            _defects(outcome, cases.make(job, settings), scorers)
+    except ImportError as error:
+        outcome.failed["set"] = f"needs a simulator that is not installed: {error.name}"
+    return outcome
+
+
+def _defects(outcome: Outcome, case: Case, scorers: Sequence[str]) -> None:
+    job, tasks = outcome.job, case.tasks
+    outcome.facts |= {"episodes": len(case.courses), "bad": int(case.bad.sum())}
+    found = measure(batch_of(case.courses, fps=case.fps), scorers, good=~case.bad, seed=job.seed)
+    outcome.seconds, outcome.failed = found.seconds, found.failed
+    if case.bad.any():
+        for name, figure in (found.figures | baselines(case.courses, case.hand, job.seed)).items():
+            use = ~figure.based
+            badness, bad, task, worth = figure.badness[use], case.bad[use], tasks[use], case.worth[use]
+            sign = -1.0 if name in TOLD and auc(badness, bad, task) < 0.5 else 1.0
+            outcome.auc[name] = auc(sign * badness, bad, task)
+            outcome.spearman[name] = spearman(-sign * badness, worth, task)
+            outcome.nulls[name] = float(np.isnan(badness).mean())
+            if name == "composite" or name in TOLD:
+                outcome.boot[name] = resampled(sign * badness, bad, task, ROUNDS, job.seed).tolist()
+            if job.set.endswith(" acted") and figure.headline:
+                outcome.by_magnitude[name] = _by_magnitude(sign * badness, bad, task, worth)
+    outcome.facts |= _flags(found, case, job) | _modes(found, case, job) | _extraneous(found, case, job)
+
+
+def _by_magnitude(badness: np.ndarray, bad: np.ndarray, tasks: np.ndarray, worth: np.ndarray) -> list[float]:
+    edges = np.quantile(worth[bad], [0, 1 / 3, 2 / 3, 1])
+    thirds = ((worth >= low) & (worth <= high) for low, high in pairwise(edges))
+    return [auc(badness[third | ~bad], bad[third | ~bad], tasks[third | ~bad]) for third in thirds][::-1]
+
+
+def _flags(found: Measured, case: Case, job: Job) -> dict[str, Any]:
+    """Integrity's verdict-like evidence: episodes with any defect (or an exact copy), and those with a span at all."""
+    facts: dict[str, Any] = {}
+    for name in ("integrity", "consistency"):
+        rows = found.rows.get(name)
+        if rows is not None:
+            spans = np.array([any(row.spans for row in episode.values()) for episode in rows])
+            facts[f"{name} spans, clean"] = [int(spans[~case.bad].sum()), int((~case.bad).sum())]
+    rows = found.rows.get("integrity")
+    if rows is None:
+        return facts
+    copies = np.array([(episode["copies"].value or 0) > 1 for episode in rows])
+    flagged = np.array([(episode["defect_fraction"].value or 0) > 0 for episode in rows]) | copies
+    truth = _copied(case) if job.kind == "duplicated" else case.bad  # of a copy, the original counts in
+    facts["flagged"] = [int((flagged & truth).sum()), int((flagged & ~truth).sum()), int((~flagged & truth).sum())]
+    return facts
+
+
+def _copied(case: Case) -> np.ndarray:
+    """bool [E]: episodes that the set holds more than once."""
+    keys = [course.state.tobytes() + course.action.tobytes() for course in case.courses]
+    return np.array([keys.count(key) > 1 for key in keys])
+
+
+def _modes(found: Measured, case: Case, job: Job) -> dict[str, Any]:
+    """Adjusted mutual information of ``mode_id`` with the strategy, the mean over tasks."""
+    rows = found.rows.get("diversity")
+    if job.kind != "strategy" or rows is None or not any("mode_id" in episode for episode in rows):
+        return {}
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    modes = np.array([-1 if (row := episode.get("mode_id")) is None or row.value is None else row.value
+                      for episode in rows])  # fmt: skip
+    return {
+        "AMI": float(
+            np.mean(
+                [
+                    adjusted_mutual_info_score(case.bad[case.tasks == task], modes[case.tasks == task])
+                    for task in sorted(set(case.tasks))
+                ]
+            )
+        )
+    }
+
+
+def _extraneous(found: Measured, case: Case, job: Job) -> dict[str, Any]:
+    """Overlap of dropped with planted steps, intersection over union, of every bad episode; and what good ones lose."""
+    rows = found.rows.get("extraneous")
+    if job.kind not in ("pause", "detour") or rows is None:
+        return {}
+    overlap, lost = [], []
+    for episode, (start, stop), course in zip(rows, case.spans, case.courses, strict=True):
+        dropped = np.zeros(len(course), bool)
+        for row in episode.values():
+            for span in row.spans:
+                dropped[span.start : span.stop] = True
+        planted = np.zeros(len(course), bool)
+        planted[start:stop] = True
+        if stop > start:
+            overlap.append(float((dropped & planted).sum() / (dropped | planted).sum()))
+        else:
+            lost.append(float(dropped.mean()))
+    return {"IoU": float(np.mean(overlap)), "lost": float(np.mean(lost))}
+
+
+def _tiers(outcome: Outcome, settings: Settings, scorers: Sequence[str]) -> None:
+    """Expert against okay by task, among pairs of like length too; and the rank of the three tiers by task."""
+    courses, tier = cases.tiers(settings.data)
+    found = measure(batch_of(courses, fps=acting_metaworld.FPS), scorers, good=tier == "expert", seed=outcome.job.seed)
+    outcome.seconds, outcome.failed = found.seconds, found.failed
+    tasks = np.array([course.task for course in courses])
+    lengths = np.array([len(course) for course in courses])
+    order = np.select([tier == "expert", tier == "okay"], [2.0, 1.0], 0.0)
+    for name, figure in (found.figures | baselines(courses, cases.HAND["metaworld"], outcome.job.seed)).items():
+        outcome.spearman[name] = spearman(-figure.badness, order, tasks)
+        outcome.nulls[name] = float(np.isnan(figure.badness).mean())
+        for task in sorted(set(tasks)):
+            some = (tier != "worse") & (tasks == task) & ~figure.based
+            bad, badness = tier[some] == "okay", figure.badness[some]
+            outcome.auc[f"{name} / {task}"] = auc(badness, bad, tasks[some])
+            outcome.facts[f"{name} / {task}"] = _length_matched(badness, bad, lengths[some])
+
+
+def _length_matched(badness: np.ndarray, bad: np.ndarray, lengths: np.ndarray) -> list[float]:
+    """AUC among pairs whose lengths are within a tenth, and how many there are."""
+    a, b = badness[bad][:, None], badness[~bad][None]
+    like = np.abs(np.log(lengths[bad][:, None] / lengths[~bad][None])) < 0.1
+    won = np.where(np.isnan(a) | np.isnan(b), 0.5, (a > b) + 0.5 * (a == b))
+    return [float(won[like].mean()) if like.any() else float("nan"), int(like.sum())]
+
+
+def _leak(outcome: Outcome, settings: Settings, scorers: Sequence[str]) -> None:
+    """The largest change of any score when order, ids and names change and rewards, success and operators come in."""
+    courses, tier = cases.tiers(settings.data)
+    courses = [course for course, t in zip(courses, tier, strict=True) if t != "worse"][::2]
+    good = np.arange(len(courses)) % 2 == 0
+    order = np.random.default_rng(outcome.job.seed).permutation(len(courses))
+    one = batch_of(courses, fps=acting_metaworld.FPS)
+    other = batch_of(
+        [courses[i] for i in order], fps=acting_metaworld.FPS, names=[f"x{i * 7}" for i in order], extra=True
+    )
+    names = [name for name in scorers if getattr(registry.load("scorers", name).spec, "base", "optional") == "optional"]
+    first, second = measure(one, names, good=good), measure(other, names, good=good[order])
+    outcome.failed = first.failed | second.failed
+    for name in first.rows.keys() & second.rows.keys():
+        largest = 0.0
+        for i, j in enumerate(order):
+            for metric, row in first.rows[name][j].items():
+                twin = second.rows[name][i][metric]
+                if (row.value is None) != (twin.value is None):
+                    largest = float("inf")
+                elif row.value is not None and twin.value is not None:
+                    largest = max(largest, abs(row.value - twin.value) / max(abs(row.value), 1e-3))
+        outcome.facts[name] = largest
+
+
+def jobs(quick: bool, only: Sequence[str]) -> Iterator[Job]:
+    """Every set to be scored, in the order of the report."""
+    shares, seeds = ((SHARE,), range(1)) if quick else ((SHARE, 0.05, 0.5), range(5))
+    yield Job("metaworld clean", "none")
+    yield Job("pusht clean", "none")
+    yield Job("metaworld tiers", "tiers")
+    yield Job("leak", "none")
+    for seed in seeds:
+        yield Job("pusht replayed", "replayed", seed=seed)
+        for view in ("state", "proprioception"):
+            yield Job("metaworld acted", "strategy", 0.5, seed, view)
+    for share in shares:
+        for seed in seeds:
+            for name, kinds in cases.SETS.items():
+                for view in ("state", "proprioception"):
+                    if quick and name.endswith("planted") and view != "state":
+                        continue
+                    if quick and name == "metaworld planted":
+                        kinds = ("gripper_flipped", "mislabelled")
+                    yield from (Job(name, kind, share, seed, view) for kind in kinds if not only or kind in only)
+
+
+def record(settings: Settings) -> str | None:
+    """Act every scene that the cache lacks, before sets are made of them; why it can't be, or None."""
+    try:
+        for name, kinds in cases.SETS.items():
+            for kind in kinds if name.endswith("acted") else ():
+                cases.make(Job(name, kind), settings)
+        cases.make(Job("metaworld acted", "strategy"), settings)
+    except ImportError as error:
+        return f"behaviour is left out: {error.name} is not installed"
+    return None
+
+
+def run(work: Sequence[Job], settings: Settings, scorers: Sequence[str], workers: int) -> list[Outcome]:
+    """Every job, in processes, a line on stderr for each as it ends."""
+    context = multiprocessing.get_context("spawn")
+    found: dict[Job, Outcome] = {}
+    began = time.monotonic()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
+        waiting = {pool.submit(perform, job, settings, scorers): job for job in work}
+        for done in as_completed(waiting):
+            job = waiting[done]
+            found[job] = done.result()
+            head = f"{len(found)}/{len(work)} {job.set}, {job.kind}, {job.share:.0%}, {job.view}, seed {job.seed}"
+            print(f"{time.monotonic() - began:6.0f} s  {head}", file=sys.stderr, flush=True)
+    return [found[job] for job in work]
+
+
+def main() -> int:
+    asked = _asked()
+    if not asked.data.is_dir():
+        print(f"{asked.data} is not there; give --data", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        print(_measured(asked, Settings(asked.data, asked.cache or Path(scratch), workers=asked.workers)))
+    return 0
+
+
+def _measured(asked: argparse.Namespace, settings: Settings) -> str:
+    scorers = asked.scorers or registry.names("scorers")
+    notes = []
+    if asked.quick:
+        settings = replace(settings, scenes=6, people=48, tasks=("drawer-open-v3", "pick-place-v3"))
+        notes.append(
+            "quick: one seed, 20 % bad, 48 of 206 people, 2 tasks of 6 scenes; differences under 0.1 are noise"
+        )
+    began = time.monotonic()
+    missing = record(settings)
+    recorded = time.monotonic() - began
+    work = [
+        job for job in jobs(asked.quick, asked.only) if missing is None or "planted" in job.set or "tiers" in job.set
+    ]
+    if asked.quick:
+        first = perform(Job("pusht planted", "lagged"), settings, scorers)
+        slow = sorted(name for name, seconds in first.seconds.items() if seconds > QUICK_SECONDS)
+        notes += [f"quick leaves out {name}: {first.seconds[name]:.0f} s a set" for name in slow]
+        scorers = [name for name in scorers if name not in slow]
+    outcomes = run(work, settings, scorers, asked.workers)
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes]))
+    notes += [missing] if missing else []
+    notes.append(f"{time.monotonic() - began:.0f} s in all, {recorded:.0f} s of it recording; {len(work)} sets")
+    return report(outcomes, [], notes)
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="minutes in the place of hours")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--cache", type=Path, help="folder that keeps what is acted in simulators")
+    parser.add_argument("--scorers", nargs="+", help="some of the registered ones; all by default")
+    parser.add_argument("--only", nargs="+", default=[], help="some kinds of defect")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="file for every figure")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
