@@ -11,7 +11,7 @@ import importlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from data_engine.errors import EngineError, RequestError
 from data_engine.scoring import Resources
 from flows.guard import die_with_parent
 from flows.progress import Progress
+from flows.tally import Tally, Ticket
 from storage.lake import Lake
 
 __all__ = ["Executor", "Local", "Shard", "execute", "executor", "run_shards", "set_threads"]
@@ -29,10 +30,14 @@ ONE_CPU = Resources()
 
 @dataclass(frozen=True)
 class Shard:
-    """A unit of work, named by what it is made from: equal fingerprints give equal results."""
+    """A unit of work, named by what it is made from: equal fingerprints give equal results.
+
+    ``size``: its episodes, where its function tells how far it is by ``payload["ticket"]`` (:mod:`flows.tally`).
+    """
 
     fingerprint: str
     payload: Mapping[str, Any] = field(default_factory=dict)
+    size: int | None = None
 
 
 class Executor(ABC):
@@ -116,12 +121,21 @@ def run_shards(
     """The result of every shard, in order; those that the ledger knows as done are not run again."""
     results: list[dict[str, Any] | None] = [lake.done(shard.fingerprint) for shard in shards]
     todo = [index for index, result in enumerate(results) if result is None]
-    with progress.stage(title, len(shards)) as advance:
-        advance(len(shards) - len(todo))
-        for index, result in on.run(lake, function, [shards[index] for index in todo], resources):
-            results[todo[index]] = result
-            advance(1)
+    telling = any(shard.size is not None for shard in shards)
+    sizes = [1 if shard.size is None else shard.size for shard in shards]
+    with Tally(sizes, shared=telling and progress.bars) as tally:
+        for index in sorted(set(range(len(shards))).difference(todo)):
+            tally.end(index)
+        parts = [_sent(shards[index], tally.ticket(index)) for index in todo]
+        with progress.stage(title, sum(sizes), lambda: tally.done, "episodes" if telling else ""):
+            for index, result in on.run(lake, function, parts, resources):
+                results[todo[index]] = result
+                tally.end(todo[index], result.get("steps", 0) if telling else 0)
     return [result for result in results if result is not None]
+
+
+def _sent(shard: Shard, ticket: Ticket | None) -> Shard:
+    return shard if ticket is None else replace(shard, payload={**shard.payload, "ticket": ticket})
 
 
 @lru_cache(maxsize=4)

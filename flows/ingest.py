@@ -93,8 +93,9 @@ def _ingest(
             "removed": len(out),
             "repeated": True,
         }
-    apart = {file for ref in probe.episodes if ref.key in set(out) for file in ref.files}
-    probe = replace(probe, episodes=tuple(ref for ref in probe.episodes if ref.key not in set(out)))
+    gone = set(out)
+    apart = {file for ref in probe.episodes if ref.key in gone for file in ref.files}
+    probe = replace(probe, episodes=tuple(ref for ref in probe.episodes if ref.key not in gone))
     transaction = digest(fingerprint, sorted((key, row["content_hash"]) for key, row in known.items()))
     shards = plan(probe, dataset, fmt, source, known, stamps, transaction, apart, recipe.by_reference)
     probed = time.monotonic()
@@ -194,7 +195,7 @@ def plan(
             own = probe.cut(keys)
             shared = sorted({file for ref in keys for file in ref.files}.intersection(apart))
             body = {**common, "probe": own, "known": part, "revisions": revisions, "files": files, "apart": shared}
-            shards.append(Shard(digest("ingest-shard", transaction, named, files), body))
+            shards.append(Shard(digest("ingest-shard", transaction, named, files), body, len(named)))
         keys, steps = [], 0
 
     for ref in probe.episodes:
@@ -209,7 +210,7 @@ def plan(
     loose = sorted(set(stamps) - hashed)
     if loose and shards:  # files that no single episode names: the first shard hashes them
         first = shards[0]
-        shards[0] = Shard(first.fingerprint, {**first.payload, "files": sorted({*first.payload["files"], *loose})})
+        shards[0] = replace(first, payload={**first.payload, "files": sorted({*first.payload["files"], *loose})})
     return shards
 
 
@@ -274,7 +275,7 @@ def _publish(
 
 
 def _known(lake: Lake, dataset: str) -> dict[str, dict[str, Any]]:
-    rows = lake.episodes(dataset=dataset).select("source_key", "content_hash", "revision")
+    rows = lake.episodes(dataset=dataset, columns=("source_key", "content_hash", "revision"))
     return {row["source_key"]: row for row in rows.iter_rows(named=True)}
 
 
@@ -286,28 +287,31 @@ def _duplicates(
     ``of`` is ``dataset/key`` of the one that was there first; ``how`` is ``content``, or ``steps`` where the same steps
     come with other frames (a video encoded again, a camera more).
     """
-    names = ("dataset", "source_key", "content_hash", "steps_hash")
-    held = lake.episodes().select(*names).rows()
-    new = [
-        (dataset, *row)
+    names = ("source_key", "content_hash", "steps_hash")
+    parts = [
+        lake.read_pending(shard.fingerprint, names)
         for shard, result in zip(shards, results, strict=True)
         if result["file"]
-        for row in zip(*lake.read_pending(shard.fingerprint, names[1:]).to_pydict().values(), strict=True)
     ]
-    coming = {row[1] for row in new}
-    first: dict[tuple[str, str], str] = {}
-    for name, key, content, steps in held:
+    if not parts:
+        return []
+    new = pl.DataFrame(pa.concat_tables(parts))
+    held = lake.episodes(columns=("dataset", *names)).filter(
+        pl.any_horizontal(pl.col(name).is_in(new[name].implode()) for name in names[1:])
+    )
+    coming = set(new["source_key"])
+    first: dict[str, dict[str, str]] = {"content": {}, "steps": {}}  # the one that had such a hash first
+    for name, key, *hashes in held.rows():
         if name != dataset or key not in coming:
-            first.setdefault(("content", content), f"{name}/{key}")
-            first.setdefault(("steps", steps), f"{name}/{key}")
+            for how, value in zip(first, hashes, strict=True):
+                first[how].setdefault(value, f"{name}/{key}")
     found = []
-    for name, key, content, steps in new:
-        for how, value in (("content", content), ("steps", steps)):
-            if (how, value) in first:
-                found.append({"key": key, "of": first[how, value], "how": how})
-                break
-        first.setdefault(("content", content), f"{name}/{key}")
-        first.setdefault(("steps", steps), f"{name}/{key}")
+    for key, *hashes in new.rows():
+        how = next((how for how, value in zip(first, hashes, strict=True) if value in first[how]), None)
+        if how is not None:
+            found.append({"key": key, "of": first[how][hashes[list(first).index(how)]], "how": how})
+        for how, value in zip(first, hashes, strict=True):
+            first[how].setdefault(value, f"{dataset}/{key}")
     return found
 
 

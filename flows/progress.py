@@ -18,19 +18,21 @@ class Progress:
         self.warned: list[str] = []
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar called ``title`` over ``total`` units."""
+    def stage(
+        self, title: str, total: int, done: Callable[[], tuple[int, int]] | None = None, unit: str = ""
+    ) -> Iterator[Callable[[int], None]]:
+        """A bar called ``title`` over ``total`` units, which may be named, with the time left.
+
+        ``done``, asked a few times a second, says how many units and frames are done: the rate is shown then, and
+        what it says at first is not counted into it.
+        """
         if not self.bars or total == 0:
             yield lambda done: None
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
+        from flows.bars import Bars
 
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Bars(*columns, console=Console(stderr=True)) as bars:
-            task = bars.add_task(title, total=total)
-            yield lambda done: bars.advance(task, done)
+        with Bars(title, total, done, unit) as bars:
+            yield bars.forward
 
     def warn(self, line: str) -> None:
         """One line that a person should read; kept for the report."""

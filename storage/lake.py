@@ -114,7 +114,7 @@ class Lake(Tables):
         """
         rows = self.scan("episodes")
         if columns is not None and where is None:
-            rows = rows.select(dict.fromkeys((*columns, *_ORDER)))
+            rows = rows.select(*dict.fromkeys((*columns, *_ORDER)))
         if dataset is not None:
             rows = rows.filter(pl.col("dataset") == dataset)
         newest = rows.collect().sort("revision", "ingested_at").unique("episode_id", keep="last", maintain_order=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 from flows.progress import Progress, silent, terminal
 
 
@@ -32,3 +34,20 @@ def test_silent_keeps_what_it_does_not_say(capsys):
     progress.warn("two episodes left out")
     assert capsys.readouterr() == ("", "")
     assert progress.warned == ["two episodes left out"]
+
+
+def test_what_is_asked_moves_the_bar_and_gives_a_rate(capsys):
+    counts = iter([(4, 0), *[(4 + i, 500 * i) for i in range(1, 1000)]])
+    last = (4, 0)
+
+    def done() -> tuple[int, int]:
+        nonlocal last
+        last = next(counts) if last[0] < 20 else last
+        return last
+
+    with Progress(bars=True).stage("ingest reach", 20, done):
+        while last[0] < 20:
+            time.sleep(0.01)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "20/20" in err and "frames/s" in err
