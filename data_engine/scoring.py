@@ -162,7 +162,7 @@ class Fit:
     @cached_property
     def reference_hash(self) -> str:
         """Hash of the reference set: what a score is relative to."""
-        return digest(sorted(self.reference), length=16)
+        return digest(sorted(set(self.reference)), length=16)
 
 
 @dataclass(frozen=True)
