@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
+
+import click
 
 from api.cli.verb import existing, verb
 from data_engine import registry
+from data_engine.errors import RequestError
 
 
 @verb()
@@ -32,6 +37,45 @@ def datasets(lake: str) -> dict[str, Any]:
             }
             for name, dataset in target.datasets().items()
         ]
+    }
+
+
+@verb()
+@click.argument("which", required=False, metavar="[RUN | DATASET]")
+@click.option("--dataset", help="List this dataset's only.")
+def receipts(lake: str, which: str | None, dataset: str | None) -> dict[str, Any]:
+    """The receipts of ingests, newest last; with RUN or DATASET that one (the newest of the dataset) whole, as JSON."""
+    import polars as pl
+
+    target = existing(lake)
+    rows = target.scan("receipts").collect().sort("created_at", nulls_last=False)
+    for name in filter(None, (which, dataset)):
+        rows = rows.filter((pl.col("dataset") == name) | ((pl.col("run_id") == name) if name == which else False))
+        if not len(rows):
+            known = ", ".join(target.datasets()) or "none"
+            raise RequestError(f"no receipt of {name!r}", code="no_receipt", fix=f"datasets: {known}")
+    found = [(row, json.loads(row["receipt"])) for row in rows.iter_rows(named=True)]
+    if which:
+        row, receipt = found[-1]
+        return {**receipt, "run_id": row["run_id"], "created_at": row["created_at"]}
+    return {"items": [_summary(target, row, receipt) for row, receipt in found]}
+
+
+def _summary(lake: Any, row: Mapping[str, Any], receipt: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": row["dataset"],
+        "run_id": row["run_id"],
+        "created_at": row["created_at"],
+        "format": receipt["source"]["format"],
+        "episodes": receipt["stored"]["episodes"],
+        "steps": receipt["stored"]["steps"],
+        "unchanged": receipt["unchanged"],
+        "quarantined": len(receipt["quarantined"]),
+        "defects": len(receipt["defects"]),
+        "removed": receipt.get("removed", 0),
+        "bytes": receipt["source"]["bytes"],
+        "published": lake.committed("episodes", receipt["transaction"]),
+        "source": receipt["source"]["uri"],
     }
 
 

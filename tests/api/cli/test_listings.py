@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.api.commands import answer, call
+from tests.api.commands import answer, call, refusal
 
 
 def test_a_lake_that_is_not_there_is_named(capsys, tmp_path):
@@ -12,7 +14,7 @@ def test_a_lake_that_is_not_there_is_named(capsys, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("verb", ["datasets", "mixtures", "runs", "scorers", "formats", "fits"])
+@pytest.mark.parametrize("verb", ["datasets", "receipts", "mixtures", "runs", "scorers", "formats", "fits"])
 def test_lists_are_items_with_names_and_a_line_each(capsys, curated, verb):
     lake = ("--lake", curated / "lake")
     items = answer(capsys, verb, *lake)["items"]
@@ -30,3 +32,21 @@ def test_datasets_and_mixtures_count(capsys, curated):
     assert dataset["episodes"] == len(episodes)
     assert dataset["steps"] == sum(row["n_steps"] for row in episodes)
     assert {"episodes", "steps", "mixture_id"} <= answer(capsys, "mixtures", *lake)["items"][0].keys()
+
+
+def test_receipts_are_listed_and_shown_whole(capsys, tmp_path, recording):
+    lake = ("--lake", tmp_path / "lake")
+    first = answer(capsys, "ingest", recording, "--dataset", "one", *lake)
+    second = answer(capsys, "ingest", recording, "--dataset", "two", "-o", "operator=ann", *lake)
+    one, two = answer(capsys, "receipts", *lake)["items"]
+    assert (one["name"], two["name"]) == ("one", "two")
+    assert (one["run_id"], two["run_id"]) == (first["run_id"], second["run_id"])
+    assert (one["episodes"], one["steps"], one["published"]) == (18, first["stored"]["steps"], True)
+    assert [row["name"] for row in answer(capsys, "receipts", "--dataset", "two", *lake)["items"]] == ["two"]
+    for which in ("two", second["run_id"]):
+        whole = answer(capsys, "receipts", which, *lake)
+        assert {name: whole[name] for name in second} == second
+    code, out, _ = call(capsys, "receipts", "two", *lake)
+    assert code == 0 and json.loads(out)["source"]["options"]["operator"] == "ann"
+    assert "datasets: one, two" in refusal(capsys, "receipts", "three", *lake)
+    assert "datasets: one, two" in refusal(capsys, "receipts", "--dataset", first["run_id"], *lake)
