@@ -295,23 +295,24 @@ def _duplicates(
     ]
     if not parts:
         return []
-    new = pl.DataFrame(pa.concat_tables(parts))
+    new = pl.DataFrame(pa.concat_tables(parts)).select(names)
     held = lake.episodes(columns=("dataset", *names)).filter(
         pl.any_horizontal(pl.col(name).is_in(new[name].implode()) for name in names[1:])
     )
     coming = set(new["source_key"])
-    first: dict[str, dict[str, str]] = {"content": {}, "steps": {}}  # the one that had such a hash first
-    for name, key, *hashes in held.rows():
+    first: dict[str, dict[str, str]] = {"content": {}, "steps": {}}  # by hash, the episode that had it first
+    for name, key, content, steps in held.rows():
         if name != dataset or key not in coming:
-            for how, value in zip(first, hashes, strict=True):
-                first[how].setdefault(value, f"{name}/{key}")
+            first["content"].setdefault(content, f"{name}/{key}")
+            first["steps"].setdefault(steps, f"{name}/{key}")
     found = []
-    for key, *hashes in new.rows():
-        how = next((how for how, value in zip(first, hashes, strict=True) if value in first[how]), None)
+    for key, content, steps in new.rows():
+        same = {"content": content, "steps": steps}
+        how = next((how for how, value in same.items() if value in first[how]), None)
         if how is not None:
-            found.append({"key": key, "of": first[how][hashes[list(first).index(how)]], "how": how})
-        for how, value in zip(first, hashes, strict=True):
-            first[how].setdefault(value, f"{dataset}/{key}")
+            found.append({"key": key, "of": first[how][same[how]], "how": how})
+        for kind, value in same.items():
+            first[kind].setdefault(value, f"{dataset}/{key}")
     return found
 
 
