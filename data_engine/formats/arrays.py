@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,7 @@ class Spec:
     @classmethod
     def of(cls, dtype: np.dtype, shape: tuple[int, ...]) -> Spec:
         """The spec of an array of ``dtype`` and whole ``shape`` (n, ...); ``SourceError`` for what has no column."""
-        if dtype.kind in "SUT":
-            return cls("string", tuple(shape[1:]))
-        if dtype.kind not in "biuf" or dtype.itemsize > 8:
-            raise SourceError(f"type {dtype} has no column form", code="bad_dtype")
-        return cls(dtype.newbyteorder("=").name, tuple(shape[1:]))
+        return cls(_name(dtype), tuple(shape[1:]))
 
     @property
     def size(self) -> int:
@@ -138,6 +134,15 @@ class Layout:
                 parts = [arrays[key].reshape(n, -1) for key in keys]
                 columns[feature.name] = _column(np.concatenate(parts, axis=1, dtype=feature.dtype), feature)
         return pa.table(columns), notes
+
+
+@lru_cache(maxsize=256)  # numpy makes the name up anew, for each array of each episode
+def _name(dtype: np.dtype) -> str:
+    if dtype.kind in "SUT":
+        return "string"
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise SourceError(f"type {dtype} has no column form", code="bad_dtype")
+    return dtype.newbyteorder("=").name
 
 
 def _joined(parts: list[Spec]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -65,8 +66,7 @@ class DemonstrationFile(EpisodeArrays):
         data = child(file, "data")
         if not isinstance(data, h5py.Group):
             return None
-        keys, strays = _members(data)
-        members = frozenset(name for demo in _readable(data, keys) for name in demo)
+        keys, strays, members = _content(source, source.stamp())
         if not self.claims(data, members):
             return None
         if not keys:
@@ -98,6 +98,8 @@ class DemonstrationFile(EpisodeArrays):
     def _rate(self, environment: Environment, data: h5py.Group, keys: Sequence[str]) -> tuple[float | None, list[str]]:
         if self.fps is not None or environment.control_hz:
             return environment.control_hz, []
+        if type(self).clock is DemonstrationFile.clock:  # a look at every demonstration would find none
+            return None, []
         for demo in _readable(data, keys):
             try:
                 clock = self.clock(split(walk(demo, self.skipped))[0])
@@ -129,6 +131,15 @@ class DemonstrationFile(EpisodeArrays):
                 )
 
             yield recording
+
+
+@lru_cache(maxsize=2)  # each layout asks the same of a file
+def _content(source: Source, stamp: tuple[int, str]) -> tuple[list[str], list[str], frozenset[str]]:
+    """:func:`_members` of ``data``, and the names of the members that its demonstrations have between them."""
+    with open_file(source) as file:
+        data = child(file, "data")
+        keys, strays = _members(data)
+        return keys, strays, frozenset(name.decode() for demo in _readable(data, keys) for name in demo.id)
 
 
 def _members(data: h5py.Group) -> tuple[list[str], list[str]]:

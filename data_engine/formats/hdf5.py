@@ -28,6 +28,7 @@ __all__ = ["SUFFIXES", "Array", "array", "child", "is_hdf5", "open_file", "split
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".hdf5", ".h5", ".hdf")
+_DEEPEST = 64  # groups in groups: opening a member takes time with the square of it
 
 
 def is_hdf5(source: Source) -> bool:
@@ -130,7 +131,7 @@ class Array(Rows):
 
     def load(self) -> np.ndarray:
         """All its values, a scalar's too; text as numpy strings."""
-        from h5py import h5s
+        import h5py
 
         if self.spec.dtype == "bytes":
             return self.read(0, len(self)) if self.shape else self.dataset[()]
@@ -138,7 +139,7 @@ class Array(Rows):
             return np.asarray(self.dataset.asstr(errors="backslashreplace")[()], dtype=str)
         values = np.empty(self.shape, self.dtype)
         if values.size:
-            self.id.read(h5s.ALL, h5s.ALL, values)
+            self.id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
         return values
 
 
@@ -150,14 +151,13 @@ def array(found: h5py.h5d.DatasetID) -> Array:
     read all the same.)
     """
     import h5py
-    from h5py import h5d, h5s
 
     name = h5py.h5i.get_name(found).decode()
     if found.get_offset() is None:  # else it lies in one piece in this file
         properties = found.get_create_plist()
-        if properties.get_layout() == h5d.VIRTUAL or properties.get_external_count():
+        if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
             raise SourceError(f"{name} keeps its data in another file, which is not read", code="link")
-        if found.get_space().get_simple_extent_type() == h5s.NULL:
+        if found.get_space().get_simple_extent_type() == h5py.h5s.NULL:
             raise SourceError(f"{name} has no data", code="bad_dtype")
     shape, dtype = tuple(found.shape), found.dtype
     if dtype.kind == "O":
@@ -192,17 +192,22 @@ def walk(group: h5py.Group, skip: Container[str] = ()) -> dict[str, Array]:
     Raises ``SourceError`` for links and for arrays that :func:`array` refuses.
     """
     import h5py
-    from h5py import h5l, h5o
 
     links: dict[str, int] = {}
-    group.id.links.visit(lambda name, info: links.__setitem__(name.decode(), info.type), info=True)
+
+    def enter(name: bytes, info: h5py.h5l.LinkInfo) -> bool | None:
+        links[name.decode()] = info.type
+        return name.count(b"/") >= _DEEPEST or None  # anything but None ends the visit
+
+    if group.id.links.visit(enter, info=True):
+        raise SourceError(f"{group.name} holds groups in groups, more than {_DEEPEST} deep", code="too_deep")
     found = {}
     for path in sorted(links):
         if path.split("/", 1)[0] in skip:
             continue
-        if links[path] != h5l.TYPE_HARD:
+        if links[path] != h5py.h5l.TYPE_HARD:
             raise SourceError(f"{group.name}/{path} is a link, which is not followed", code="link")
-        opened = h5o.open(group.id, path.encode())
+        opened = h5py.h5o.open(group.id, path.encode())
         if isinstance(opened, h5py.h5d.DatasetID):
             found[path] = array(opened)
     return found
