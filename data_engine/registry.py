@@ -19,7 +19,7 @@ from data_engine.errors import EngineError, RequestError
 
 __all__ = ["KINDS", "Plugin", "explain", "load", "make", "names"]
 
-KINDS = ("formats", "exporters", "selectors", "weighers", "scorers", "labellers", "encoders")
+KINDS = ("formats", "exporters", "selectors", "weighers", "scorers", "labellers", "encoders", "simulators")
 
 
 class Plugin(BaseModel):

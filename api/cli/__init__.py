@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from api.cli import curation, data, evidence, listings  # noqa: F401  (each hangs its verbs on the group)
+from api.cli import curation, data, evaluation, evidence, listings  # noqa: F401  (each hangs its verbs on the group)
 from api.cli.verb import cli
 from data_engine.errors import EngineError
 from data_engine.outages import is_outage

@@ -34,6 +34,7 @@ _SECTIONS = {
     "data": "Recordings and the lake",
     "evidence": "Evidence",
     "curation": "Selections, mixtures, exports",
+    "evaluation": "Trained policies",
     "listings": "What there is",
 }  # by the module that a verb lies in
 
