@@ -63,6 +63,7 @@ class Spec:
     ``base`` says what the base set that a recipe names is to it: ``optional``, its reference set in the place of the
     scored episodes; ``reference``, the same, and it must be named; ``targets``, demonstrations beside the reference
     that it must be given: ``fit`` is called with them alone first, and the outcome is the ``base`` of the second call.
+    ``set_metrics``: what it says of a set of episodes as a whole (``score_set``), a dataset's or an operator's.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Spec:
     needs: Needs = Needs()
     resources: Resources = Resources()
     base: Literal["optional", "reference", "targets"] = "optional"
+    set_metrics: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,10 @@ class Scorer(Plugin):
     @abstractmethod
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """Every metric of every episode of ``batch``, in its order. One bad episode never changes another's rows."""
+
+    def score_set(self, batches: Iterable[EpisodeBatch], fit: Fit, *, device: str = "cpu") -> list[ScoreRow]:
+        """Every set metric of the streamed episodes as a whole; none where the scorer measures no sets."""
+        return []
 
 
 class Encoder(Plugin):

@@ -27,7 +27,7 @@ from flows.query import matching
 from storage.lake import Lake
 from storage.removals import taken_back
 
-__all__ = ["again", "chunks", "fit_once", "score"]
+__all__ = ["again", "chunks", "device", "episode_row", "fit_once", "in_order", "score"]
 
 _SHARD_STEPS = 100_000
 
@@ -62,7 +62,7 @@ def score(
         (pl.col("scorer") == spec.name) & (pl.col("fit_id") == fit_id) & (pl.col("config_hash") == scorer.config_hash)
     )
     stored = lake.scan("scores").filter(mine & (pl.col("version") == spec.version))
-    have = stored.select("content_hash", "unit_id").unique().collect()
+    have = stored.filter(pl.col("unit_kind") == "episode").select("content_hash", "unit_id").unique().collect()
     todo = episodes.join(have, left_on=["content_hash", "episode_id"], right_on=["content_hash", "unit_id"], how="anti")
     what = digest("score", spec.name, spec.version, scorer.config_hash, fit_id)
     shared = {"scorer": recipe.scorer, "params": scorer.config, "fit": fit_id, "parts": parts}
@@ -85,6 +85,10 @@ def score(
         tables = (rank.fill(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
         file = lake.write_file("scores", transaction[:32], tables, SCORES)
         lake.commit("scores", [file], **common)
+    if spec.set_metrics:
+        from flows.score_sets import score_sets  # which stands on this module
+
+        score_sets(lake, scorer, fit_id, episodes, on=on, progress=progress, run_id=run_id)
     errors = sum(result["errors"] for result in results) // max(len(spec.metrics), 1)
     if errors:
         progress.warn(f"{spec.name} failed on {errors} episodes: query --table scores --where \"status = 'error'\"")
@@ -165,9 +169,9 @@ def fit_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: in
     producer = registry.make(payload["kind"], payload["name"], payload["params"])
     base = None
     if "base" in payload:
-        base = producer.fit(_in_order(lake, producer, payload["base"]), seed=payload["seed"], device=device())
+        base = producer.fit(in_order(lake, producer, payload["base"]), seed=payload["seed"], device=device())
     parts = payload.get("parts", {})
-    episodes = _in_order(lake, producer, payload["episodes"], parts)
+    episodes = in_order(lake, producer, payload["episodes"], parts)
     fit = producer.fit(episodes, base=base, seed=payload["seed"], device=device())
     if parts:
         fit = replace(fit, base=digest("parts", parts), meta={**fit.meta, "parts": parts})
@@ -184,7 +188,7 @@ def score_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: 
         scored = _scored(scorer, batch, fit)
         for index, (episode, metrics) in enumerate(zip(batch.episodes.to_pylist(), scored, strict=True)):
             n_steps = int(batch.offsets[index + 1] - batch.offsets[index])
-            rows.extend(_row(scorer, payload["fit"], episode, n_steps, metric) for metric in metrics)
+            rows.extend(episode_row(scorer, payload["fit"], episode, n_steps, metric) for metric in metrics)
     lake.write_pending(fingerprint, pa.Table.from_pylist(rows, schema=SCORES))
     return {
         "nulls": sum(row["value"] is None for row in rows),
@@ -238,9 +242,10 @@ def _named(lake: Lake, ids: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame({"episode_id": list(ids)}).join(lake.episodes(), on="episode_id", maintain_order="left")
 
 
-def _in_order(
+def in_order(
     lake: Lake, producer: Any, ids: Sequence[str], parts: Mapping[str, str] | None = None
 ) -> Iterator[EpisodeBatch]:
+    """The episodes ``ids`` in the order of their content, as ``producer`` needs them."""
     return _batches(lake, producer, _named(lake, ids).sort("content_hash", "episode_id"), parts or {})
 
 
@@ -322,8 +327,9 @@ def _stored(lake: Lake, metrics: Sequence[str], parts: Mapping[str, str]) -> dic
     return found
 
 
-def _row(scorer: Scorer, fit_id: str, episode: Mapping[str, Any], n_steps: int, row: ScoreRow) -> dict[str, Any]:
-    metric = next(metric for metric in scorer.spec.metrics if metric.name == row.metric)
+def episode_row(scorer: Scorer, fit_id: str, episode: Mapping[str, Any], n_steps: int, row: ScoreRow) -> dict[str, Any]:
+    """A row of the scores table, without percentile and run."""
+    metric = next(m for m in (*scorer.spec.metrics, *scorer.spec.set_metrics) if m.name == row.metric)
     value = None if row.value is None or not np.isfinite(row.value) else float(row.value)
     undefined = value is None and row.status == "ok"
     return {
