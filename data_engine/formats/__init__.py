@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from fsspec import AbstractFileSystem
 
 from data_engine import registry
 from data_engine.defects import Defect
-from data_engine.errors import EngineError, RequestError
+from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.formats.episode_rows import EpisodeRows
 from data_engine.fs import filesystem, is_local, join, resolve, stamp
 from data_engine.model import Feature
@@ -79,13 +80,19 @@ class Source:
         """The path inside ``fs`` of ``parts`` below the source. Raises ``RequestError`` where it would leave it.
 
         Locally a symbolic link that leads out of the source is refused too: a declared path never reads another
-        file of the machine. The Hugging Face cache alone keeps a snapshot's files as links into its own blobs.
+        file of the machine. The Hugging Face cache alone keeps a snapshot's files as links into its own blobs. So is
+        what is neither file nor folder: a pipe would be waited for without an end.
         """
         path = join(self.root, *parts)
         if parts and self.is_local:
+            named = repr("/".join(parts))
+            if "\0" in path:
+                raise RequestError(f"path {named} is no path", code="bad_path")
             real, root = os.path.realpath(path), os.path.realpath(self.root)
             if real != root and not _inside(real, root) and not _cached_blob(path, real, root):
-                raise RequestError(f"path {'/'.join(parts)!r} leaves {self.uri!r}", code="bad_path")
+                raise RequestError(f"path {named} leaves {self.uri!r}", code="bad_path")
+            if _is_special(real):
+                raise RequestError(f"path {named} is a pipe, a device or a link to itself", code="bad_path")
         return path
 
     def open(self, *parts: str) -> Any:
@@ -99,6 +106,15 @@ class Source:
     def relative(self, path: str) -> str:
         """``path`` (inside ``fs``) relative to the source; the file's own name where the source is that file."""
         return posixpath.relpath(path, self.root) if path != self.root else posixpath.basename(path)
+
+
+def _is_special(path: str) -> bool:
+    """Whether what lies at a local ``path`` without links is neither file nor folder."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False  # not there: whoever opens it says so
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _inside(path: str, folder: str) -> bool:
@@ -264,6 +280,8 @@ class Format(Plugin):
 def _reached(source: Source) -> bool:
     """Whether the source is there. Raises ``RequestError`` where its store cannot be asked."""
     try:
+        if source.is_local and _is_special(os.path.realpath(source.root)):
+            raise RequestError(f"{source.uri} is neither a file nor a folder", code="bad_path")
         if source.uri.startswith("hf://"):  # whose own `exists` takes a hub out of reach for an absent file
             return bool(source.fs.info(source.root))
         return source.exists()
@@ -277,6 +295,20 @@ def _reached(source: Source) -> bool:
         ) from error
 
 
+def _probed(form: Format, source: Source) -> Probe | None:
+    """``form.probe``, where a number, a nesting or a size that no machine can hold is a ``SourceError`` too."""
+    try:
+        probe = form.probe(source)
+    except (OverflowError, MemoryError, RecursionError) as error:
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SourceError(
+            f"{source.uri} declares more than can be held, read as {form.name}: {what}", code="too_large"
+        ) from error
+    if probe is not None and not probe.episodes:
+        raise SourceError(f"{source.uri} holds no episodes", code="no_episodes")
+    return probe
+
+
 def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None = None) -> tuple[Format, Probe]:
     """The format of ``source`` and its probe. ``auto`` asks every registered format, generic ones last.
 
@@ -286,7 +318,7 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
         raise RequestError(f"no such source: {source.uri}", code="no_source", fix="check the path or URI")
     if name != "auto":
         chosen = registry.make("formats", name, options)
-        probe = chosen.probe(source)
+        probe = _probed(chosen, source)
         if probe is None:
             raise RequestError(f"{source.uri} is not of format {name!r}", code="wrong_format", fix="use --format auto")
         return chosen, probe
@@ -301,13 +333,13 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
                 others.append(candidate)
                 continue
             chosen = registry.make("formats", candidate, options)
-            probe = chosen.probe(source)
+            probe = _probed(chosen, source)
             if probe is not None:
                 found.append((chosen, probe))
     known = ", ".join(registry.names("formats"))
     if not found:
         for candidate in others:
-            if registry.make("formats", candidate).probe(source) is not None:
+            if _probed(registry.make("formats", candidate), source) is not None:
                 registry.make("formats", candidate, options)  # says which option it does not know
         raise RequestError(
             f"no format recognises {source.uri}", code="unknown_format", fix=f"name it with --format; known: {known}"

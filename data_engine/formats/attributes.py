@@ -33,9 +33,9 @@ def parse(text: Any) -> dict[str, Any]:
     """The JSON object in ``text``; empty where it is none."""
     try:
         value = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+        return plain(value) if isinstance(value, dict) else {}
+    except (ValueError, RecursionError):
         return {}
-    return plain(value) if isinstance(value, dict) else {}
 
 
 def pick(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -192,5 +192,5 @@ def _spoken(source: Source, split: str) -> tuple[list[dict[str, Any]], list[str]
             }
             for text, task, (first, last) in zip(texts, tasks or [None] * len(texts), spans, strict=True)
         ], []
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return [], [f"{path} is no annotation as CALVIN's, in JSON, and is not read: {error!r}"]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from data_engine.formats import Source
 from data_engine.formats.arrays import Spec
 from data_engine.formats.attributes import plain
 from data_engine.formats.rows import FAULTS, Rows, block_rows, bounded
+from data_engine.formats.unpacked import DEFLATE_RATIO, SPARE_BYTES, refuse_bomb
 from data_engine.fragile import fragile
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ __all__ = ["SUFFIXES", "Array", "array", "child", "is_hdf5", "open_file", "split
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".hdf5", ".h5", ".hdf")
+_DEFLATE = 1  # H5Z_FILTER_DEFLATE
 _DEEPEST = 64  # groups in groups: opening a member takes time with the square of it
 
 
@@ -105,6 +108,27 @@ class Array(Rows):
         """Whether it declares values and stores none: it reads as its fill value."""
         return 0 not in self.shape and self.id.get_offset() is None and not self.id.get_storage_size()
 
+    @cached_property
+    def _measured(self) -> bool:
+        """True. Raises ``SourceError`` where a deflated chunk unpacks to more than its declared size."""
+        if self.id.get_storage_size() * DEFLATE_RATIO <= SPARE_BYTES:
+            return True
+        plan = self.id.get_create_plist()
+        if _DEFLATE not in {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}:
+            return True
+        size = math.prod(plan.get_chunk()) * self.dtype.itemsize
+        large = []
+
+        def look(chunk: Any) -> None:
+            if chunk.size * DEFLATE_RATIO > size + SPARE_BYTES or chunk.size > size:
+                large.append(chunk.chunk_offset)
+
+        self.id.chunk_iter(look)
+        for offset in large:
+            skipped, data = self.id.read_direct_chunk(offset)
+            refuse_bomb(data, "" if skipped else "zlib", size, self.name)
+        return True
+
     @property
     def chunk(self) -> int:
         """Rows that are stored, and decoded, together."""
@@ -125,6 +149,7 @@ class Array(Rows):
         return self._some(start, stop)
 
     def _some(self, start: int, stop: int) -> np.ndarray:
+        self._measured  # noqa: B018  # raises
         if self.spec.dtype == "string" and self.dtype.kind == "O":
             return np.asarray(self.dataset.asstr(errors="backslashreplace")[start:stop], dtype=str)
         return self.dataset[start:stop]
@@ -139,6 +164,7 @@ class Array(Rows):
             return np.asarray(self.dataset.asstr(errors="backslashreplace")[()], dtype=str)
         values = np.empty(self.shape, self.dtype)
         if values.size:
+            self._measured  # noqa: B018  # raises
             self.id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
         return values
 

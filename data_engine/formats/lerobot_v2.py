@@ -157,7 +157,7 @@ def _lines(source: Source, name: str) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"meta/{name} line {number} is not JSON: {error}", code="bad_info") from error
         if not isinstance(row, dict):
             raise SourceError(f"meta/{name} line {number} is no object", code="bad_info")

@@ -116,9 +116,9 @@ def _metadata(source: Source, path: str) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(source.fs.cat_file(source.path(path)))
-    except ValueError:
+        return plain(found) if isinstance(found, dict) else {}
+    except (ValueError, RecursionError):
         return {}
-    return plain(found) if isinstance(found, dict) else {}
 
 
 def _survey(refs: tuple[EpisodeRef, ...], metadata: Mapping[str, Any], context: Mapping[str, Any]) -> Survey:

@@ -29,7 +29,8 @@ __all__ = ["SUFFIXES", "Member", "Sample", "Shard", "open_shard", "stem"]
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _HEADER_BYTES = 1 << 20  # a long name or an extended header larger than this is refused
-_UNPACKED_BYTES = 64 << 30  # of one compressed shard; gzip alone bounds it at 1032 times the file
+_UNPACKED_BYTES = 64 << 30  # of one compressed shard
+_BOMB_BYTES, _BOMB_RATIO = 256 << 20, 200  # recordings never shrink so far; zeros alone shrink to a 1032nd
 _COPY = 1 << 20
 _BLOCK = 512
 _OCTAL = re.compile(rb"[0-7]+")
@@ -184,7 +185,7 @@ def open_shard(source: Source, path: str) -> Shard:
     """The shard at ``path`` of ``source``; the last two stay open, with their index, until their files change.
 
     A compressed one is unpacked into a temporary file. Raises ``SourceError`` where it is no tar, or unpacks to more
-    than 64 GiB.
+    than 64 GiB, or to more than 256 MiB and 200 times its size.
     """
     found = member(source, path)
     try:
@@ -217,6 +218,8 @@ def _unpack(file: IO[bytes], out: IO[bytes], path: str) -> int:
                 size += len(piece)
                 if size > room:
                     raise SourceError(f"{path} unpacks to more than {room >> 30} GiB", code="too_large")
+                if size > _BOMB_BYTES and size > _BOMB_RATIO * file.tell():
+                    raise SourceError(f"{path} unpacks to more than {_BOMB_RATIO} times its size", code="too_large")
                 out.write(piece)
     except (OSError, EOFError, zlib.error) as error:
         if not size:

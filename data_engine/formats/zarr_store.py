@@ -15,6 +15,7 @@ import numpy as np
 from data_engine.errors import SourceError
 from data_engine.formats import Source, rows
 from data_engine.formats.arrays import BLOCK_BYTES, Spec
+from data_engine.formats.unpacked import refuse_bomb
 
 if TYPE_CHECKING:
     import zarr
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Rows", "Store", "open_store"]
 
 _MARKS = (".zgroup", "zarr.json")
+_METADATA = (*_MARKS, ".zarray", ".zattrs", ".zmetadata")
+_MEMBER_BYTES = 4 << 30  # a member of a zip that declares more is refused
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Store:
         metadata = found.metadata.to_dict()
         if any("pickle" in str(metadata.get(codecs)) for codecs in ("codecs", "filters", "compressor")):
             raise SourceError(f"{path} of {self.uri} is pickled, which is never decoded", code="bad_array")
+        self.handle.limits[path] = _chunk_limit(found, metadata)
         return found
 
     def attributes(self, group: str) -> dict[str, Any]:
@@ -76,6 +81,41 @@ class Store:
             raise SourceError(
                 f"{self.uri} has damaged metadata in {group or '/'}: {error}", code="bad_array"
             ) from error
+
+
+def _chunk_limit(array: zarr.Array, metadata: dict[str, Any]) -> tuple[str, int]:
+    """(the codec that packs a chunk of ``array`` last, bytes of the chunk unpacked); of a sharded one, inside a shard.
+
+    Text, whose length no header declares, has no codec here.
+    """
+    codecs, chunks = metadata.get("codecs"), array.chunks
+    if codecs and codecs[0]["name"] == "sharding_indexed":
+        codecs = codecs[0]["configuration"]["codecs"]
+    last = [codec["name"] for codec in codecs if codec["name"] != "crc32c"][-1:] if codecs else []
+    compressor = metadata.get("compressor")
+    name = last[0] if last else str(compressor["id"]) if compressor else ""
+    fixed = array.dtype.kind in "biufcMmSUV"
+    return name.rpartition(".")[2] if fixed else "", math.prod(chunks) * array.dtype.itemsize
+
+
+def _bounded(handle: Any) -> Any:
+    """A zarr store over ``handle`` whose chunks are looked at before they are unpacked; ``limits`` by array path."""
+    from zarr.storage import WrapperStore
+
+    class Bounded(WrapperStore):
+        def __init__(self, store: Any) -> None:
+            super().__init__(store)
+            self.limits: dict[str, tuple[str, int]] = {}
+
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            found = await self._store.get(key, prototype, byte_range)
+            if found is not None and len(found) and posixpath.basename(key) not in _METADATA:
+                for path, (codec, size) in self.limits.items():
+                    if key.startswith(f"{path}/"):
+                        refuse_bomb(found.as_numpy_array(), codec, size, key)
+            return found
+
+    return Bounded(handle)
 
 
 class Rows(rows.Rows):
@@ -134,27 +174,31 @@ def open_store(source: Source) -> Store | None:
 
     if source.is_local:
         _refuse_links(source)
-        return Store(source.uri, LocalStore(source.root, read_only=True), source.fs, source.root)
+        return Store(source.uri, _bounded(LocalStore(source.root, read_only=True)), source.fs, source.root)
     if source.fs.async_impl:
         fs = type(source.fs)(**{**source.fs.storage_options, "asynchronous": True})
         handle = FsspecStore(fs, read_only=True, path=source.root)
     else:
         handle = FsspecStore.from_url(source.uri, read_only=True)
-    return Store(source.uri, handle, source.fs, source.root)
+    return Store(source.uri, _bounded(handle), source.fs, source.root)
 
 
 def _open_zip(source: Source) -> Store | None:
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-    from fsspec.implementations.zip import ZipFileSystem
     from zarr.storage import FsspecStore
 
     try:
         with source.open() as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
+            packed = {info.compress_type for info in archive.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise SourceError(
             f"{source.uri} is a damaged zip: {error}", code="damaged_file", fix="copy it again"
         ) from error
+    if packed:
+        raise SourceError(
+            f"{source.uri} is packed in a way that is not read", code="bad_zip", fix="store or deflate it"
+        )
     groups = [posixpath.dirname(name) for name in names if posixpath.basename(name) in _MARKS]
     if not groups:
         return None
@@ -162,9 +206,25 @@ def _open_zip(source: Source) -> Store | None:
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
             raise SourceError(f"{source.uri} holds the path {name!r}, which leaves it", code="bad_path")
     root = min(groups, key=lambda group: (group.count("/") if group else -1, group))
-    fs = ZipFileSystem(source.open(), skip_instance_cache=True)
+    fs = _piecewise()(source.open(), skip_instance_cache=True)
     handle = FsspecStore(AsyncFileSystemWrapper(fs, asynchronous=True), read_only=True, path=root or "/")
-    return Store(source.uri, handle, fs, root)
+    return Store(source.uri, _bounded(handle), fs, root)
+
+
+def _piecewise() -> Any:
+    """A file system of a zip that unpacks members in pieces: at once, a member unpacks whatever size it declares."""
+    from fsspec.implementations.zip import ZipFileSystem
+
+    class Piecewise(ZipFileSystem):
+        def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+            size = int(self.info(path)["size"])
+            if size > _MEMBER_BYTES:
+                raise OSError(f"{path} declares {size >> 30} GiB")
+            with self.open(path) as file:
+                data = b"".join(iter(lambda: file.read(_PIECE), b""))
+            return data[start:end]
+
+    return Piecewise
 
 
 def _refuse_links(source: Source) -> None:
