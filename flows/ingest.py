@@ -53,7 +53,12 @@ def ingest(
     Raises ``RequestError`` or ``SourceError`` before anything is written where the source as a whole cannot be read.
     """
     with reaching(recipe.uri):  # a doubt about what a source holds must not come from a broken connection
-        return _ingest(lake, recipe, on, progress, run_id, take_back)
+        while True:
+            try:
+                return _ingest(lake, recipe, on, progress, run_id, take_back)
+            except EngineError as error:  # another ingest of the dataset was quicker: this one goes on from there
+                if error.code != "overtaken":
+                    raise
 
 
 def _ingest(
@@ -77,6 +82,8 @@ def _ingest(
         removals.record(lake, "taken_back", {ids[key]: dataset.name for key in out}, run_id=run_id)
         out = []
     back = removals.taken_back(lake, ids.values())
+    turn = f"dataset {dataset.name}"
+    after = turn, lake.turn("episodes", turn)
     known = _known(lake, dataset.name)
     stamps = _stamps(source, probe)
     facts: list[Any] = [dataset.model_dump(mode="json"), fmt.config, sorted(stamps.items()), *([back] if back else [])]
@@ -127,7 +134,7 @@ def _ingest(
                       "seconds": round(done - started, 3)}  # fmt: skip
     if removals.withheld(lake, ids) != out:
         raise EngineError("episodes of it were removed meanwhile; nothing was published", fix="run it again")
-    _publish(lake, dataset, shards, results, made, run_id)
+    _publish(lake, dataset, shards, results, made, run_id, after)
     for line in told(made):
         progress.warn(f"{dataset.name}: {line}")
     return made
@@ -221,6 +228,7 @@ def _publish(
     results: Sequence[Mapping[str, Any]],
     made: Mapping[str, Any],
     run_id: str,
+    after: tuple[str, int],
 ) -> None:
     transaction, config_hash = made["transaction"], made["source_fingerprint"]
     now = datetime.now(UTC)
@@ -271,7 +279,7 @@ def _publish(
     )
     head = next(rows, None)
     published = [] if head is None else [lake.write_file("episodes", transaction[:32], chain([head], rows), EPISODES)]
-    lake.commit("episodes", published, **common)
+    lake.commit("episodes", published, **common, after=after)
 
 
 def _known(lake: Lake, dataset: str) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.fs import attempts, is_local
 from data_engine.outages import is_outage
 
-__all__ = ["commit", "create", "open_table", "schema_of", "swap"]
+__all__ = ["commit", "create", "open_table", "schema_of", "swap", "turn"]
 
 CONFIGURATION = {
     "delta.checkpointInterval": "10",
@@ -122,20 +122,21 @@ def commit(
     transaction: str,
     metadata: Mapping[str, Any],
     table: DeltaTable | None = None,
+    after: tuple[str, int] | None = None,
 ) -> int:
     """Add ``files`` (path inside the table, bytes, rows) in one Delta transaction and return the table's version.
 
     A ``transaction`` that the table has seen adds nothing. ``table`` may be passed where it was opened just now and has
-    not seen it. Raises ``EngineError`` where the table stays contended through all attempts (nothing was added then),
-    or where its store does not answer (the same transaction again finds out).
+    not seen it. ``after`` is a turn (see :func:`turn`) and its number as the caller knows it. Raises ``EngineError``
+    where the table stays contended through all attempts (nothing was added then), where its store does not answer (the
+    same transaction again finds out), and with code ``overtaken`` where another commit has taken that turn.
     """
     adds: list[AddAction | RemoveAction] = [
         AddAction(path, size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": rows}))
         for path, size, rows in files
     ]
-    properties = CommitProperties(
-        custom_metadata=dict(metadata), max_commit_retries=RETRIES, app_transactions=[Transaction(transaction, 1)]
-    )
+    said = [Transaction(transaction, 1), *([Transaction(after[0], after[1] + 1)] if after else [])]
+    properties = CommitProperties(custom_metadata=dict(metadata), max_commit_retries=RETRIES, app_transactions=said)
     error: Exception | None = None
     outages = 0
     for attempt in range(ATTEMPTS):
@@ -145,6 +146,10 @@ def commit(
                 raise EngineError(f"no table at {uri}", code="no_table")
             if table.transaction_version(transaction) is not None:
                 return table.version()
+        if after is not None and turn(table, after[0]) != after[1]:
+            raise EngineError(
+                f"{after[0]} was changed meanwhile; nothing was published", code="overtaken", fix="run it again"
+            )
         try:
             table.create_write_transaction(adds, "append", table.schema(), commit_properties=properties)
             table.update_incremental()
@@ -159,6 +164,11 @@ def commit(
             error, table = failed, None
             time.sleep(min(0.01 * 2**attempt, 1.0))
     raise EngineError(f"could not commit to {uri}: {error}", code="commit_failed") from error
+
+
+def turn(table: DeltaTable, name: str) -> int:
+    """How many commits have taken turns under ``name``: of two that come after the same one, one only goes in."""
+    return table.transaction_version(name) or 0
 
 
 def swap(

@@ -139,13 +139,21 @@ class Tables(Blobs):
         return file
 
     def commit(
-        self, name: str, files: Sequence[DataFile], *, transaction: str, run_id: str = "", config_hash: str = ""
-    ) -> int:
+        self, name: str, files: Sequence[DataFile], *, transaction: str, run_id: str = "", config_hash: str = "",
+        after: tuple[str, int] | None = None,
+    ) -> int:  # fmt: skip
         """Add ``files`` to the table in one transaction, exactly once by the id ``transaction``; its new version.
 
-        A repeated transaction changes nothing. Raises ``EngineError`` where a file is not there with its size.
+        A repeated transaction changes nothing. ``after``: a turn and its number as :meth:`turn` said it before the work
+        that led here. Raises ``EngineError`` where a file is not there with its size, and with code ``overtaken`` where
+        another commit took that turn meanwhile.
         """
-        return self._commit(name, files, transaction, run_id, config_hash, None)
+        return self._commit(name, files, transaction, run_id, config_hash, None, after)
+
+    def turn(self, name: str, turn: str) -> int:
+        """How many commits to the table have taken turns under this name."""
+        table = self._open(name)
+        return 0 if table is None else commits.turn(table, turn)
 
     def committed(self, name: str, transaction: str) -> bool:
         """Whether the table has seen the transaction."""
@@ -257,7 +265,7 @@ class Tables(Blobs):
 
     def _commit(
         self, name: str, files: Sequence[DataFile], transaction: str, run_id: str, config_hash: str,
-        table: commits.DeltaTable | None,
+        table: commits.DeltaTable | None, after: tuple[str, int] | None = None,
     ) -> int:  # fmt: skip
         folder = self.folder(name)
         for file, size in zip(files, self.sizes(file.path for file in files), strict=True):
@@ -271,8 +279,14 @@ class Tables(Blobs):
             self.options.delta,
             [(PurePosixPath(file.path).name, file.bytes, file.rows) for file in files],
             transaction=transaction,
-            metadata={"run_id": run_id, "config_hash": config_hash, "transaction": transaction},
+            metadata={
+                "run_id": run_id,
+                "config_hash": config_hash,
+                "transaction": transaction,
+                **({"turn": after[0]} if after else {}),
+            },
             table=table,
+            after=after,
         )
 
 
