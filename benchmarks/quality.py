@@ -1,10 +1,11 @@
 """How well each score tells the bad from the good: AUC and Spearman by defect, beside baselines and rivals.
 
     python benchmarks/quality.py [--quick] [--data ../shared/data] [--cache DIR] [--scorers NAME ...] [--json FILE]
+                                 [--rivals NAME ...] [--only KIND ...]
 
 Recording defects are planted in columns, behaviour is acted in simulators (``planting``, ``acting``), both by seed;
 what is acted is recorded on the first run, and kept where ``--cache`` says. Every AUC is within the task, a tie or a
-null counts as half. ``length`` and ``log dimensionless jerk`` are baselines that are told for each defect which direction
+null counts as half. ``length`` and ``log dimensionless jerk`` are baselines that are told by defect which direction
 is the bad one, which no score is; ``random`` is told nothing. Scorers that need a base set (marked *) get up to eight
 good demonstrations a task, and are not judged by those.
 
@@ -34,6 +35,7 @@ from benchmarks.acting import end_with_parent
 from benchmarks.cases import Case, Job, Settings
 from benchmarks.measures import BASELINES, Measured, auc, baselines, batch_of, measure, resampled, spearman
 from benchmarks.quality_report import report
+from benchmarks.quality_rivals import RIVALS, install, rate
 from data_engine import registry
 
 ROUNDS = 200  # of the bootstrap
@@ -252,19 +254,52 @@ def record(settings: Settings) -> str | None:
     return None
 
 
-def run(work: Sequence[Job], settings: Settings, scorers: Sequence[str], workers: int) -> list[Outcome]:
-    """Every job, in processes, a line on stderr for each as it ends."""
+def rival(job: Job, settings: Settings, name: str) -> Outcome:
+    """What the rival ``name`` makes of the set of ``job``."""
+    outcome = Outcome(job)
+    case = cases.make(job, settings)
+    try:
+        badness = rate(name, case.courses, case.fps)
+    except RuntimeError as error:
+        outcome.failed[f"{name} (rival), {job.set}, {job.kind}"] = str(error)
+        return outcome
+    outcome.auc[name] = auc(badness, case.bad, case.tasks)
+    outcome.spearman[name] = spearman(-badness, case.worth, case.tasks)
+    outcome.nulls[f"{name} (rival)"] = float(np.isnan(badness).mean())
+    return outcome
+
+
+def run(
+    work: Sequence[Job], compared: Sequence[tuple[Job, str]], settings: Settings, scorers: Sequence[str], workers: int
+) -> tuple[list[Outcome], list[Outcome]]:
+    """Every job, then the rivals', in processes; a line on stderr for each as it ends."""
     context = multiprocessing.get_context("spawn")
-    found: dict[Job, Outcome] = {}
-    began = time.monotonic()
+    began, ended = time.monotonic(), 0
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        waiting = {pool.submit(perform, job, settings, scorers): job for job in work}
-        for done in as_completed(waiting):
-            job = waiting[done]
-            found[job] = done.result()
-            head = f"{len(found)}/{len(work)} {job.set}, {job.kind}, {job.share:.0%}, {job.view}, seed {job.seed}"
-            print(f"{time.monotonic() - began:6.0f} s  {head}", file=sys.stderr, flush=True)
-    return [found[job] for job in work]
+        ours = [pool.submit(perform, job, settings, scorers) for job in work]
+        theirs = [pool.submit(rival, job, settings, name) for job, name in compared]
+        for done in as_completed([*ours, *theirs]):
+            ended, job = ended + 1, done.result().job
+            head = f"{ended}/{len(ours) + len(theirs)} {job.set}, {job.kind}, {job.share:.0%}, {job.view}"
+            print(f"{time.monotonic() - began:6.0f} s  {head}, seed {job.seed}", file=sys.stderr, flush=True)
+    return [done.result() for done in ours], [done.result() for done in theirs]
+
+
+def _rivals(asked: argparse.Namespace, work: Sequence[Job], notes: list[str]) -> list[tuple[Job, str]]:
+    """Which rival is held against which set: every kind once; for ``--quick`` one rival and behaviour alone."""
+    names = (["rdq"] if asked.quick else list(RIVALS)) if asked.rivals is None else asked.rivals
+    if asked.quick and asked.rivals is None:
+        notes.append("quick leaves out the rivals but rdq, and rdq on recording defects")
+    usable = []
+    for name in names:
+        try:
+            install(name)  # before processes would race to
+            usable.append(name)
+        except RuntimeError as error:
+            notes.append(f"{name} cannot be installed: {str(error).splitlines()[-1]}")
+    sets = [job for job in work if job.set in cases.SETS and job.kind != "strategy"]
+    once = [job for job in sets if (job.share, job.seed, job.view) == (SHARE, 0, "state")]
+    return [(job, name) for job in once for name in usable if not asked.quick or job.set.endswith("acted")]
 
 
 def main() -> int:
@@ -296,12 +331,12 @@ def _measured(asked: argparse.Namespace, settings: Settings) -> str:
         slow = sorted(name for name, seconds in first.seconds.items() if seconds > QUICK_SECONDS)
         notes += [f"quick leaves out {name}: {first.seconds[name]:.0f} s a set" for name in slow]
         scorers = [name for name in scorers if name not in slow]
-    outcomes = run(work, settings, scorers, asked.workers)
+    outcomes, rivals = run(work, _rivals(asked, work, notes), settings, scorers, asked.workers)
     if asked.json:
-        asked.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes]))
+        asked.json.write_text(json.dumps([asdict(outcome) for outcome in [*outcomes, *rivals]]))
     notes += [missing] if missing else []
     notes.append(f"{time.monotonic() - began:.0f} s in all, {recorded:.0f} s of it recording; {len(work)} sets")
-    return report(outcomes, [], notes)
+    return report(outcomes, rivals, notes)
 
 
 def _asked() -> argparse.Namespace:
@@ -310,6 +345,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, help="folder that keeps what is acted in simulators")
     parser.add_argument("--scorers", nargs="+", help="some of the registered ones; all by default")
+    parser.add_argument("--rivals", nargs="*", choices=list(RIVALS), help="some of them, or none; all by default")
     parser.add_argument("--only", nargs="+", default=[], help="some kinds of defect")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for every figure")

@@ -22,8 +22,13 @@ _COPY = "duplicated"  # as good as its original: a matter of precision and recal
 def report(outcomes: Sequence[Any], rivals: Sequence[Any], notes: Sequence[str]) -> str:
     """All of it as text. ``outcomes`` and ``rivals``: ``quality.Outcome``, the rivals' of a few sets."""
     parts = [*_defects(outcomes, rivals), *_shares(outcomes), *_magnitudes(outcomes), *_further(outcomes)]
-    parts += [*_tiers(outcomes), "\n".join(["Bars", "", *_bars(outcomes, rivals)]), _facts(outcomes), _costs(outcomes)]
-    failed = sorted({f"{name}: {why}" for o in outcomes for name, why in o.failed.items()})
+    parts += [
+        *_tiers(outcomes),
+        "\n".join(["Bars", "", *_bars(outcomes, rivals)]),
+        _facts([*outcomes, *rivals]),
+        _costs(outcomes),
+    ]
+    failed = sorted({f"{name}: {why}" for o in [*outcomes, *rivals] for name, why in o.failed.items()})
     parts += ["\n".join(["Not measured", "", *failed])] if failed else []
     return "\n\n".join([*parts, *notes])
 
