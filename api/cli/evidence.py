@@ -73,6 +73,20 @@ def judge(lake: str, source: str, fit: str, fmt: str, pairs: tuple[str, ...]) ->
 
 
 @verb()
+@click.option("--dataset", help="Only this dataset.")
+@WHERE
+def describe(lake: str, dataset: str | None, where: str | None) -> dict[str, Any]:
+    """What datasets offer a learner: trajectory quality, shortcut risk, and how success scales with breadth."""
+    from flows.describe import describe as run_describe
+
+    target = existing(lake)
+    answer = run_describe(target, episodes(target, dataset, where))
+    parts = [printing.table(answer["items"]), printing.table(answer["shortcuts"])]
+    scaling = [{key: value for key, value in row.items() if key != "points"} for row in answer["scaling"]]
+    return {**answer, "text": "\n\n".join([*parts, printing.table(scaling)])}
+
+
+@verb()
 @click.argument("encoder", nargs=-1)
 @click.option("--space", help="The space's name; default: the encoder's.")
 @click.option("--dataset", help="Only this dataset.")
