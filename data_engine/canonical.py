@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["canonical_json", "digest", "round_significant"]
+__all__ = ["canonical_json", "digest", "round_significant", "seal", "unseal"]
 
 
 def round_significant(value: float, digits: int = 6) -> float | None:
@@ -37,6 +37,26 @@ def digest(*parts: str | bytes | Mapping[str, Any] | Sequence[Any], length: int 
         sha.update(len(data).to_bytes(8, "big"))
         sha.update(data)
     return sha.hexdigest()[:length]
+
+
+_SEAL = b',"seal":"%s"}'
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    """``document``, of at least one key, as canonical JSON that ends in its own hash, under the key ``seal``.
+
+    :func:`unseal` then notices any byte that is another one by now.
+    """
+    body = canonical_json({name: value for name, value in document.items() if name != "seal"}).encode()
+    return body[:-1] + _SEAL % hashlib.sha256(body).hexdigest().encode()
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The document that :func:`seal` made ``data`` of. Raises ``ValueError`` where it is another one by now."""
+    body = data[: -len(_SEAL % b"") - 64] + b"}"
+    if data != body[:-1] + _SEAL % hashlib.sha256(body).hexdigest().encode():
+        raise ValueError("it is not what was written")
+    return dict(json.loads(body))
 
 
 def _plain(value: Any) -> Any:

@@ -71,7 +71,7 @@ class MixtureDocument(_Part):
 
     ``statistics``: ``"embodiment/control_mode" -> feature -> statistics`` over the steps of the train split.
     ``conversions`` are applied to the steps by whoever reads them; ``datasets`` describe them as they then are.
-    ``contents``: sha256 of the two tables beside. ``status`` is ``broken`` once a takedown removed something it
+    ``contents``: sha256 of the two tables beside; ``seal`` that of the document itself. ``status`` is ``broken`` once a takedown removed something it
     needs, and ``reason`` then says what.
     """
 
@@ -92,6 +92,7 @@ class MixtureDocument(_Part):
     contents: dict[str, str] = Field(default_factory=dict)
     status: Literal["frozen", "broken"] = "frozen"
     reason: str | None = None
+    seal: str | None = None
 
 
 def group_name(embodiment: str, control_mode: str) -> str:

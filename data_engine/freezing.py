@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from data_engine.canonical import canonical_json, digest, round_significant
+from data_engine.canonical import canonical_json, digest, round_significant, seal
 from data_engine.conventions.agreement import refuse_unlike
 from data_engine.conventions.convert import Conversion, convert_steps, converted
 from data_engine.conventions.convert import resolve as resolve_conversions
@@ -161,7 +161,7 @@ def write(frozen: Frozen, lake: str, storage_options: Mapping[str, str] | None =
         write_atomic(fs, f"{path}/{name}", buffer.getvalue())
         contents[name] = hashlib.sha256(buffer.getvalue()).hexdigest()
     document = frozen.document.model_copy(update={"contents": contents})
-    write_atomic(fs, f"{path}/mixture.json", canonical_json(document).encode())
+    write_atomic(fs, f"{path}/mixture.json", seal(document.model_dump(mode="json", exclude={"seal"})))
     return uri
 
 

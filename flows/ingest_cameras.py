@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -42,9 +41,9 @@ class Cameras:
     """Stores the cameras of one episode after the other.
 
     ``streams``: the evidence of each video file, by its path in the source (``<episode>/<camera>`` for frames encoded
-    here): ``used`` counts the frames that episodes of this shard show. ``frames``: steps stored by camera. ``apart``:
-    files that show removed episodes as well; of them only the spans of the others come in. ``by_reference``: files
-    that can be read where they are stay there.
+    here): ``used`` counts the frames that episodes of this shard show. ``apart``: files that show removed episodes as
+    well; of them only the spans of the others come in. ``by_reference``: files that can be read where they are stay
+    there.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Cameras:
         self.lake, self.source, self.fps, self.apart = lake, source, fps, frozenset(apart)
         self.by_reference = by_reference
         self.streams: dict[str, dict[str, Any]] = {}
-        self.frames: Counter[str] = Counter()
         self._kept: dict[str, FrameReader] = {}
         self._shift: dict[str, float] = {}  # seconds from a time in the source's file to the same in the lake's
         self._folder = tempfile.TemporaryDirectory(prefix="data-engine-")
@@ -89,7 +87,6 @@ class Cameras:
             if isinstance(given, EncodedVideo) and self.streams[given.path]["blob"] is None:
                 video = self._cut_out(video, reader)
             videos.append({"camera": camera, **video})
-            self.frames[camera] += len(times)
             if isinstance(given, RawFrames):
                 reader.close()
         return videos, digests, defects

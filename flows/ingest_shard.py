@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, compress
 from pathlib import PurePosixPath
 from typing import Any
@@ -129,7 +129,7 @@ def _ingest_shard(
         "file": _as_json(file) if head is not None else None,
         "episodes": len(rows),
         "steps": sum(row["n_steps"] for row in rows),
-        "frames": cameras.frames,
+        "frames": _frames(rows),
         "streams": cameras.streams,
         "defects": [{"code": found.code, "what": found.what, "keys": keys} for found, keys in defects.items()],
         "unchanged": len(unchanged),
@@ -138,6 +138,14 @@ def _ingest_shard(
         "notes": dict(notes),
         "source_files": [_hashed(source, path, cameras.streams.get(path)) for path in payload["files"]],
     }
+
+
+def _frames(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """Frames that steps show, by camera."""
+    frames: Counter[str] = Counter()
+    for row in rows:
+        frames.update({video["camera"]: row["n_steps"] for video in row["videos"]})
+    return frames
 
 
 def _hashed(source: Source, path: str, stream: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,14 +7,13 @@ fitted the same thing at once cannot mix their arrays.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
 
-from data_engine.canonical import canonical_json
+from data_engine.canonical import seal, unseal
 from data_engine.errors import RequestError, SourceError
 from data_engine.scoring import Fit
 from storage.blobs import Blobs
@@ -42,7 +41,7 @@ def put_fit(lake: Blobs, fit: Fit) -> str:
         "arrays": sha256,
     }
     lake.write_bytes(f"{folder}/{sha256}.safetensors", arrays)
-    lake.write_bytes(f"{folder}/fit.json", canonical_json(document).encode())
+    lake.write_bytes(f"{folder}/fit.json", seal(document))
     return fit.id
 
 
@@ -78,8 +77,15 @@ def get_fit(lake: Blobs, producer: str, fit_id: str) -> Fit:
 
 
 def describe(lake: Blobs, producer: str, fit_id: str) -> dict[str, Any]:
-    """The JSON of a stored fit: what made it, the content hashes it saw (``reference``), and ``flagged`` if it is."""
-    return dict(json.loads(lake.read_bytes(f"{FITS}/{producer}/{fit_id}/fit.json")))
+    """The JSON of a stored fit: what made it, the content hashes it saw (``reference``), and ``flagged`` if it is.
+
+    Raises ``SourceError`` where it is damaged.
+    """
+    path = f"{FITS}/{producer}/{fit_id}/fit.json"
+    try:
+        return unseal(lake.read_bytes(path))
+    except ValueError as error:
+        raise SourceError(f"{path} is damaged: {error}", code="damaged") from error
 
 
 def flag(lake: Blobs, hashes: Collection[str], at: str) -> list[tuple[str, str]]:
@@ -96,7 +102,7 @@ def flag(lake: Blobs, hashes: Collection[str], at: str) -> list[tuple[str, str]]
             continue
         if not document.get("flagged"):
             document |= {"arrays": None, "meta": {}, "flagged": {"erased": len(seen), "at": at}}
-            lake.write_bytes(f"{folder}/fit.json", canonical_json(document).encode())
+            lake.write_bytes(f"{folder}/fit.json", seal(document))
         for path in lake.list(folder):
             if path.endswith(".safetensors"):
                 lake.remove(path)

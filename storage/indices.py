@@ -7,7 +7,6 @@ on the order of the rows: they are sorted by id, k-means is seeded and trained o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_engine.canonical import canonical_json, digest
+from data_engine.canonical import digest, seal, unseal
 from data_engine.errors import RequestError, SourceError
 from storage.blobs import Blobs, file_sha256
 
@@ -151,7 +150,7 @@ def save(lake: Blobs, space: str, index: Index) -> str:
         "meta": dict(index.meta),
         "created_at": datetime.now(UTC).isoformat(),
     }
-    lake.write_bytes(f"{folder}/meta.json", canonical_json(document).encode())
+    lake.write_bytes(f"{folder}/meta.json", seal(document))
     return index.version
 
 
@@ -175,17 +174,20 @@ def verify(lake: Blobs, space: str, version: str) -> tuple[dict[str, Any], dict[
     folder = f"{_space(space)}/{version}"
     if lake.size(f"{folder}/meta.json") is None:
         raise RequestError(f"space {space!r} has no index {version!r}", code="no_index", fix="build one: index")
-    try:
-        document = json.loads(lake.read_bytes(f"{folder}/meta.json"))
-        hashes = dict(document["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{folder}/meta.json is damaged: {error}", code="damaged") from error
+    document = _described(lake, folder)
     paths = {}
-    for name, sha256 in hashes.items():
+    for name, sha256 in document["sha256"].items():
         if lake.sha256(f"{folder}/{name}") != sha256:
             raise SourceError(f"{folder}/{name} is damaged: its bytes are not the ones written", code="damaged")
         paths[name] = lake.local(f"{folder}/{name}", sha256)
     return document, paths
+
+
+def _described(lake: Blobs, folder: str) -> dict[str, Any]:
+    try:
+        return unseal(lake.read_bytes(f"{folder}/meta.json"))
+    except ValueError as error:
+        raise SourceError(f"{folder}/meta.json is damaged: {error}", code="damaged") from error
 
 
 def list_indices(lake: Blobs) -> list[tuple[str, str]]:
@@ -201,7 +203,7 @@ def _newest(lake: Blobs, space: str) -> str:
         raise RequestError(
             f"no index of space {space!r}", code="no_index", fix=f"there are: {', '.join(known) or 'none'}"
         )
-    made = {v: json.loads(lake.read_bytes(f"{INDICES}/{space}/{v}/meta.json"))["created_at"] for v in versions}
+    made = {v: _described(lake, f"{INDICES}/{space}/{v}")["created_at"] for v in versions}
     return max(versions, key=lambda v: (made[v], v))
 
 

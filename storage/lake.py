@@ -66,7 +66,7 @@ class Lake(Tables):
             except OSError as error:
                 raise RequestError(f"cannot write to {lake.uri}: {error}", code="no_lake") from error
         elif _version(marker) != VERSION:
-            raise RequestError(f"{lake.uri} is not a lake of version {VERSION}", code="lake_version")
+            raise RequestError(f"{lake.uri}/{MARKER} says no lake of version {VERSION}", code="lake_version")
         return lake
 
     def __reduce__(self) -> tuple[type[Lake], tuple[str]]:

@@ -146,12 +146,15 @@ def duplicates(lake: str, dataset: str | None, where: str | None) -> dict[str, A
 @verb()
 @click.option("--fingerprint", is_flag=True, help="Print the lake's fingerprint too.")
 @click.option("--quick", is_flag=True, help="Sizes and references only, not every byte.")
-def check(lake: str, fingerprint: bool, quick: bool) -> dict[str, Any]:
-    """Verify the lake: every row's blob, hash and count. Exit 1 where something is wrong."""
+@click.option("--deep", is_flag=True, help="Decode each stream's first and last frame against its receipt, too.")
+def check(lake: str, fingerprint: bool, quick: bool, deep: bool) -> dict[str, Any]:
+    """Verify the lake: every byte, row, count and receipt. Exit 1 where something is wrong."""
     from storage import check as checks
 
+    if quick and deep:
+        raise RequestError("--quick and --deep are opposites", fix="give one of them")
     target = existing(lake)
-    problems = checks.check(target, deep=not quick)
+    problems = checks.check(target, deep=not quick, decode=deep)
     answer: dict[str, Any] = {"sound": not problems, "problems": problems}
     if fingerprint and not problems:
         answer["fingerprint"] = checks.fingerprint(target)

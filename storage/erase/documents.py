@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine.cache import Cache
-from data_engine.canonical import canonical_json
+from data_engine.canonical import canonical_json, seal
 from storage import indices, ledger
 from storage.erase.leavings import remove
 from storage.erase.plan import Plan
@@ -45,7 +45,7 @@ def rewrite_mixtures(lake: Lake, plan: Plan) -> list[str]:
             reason = f"{len(rows) - len(kept)} of its {len(rows)} rows were erased on {plan.at[:10]}"
             recorded = {**document["recorded"], "broken_by": [*document["recorded"].get("broken_by", []), why]}
             document |= {"status": "broken", "reason": reason, "statistics": {}, "recorded": recorded}
-            lake.write_bytes(f"{folder}/mixture.json", canonical_json(document).encode())
+            lake.write_bytes(f"{folder}/mixture.json", seal(document))
         if why in document["recorded"].get("broken_by", ()):
             broken.append(PurePosixPath(folder).name)
         moved = pa.Table.from_pylist([plan.row(row) for row in kept.to_pylist()], schema=rows.schema)
@@ -55,8 +55,8 @@ def rewrite_mixtures(lake: Lake, plan: Plan) -> list[str]:
                 lake.write_bytes(f"{folder}/{name}.parquet", _parquet(after))
         document["contents"] = {name: lake.sha256(f"{folder}/{name}") for name in document["contents"]}
         document["recorded"] = json.loads(plan.traces.text(canonical_json(document["recorded"])) or "{}")
-        if canonical_json(document).encode() != lake.read_bytes(f"{folder}/mixture.json"):
-            lake.write_bytes(f"{folder}/mixture.json", canonical_json(document).encode())
+        if seal(document) != lake.read_bytes(f"{folder}/mixture.json"):
+            lake.write_bytes(f"{folder}/mixture.json", seal(document))
     return broken
 
 

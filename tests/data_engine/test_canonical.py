@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_engine.canonical import canonical_json, digest, round_significant
+from data_engine.canonical import canonical_json, digest, round_significant, seal, unseal
 
 JSON = st.recursive(
     st.none()
@@ -59,3 +59,21 @@ def test_rounds_to_significant_digits(value, digits, rounded):
 def test_rounding_has_no_answer_for_what_is_not_finite():
     assert round_significant(math.nan) is None
     assert round_significant(math.inf) is None
+
+
+VALUES = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text())
+
+
+@given(st.dictionaries(st.text(), VALUES), st.data())
+def test_a_sealed_document_shows_any_other_byte(document, data):
+    document = {**document, "n": 1}
+    sealed = seal(document)
+    assert unseal(sealed) == {name: value for name, value in document.items() if name != "seal"}
+    assert seal(json.loads(sealed)) == sealed
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    bit = 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(ValueError, match="not what was written"):
+        unseal(sealed[:at] + bytes([sealed[at] ^ bit]) + sealed[at + 1 :])
+    for cut in (b"", sealed[:-1], sealed[1:], b"{}"):
+        with pytest.raises(ValueError, match="not what was written"):
+            unseal(cut)

@@ -179,6 +179,27 @@ def test_changes_of_type_are_named(lake, tmp_path):
     assert rows["action"]["change"] is None
 
 
+@pytest.mark.parametrize("what", ["episodes", "steps", "frames"])
+def test_a_check_holds_what_receipts_say_against_the_tables(lake, tmp_path, what):
+    write_v3(tmp_path / "set", [6, 5], video=True)
+    bring(lake, tmp_path / "set")
+    assert check(lake) == []
+
+    def lie(table):
+        receipt = json.loads(table["receipt"][0].as_py())
+        if what == "frames":
+            receipt["stored"]["frames"]["top"] += 1
+        else:
+            receipt["stored"][what] += 1
+        text = pa.array([json.dumps(receipt)])
+        return table.set_column(table.column_names.index("receipt"), "receipt", text)
+
+    lake.rewrite("receipts", lie, why="a lie")
+    told = {"episodes": "3 episodes were stored, 2 are", "steps": "12 steps were stored, 11 are",
+            "frames": "12 frames of top were stored, 11 are"}[what]  # fmt: skip
+    assert any(f"reach: receipts say {told} there" in problem["what"] for problem in check(lake, deep=False))
+
+
 def test_encoded_frames_state_their_loss(lake, tmp_path):
     receipt = bring(lake, write_robomimic(tmp_path / "a.hdf5", episodes=3, cameras=True))
     assert len(receipt["streams"]) == 3

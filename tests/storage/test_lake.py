@@ -39,7 +39,7 @@ def test_a_folder_of_something_else_is_not_taken_over(tmp_path: Path) -> None:
 
 def test_a_marker_of_another_version_or_damaged_is_refused(tmp_path: Path) -> None:
     Lake.open(str(tmp_path), create=True).write_bytes("lake.json", b'{"version": 99}')
-    with pytest.raises(RequestError, match="not a lake of version"):
+    with pytest.raises(RequestError, match="no lake of version"):
         Lake.open(str(tmp_path))
     (tmp_path / "lake.json").write_bytes(b"{")
     with pytest.raises(EngineError, match="damaged"):

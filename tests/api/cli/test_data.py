@@ -23,6 +23,15 @@ def test_check_names_a_flipped_byte_and_exits_1(capsys, tmp_path, recording):
     assert victim.name in json.loads(out)["error"]["message"]
 
 
+def test_check_decodes_streams_only_when_asked(capsys, tmp_path):
+    write_v3(tmp_path / "set", [6, 5], video=True)
+    lake = ("--lake", tmp_path / "lake")
+    receipt = answer(capsys, "ingest", tmp_path / "set", *lake)
+    assert receipt["streams"]
+    assert answer(capsys, "check", "--deep", *lake) == {"sound": True, "problems": []}
+    assert "opposites" in refusal(capsys, "check", "--deep", "--quick", *lake)
+
+
 def test_broken_sources_get_one_line(capsys, tmp_path, recording):
     cut = tmp_path / "cut.hdf5"
     cut.write_bytes(recording.read_bytes()[:5000])
