@@ -37,6 +37,7 @@ from benchmarks.measures import BASELINES, Measured, auc, baselines, batch_of, m
 from benchmarks.quality_report import report
 from benchmarks.quality_rivals import RIVALS, install, rate
 from data_engine import registry
+from data_engine.scoring import ScoreRow
 
 ROUNDS = 200  # of the bootstrap
 SHARE = 0.2  # of bad episodes, where one share stands for all
@@ -209,15 +210,20 @@ def _leak(outcome: Outcome, settings: Settings, scorers: Sequence[str]) -> None:
     first, second = measure(one, names, good=good), measure(other, names, good=good[order])
     outcome.failed = first.failed | second.failed
     for name in first.rows.keys() & second.rows.keys():
-        largest = 0.0
-        for i, j in enumerate(order):
-            for metric, row in first.rows[name][j].items():
-                twin = second.rows[name][i][metric]
-                if (row.value is None) != (twin.value is None):
-                    largest = float("inf")
-                elif row.value is not None and twin.value is not None:
-                    largest = max(largest, abs(row.value - twin.value) / max(abs(row.value), 1e-3))
-        outcome.facts[name] = largest
+        outcome.facts[name] = largest_change([first.rows[name][i] for i in order], second.rows[name])
+
+
+def largest_change(before: Sequence[dict[str, ScoreRow]], after: Sequence[dict[str, ScoreRow]]) -> float:
+    """The largest relative difference of any metric of any episode; infinite where one is null in one of the two."""
+    largest = 0.0
+    for one, other in zip(before, after, strict=True):
+        for metric, row in one.items():
+            a, b = row.value, other[metric].value
+            if (a is None) != (b is None):
+                return float("inf")
+            if a is not None and b is not None:
+                largest = max(largest, abs(a - b) / max(abs(a), 1e-3))
+    return largest
 
 
 def jobs(quick: bool, only: Sequence[str]) -> Iterator[Job]:
