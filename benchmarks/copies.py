@@ -46,9 +46,9 @@ def copies(source: Path, out: Path, times: int) -> Path:
     info = json.loads((source / "meta/info.json").read_text())
     counts = {name: info[name] * times for name in ("total_episodes", "total_frames")}
     splits = {"train": f"0:{counts['total_episodes']}"}
+    for path in source.glob("meta/*.*"):
+        shutil.copyfile(path, out / "meta" / path.name)
     (out / "meta/info.json").write_text(json.dumps({**info, **counts, "splits": splits}))
-    for name in ("stats.json", "tasks.parquet"):
-        shutil.copyfile(source / "meta" / name, out / "meta" / name)
     return out
 
 
