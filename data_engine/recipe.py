@@ -69,11 +69,15 @@ class SpaceRecipe(_Part):
 
 
 class Base(_Part):
-    """The demonstrations that others are held against: an expression, ids, or a stored selection, of the whole lake."""
+    """The demonstrations that others are held against: an expression, ids, or a stored selection, of the whole lake.
+
+    ``against`` (an expression): what a scorer of targets is to hold them against in turn, as failures are to successes.
+    """
 
     where: str | None = None
     ids: tuple[str, ...] | None = None
     selection: str | None = None
+    against: str | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Base:

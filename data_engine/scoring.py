@@ -203,6 +203,13 @@ class Scorer(Plugin):
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """Every metric of every episode of ``batch``, in its order. One bad episode never changes another's rows."""
 
+    def less(self, wanted: Fit, unwanted: Fit) -> Fit:
+        """Of two fits on targets alone, the one that stands for the first less the second. For scorers of targets.
+
+        Its ``reference`` is that of both, its ``base`` the id of ``unwanted``.
+        """
+        raise NotImplementedError(f"{self.spec.name} takes no targets to stay away from")
+
     def score_set(self, batches: Iterable[EpisodeBatch], fit: Fit, *, device: str = "cpu") -> list[ScoreRow]:
         """Every set metric of the streamed episodes as a whole; none where the scorer measures no sets."""
         return []

@@ -20,7 +20,7 @@ from data_engine.canonical import canonical_json, digest
 from data_engine.errors import RequestError
 from data_engine.model import SCORES, TIMESTAMP
 from data_engine.recipe import ScoreRecipe
-from data_engine.scoring import EpisodeBatch, Fit, Scorer, ScoreRow
+from data_engine.scoring import EpisodeBatch, Fit, Scorer, ScoreRow, Spec
 from flows.executor import Executor, Shard, run_shards, set_threads
 from flows.progress import Progress
 from flows.query import matching
@@ -49,9 +49,9 @@ def score(
     """
     scorer: Scorer = registry.make("scorers", recipe.scorer, recipe.params)
     spec = scorer.spec
-    base = _base(lake, recipe, spec.base != "optional", progress)
+    base = _base(lake, recipe, spec, progress)
     beside = base if spec.base == "targets" else None
-    learned = base if base is not None and beside is None else episodes
+    learned = base.drop("unwanted") if base is not None and beside is None else episodes
     parts = _parts(lake, scorer, recipe.fit, learned, episodes, on=on, progress=progress, run_id=run_id, seed=seed)
     fit_id, reference = fit_once(
         lake, "scorers", recipe.scorer, recipe.params, recipe.fit, learned, on=on, progress=progress, seed=seed,
@@ -143,8 +143,8 @@ def fit_once(
         episodes = episodes.join(base, on="content_hash", how="anti", maintain_order="left")
         if not len(episodes):
             raise RequestError(f"{spec.name} has no episodes beside its base set", code="no_episodes")
-        before = Fit(spec.name, spec.version, producer.config, seed, tuple(sorted(set(base["content_hash"])))).id
-    seen = episodes if base is None else pl.concat([episodes, base])
+        before = _targets_id(producer, base, seed)
+    seen = episodes if base is None else pl.concat([episodes, base.drop("unwanted")])
     reference = tuple(sorted(set(seen["content_hash"])))
     fit_id = Fit(spec.name, spec.version, producer.config, seed, reference, base=before).id
     body = {
@@ -153,7 +153,7 @@ def fit_once(
         "params": producer.config,
         "seed": seed,
         "episodes": episodes["episode_id"].to_list(),
-        **({} if base is None else {"base": base["episode_id"].to_list()}),
+        **({} if base is None else {"base": _ids(base, wanted=True), "against": _ids(base, wanted=False)}),
         **({"parts": parts} if parts else {}),
     }
     run_shards(
@@ -169,7 +169,13 @@ def fit_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: in
     producer = registry.make(payload["kind"], payload["name"], payload["params"])
     base = None
     if "base" in payload:
-        base = producer.fit(in_order(lake, producer, payload["base"]), seed=payload["seed"], device=device())
+        base, unwanted = (
+            producer.fit(in_order(lake, producer, payload[role]), seed=payload["seed"], device=device())
+            if payload[role]
+            else None
+            for role in ("base", "against")
+        )
+        base = producer.less(base, unwanted) if unwanted else base
     parts = payload.get("parts", {})
     episodes = in_order(lake, producer, payload["episodes"], parts)
     fit = producer.fit(episodes, base=base, seed=payload["seed"], device=device())
@@ -276,34 +282,63 @@ def _parts(
     return fits
 
 
-def _base(lake: Lake, recipe: ScoreRecipe, needed: bool, progress: Progress) -> pl.DataFrame | None:
-    """The episodes of the base set that ``recipe`` names; None where it names none."""
-    if recipe.base is None:
-        if needed and recipe.fit is None:
+def _base(lake: Lake, recipe: ScoreRecipe, spec: Spec, progress: Progress) -> pl.DataFrame | None:
+    """The episodes of the base set that ``recipe`` names, ``unwanted`` those of ``against``; None without one."""
+    base = recipe.base
+    if base is None:
+        if spec.base != "optional" and recipe.fit is None:
             raise RequestError(
                 f"scorer {recipe.scorer!r} needs a base set",
                 code="no_base",
                 fix="name one: --base EXPR, or base: {where: ...} in the recipe",
             )
         return None
+    if base.against is not None and spec.base != "targets":
+        raise RequestError(
+            f"scorer {recipe.scorer!r} has no use for base.against", code="bad_recipe", fix="leave it out"
+        )
     everyone = lake.episodes()
-    if recipe.base.where is not None:
-        found, undecided = matching(lake, everyone, recipe.base.where)
-        if undecided:
-            progress.warn(f"{undecided} episodes are not in the base set, it was null for them: {recipe.base.where}")
-    elif recipe.base.ids is not None:
-        found = everyone.filter(pl.col("episode_id").is_in(list(recipe.base.ids)))
-        missing = sorted(set(recipe.base.ids) - set(found["episode_id"]))
+    if base.ids is not None:
+        found = everyone.filter(pl.col("episode_id").is_in(list(base.ids)))
+        missing = sorted(set(base.ids) - set(found["episode_id"]))
         if missing:
             raise RequestError(f"no episode {missing[0]!r} for the base set", code="unknown_episode")
-    else:
+    elif base.selection is not None:
         from flows.select import stored  # which stands on this module
 
-        chosen = stored(lake, str(recipe.base.selection)).filter(pl.col("rank").is_not_null())
+        chosen = stored(lake, base.selection).filter(pl.col("rank").is_not_null())
         found = everyone.join(chosen, on=["episode_id", "content_hash"], how="semi", maintain_order="left")
+    else:
+        found = _admitted(lake, everyone, str(base.where), progress)
     if not len(found):
         raise RequestError("the base set holds no episode", code="no_base", fix="see `data-engine query`")
+    found = found.with_columns(unwanted=False)
+    if base.against is None:
+        return found
+    rest = everyone.join(found, on="content_hash", how="anti", maintain_order="left")
+    unwanted = _admitted(lake, rest, base.against, progress)
+    if not len(unwanted):
+        raise RequestError(f"base.against admits no episode: {base.against}", code="no_base", fix="leave it out")
+    return pl.concat([found, unwanted.with_columns(unwanted=True)])
+
+
+def _admitted(lake: Lake, episodes: pl.DataFrame, where: str, progress: Progress) -> pl.DataFrame:
+    found, undecided = matching(lake, episodes, where)
+    if undecided:
+        progress.warn(f"{undecided} episodes are not in the base set, it was null for them: {where}")
     return found
+
+
+def _ids(base: pl.DataFrame, *, wanted: bool) -> list[str]:
+    return base.filter(pl.col("unwanted") != wanted)["episode_id"].to_list()
+
+
+def _targets_id(producer: Any, base: pl.DataFrame, seed: int) -> str:
+    """The id of the fit on targets alone that ``fit_shard`` will hand over."""
+    spec, config = producer.spec, producer.config
+    unwanted = sorted(set(base.filter(pl.col("unwanted"))["content_hash"]))
+    away = Fit(spec.name, spec.version, config, seed, tuple(unwanted)).id if unwanted else None
+    return Fit(spec.name, spec.version, config, seed, tuple(sorted(set(base["content_hash"]))), base=away).id
 
 
 def _batches(lake: Lake, producer: Any, episodes: pl.DataFrame, parts: Mapping[str, str]) -> Iterator[EpisodeBatch]:

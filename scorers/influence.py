@@ -4,8 +4,9 @@ Koh and Liang (2017) with the curvature of Grosse et al. (EK-FAC, 2023), for the
 "CUPID" (2025) for its use on demonstrations. What is wanted are target demonstrations that the policy is not trained
 on: the base set. Means over steps, then over demonstrations: sums would only measure length.
 
-Influence is linear in the targets. Successes minus failures of a checkpoint's rollouts, as CUPID has it, is the score
-with the successes for base less the score with the failures. For a module of your own: ``scorers.kernels.influence``.
+Successes less failures of a checkpoint's rollouts, as CUPID has it, are targets with others to stay away from
+(``base.against`` in a recipe): influence is linear in f, so the two means simply subtract. For a module of your own see
+``scorers.kernels.influence``.
 """
 
 from __future__ import annotations
@@ -83,10 +84,9 @@ class Influence(Scorer):
         targets = _targets(base)
         arrays, tasks, limits = clones.arrays(), {}, {}
         for number, group in enumerate(clones.views):
-            wanted = [clones.views[group].measure(raw) for raw in targets if raw.group == group]
-            wanted = [view for view in wanted if len(view.state)]
+            wanted = [(clones.views[group].measure(raw), sign) for raw, sign in targets if raw.group == group]
             if group in clones.weights and wanted:
-                tasks[group] = ["", *sorted({view.task for view in wanted} - {""})]
+                tasks[group] = ["", *sorted({view.task for view, _ in wanted} - {""})]
                 learned = usual([clones.views[group].measure(raw) for raw in reference.groups[group]])
                 arrays |= self._asked(clones, group, learned, wanted, tasks[group], f"asked.{number}", seed, device)
                 asked = _loaded(arrays, device)
@@ -103,6 +103,14 @@ class Influence(Scorer):
             )
         seen = tuple(sorted([*reference.seen, *base.reference]))
         return self._fit(arrays, clones.meta() | {"tasks": tasks, "limits": limits}, seen, seed, base.id)
+
+    def less(self, wanted: Fit, unwanted: Fit) -> Fit:
+        """Targets of which the second fit's count against the first's."""
+        count = len(wanted.meta["targets"])
+        arrays = {f"{count + int(i)}.{name}": x for key, x in unwanted.arrays.items() for i, name in [key.split(".")]}
+        facts = [*wanted.meta["targets"], *({**target, "sign": -1} for target in unwanted.meta["targets"])]
+        seen = tuple(sorted([*wanted.reference, *unwanted.reference]))
+        return self._fit({**wanted.arrays, **arrays}, {"targets": facts}, seen, wanted.seed, unwanted.id)
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """Every metric of every episode. An episode that the policy was trained on is measured as any other."""
@@ -125,7 +133,7 @@ class Influence(Scorer):
         clones: Clones,
         group: str,
         learned: Sequence[EpisodeView],
-        wanted: Sequence[EpisodeView],
+        wanted: Sequence[tuple[EpisodeView, int]],
         tasks: Sequence[str],
         prefix: str,
         seed: int,
@@ -139,12 +147,13 @@ class Influence(Scorer):
             module = policy.module(weights, member).to(device)
             curved = kernel.curvature(module, _OBJECTIVE, _batches(steps, weights, device), seed=seed % 2**63, draws=2)
             for place, task in enumerate(tasks):
-                mine = [view for view in wanted if not task or view.task == task]
+                mine = [(view, sign) for view, sign in wanted if not task or view.task == task]
+                counts = {sign: sum(own == sign for _, own in mine) for sign in (1, -1)}
                 total: dict[str, torch.Tensor] = {}
-                for view in mine:  # the mean over demonstrations of each one's mean over steps
+                for view, sign in mine:  # the mean over demonstrations of each one's mean over steps
                     (part,) = _batches(clones.steps(view), weights, device, rows=len(view.state))
                     for name, slope in kernel.gradient(module, _OBJECTIVE, part).items():
-                        total[name] = total.get(name, 0) + slope / len(mine)
+                        total[name] = total.get(name, 0) + slope * (sign / counts[sign])
                 for name, solved in kernel.solve(curved, total, self.damping).items():
                     found[f"{prefix}.{member}.{place}.{name}"] = solved.cpu().numpy().astype(np.float32)
         return found
@@ -251,15 +260,15 @@ def _facts(reference: Reference) -> list[dict[str, Any]]:
     ]
 
 
-def _targets(base: Fit) -> list[RawEpisode]:
-    return [
-        RawEpisode(
-            facts["content_hash"], facts["group"], facts["task"],
-            Dataset(name="targets", fps=facts["fps"], features=(), origin="-", format="-"),
-            base.arrays[f"{i}.state"], base.arrays[f"{i}.action"],
-        )
-        for i, facts in enumerate(base.meta["targets"])
-    ]  # fmt: skip
+def _targets(base: Fit) -> list[tuple[RawEpisode, int]]:
+    """The targets, and -1 for those that count against the others."""
+    found = []
+    for i, facts in enumerate(base.meta["targets"]):
+        dataset = Dataset(name="targets", fps=facts["fps"], features=(), origin="-", format="-")
+        state, action = base.arrays[f"{i}.state"], base.arrays[f"{i}.action"]
+        raw = RawEpisode(facts["content_hash"], facts["group"], facts["task"], dataset, state, action)
+        found.append((raw, facts.get("sign", 1)))
+    return found
 
 
 def _loaded(arrays: Mapping[str, np.ndarray], device: str) -> dict[str, torch.Tensor]:

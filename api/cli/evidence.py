@@ -19,12 +19,13 @@ from data_engine.errors import RequestError
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
 @click.option("--base", metavar="EXPR", help="The demonstrations of the lake that episodes are held against.")
+@click.option("--against", metavar="EXPR", help="With --base, for influence: rollouts to stay away from.")
 @OPTION
 @EXECUTOR
 @WORKERS
 def score(
     lake: str, scorer: tuple[str, ...], dataset: str | None, where: str | None, base: str | None,
-    pairs: tuple[str, ...], executor: str, workers: int | None,
+    against: str | None, pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure episodes with one or more scorers (without a name: all that --base leaves nothing wanting)."""
     from data_engine.recipe import Base, ScoreRecipe
@@ -38,7 +39,9 @@ def score(
         name for name in registry.names("scorers") if base or registry.load("scorers", name).spec.base == "optional"
     ]
     params = options(pairs)
-    given = Base(where=base) if base else None
+    given = Base(where=base, against=against) if base else None
+    if against and not base:
+        raise RequestError("--against goes with --base", code="bad_option")
     if params and len(wanted) > 1:
         raise RequestError("options belong to one scorer", code="bad_option", fix="name a single scorer")
     recipes = [

@@ -101,3 +101,20 @@ def test_reads_files_and_says_what_is_wrong_with_them(tmp_path):
 
 def test_the_schema_is_json():
     assert "weight_kind" in json.dumps(schema())
+
+
+def test_a_base_set_is_named_in_one_way_and_where_a_scorer_needs_it():
+    def scored(**part):
+        return validate({"source": {"uri": "x"}, "score": [part], "select": [{"name": "a", "method": "random"}]}).score
+
+    (item,) = scored(scorer="compatibility", base={"where": "success"})
+    assert item.base.where == "success"
+    assert item.params["members"] == 5
+    assert scored(scorer="compatibility", fit="fit_1")[0].fit == "fit_1"
+    for part, message in (
+        ({"scorer": "compatibility"}, "'compatibility' needs a base set"),
+        ({"scorer": "integrity", "base": {}}, "exactly one of where, ids or selection"),
+        ({"scorer": "integrity", "base": {"where": "success"}, "fit": "fit_1"}, "base or fit, not both"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            scored(**part)

@@ -273,7 +273,13 @@ class Held(Scorer):
         found = [(content, n) for b in batches for content, n in zip(b.content_hashes, np.diff(b.offsets), strict=True)]
         seen = tuple(content for content, _ in found) + (base.reference if base else ())
         meta = {"own": int(sum(n for _, n in found)), "targets": base.meta["own"] if base else None}
+        meta |= {"away": base.meta.get("away")} if base else {}
         return Fit("held", "1", self.config, seed, tuple(sorted(seen)), meta=meta, base=base.id if base else None)
+
+    def less(self, wanted, unwanted):
+        seen = tuple(sorted(wanted.reference + unwanted.reference))
+        meta = {**wanted.meta, "away": unwanted.meta["own"]}
+        return Fit("held", "1", self.config, wanted.seed, seen, meta=meta, base=unwanted.id)
 
     def score(self, batch, fit, *, device="cpu"):
         return [[ScoreRow("steps", fit.meta["own"] * 1e6 + fit.meta["targets"])] for _ in batch]
@@ -288,7 +294,15 @@ def test_targets_are_seen_beside_the_reference_and_never_in_it(filled, common, m
     answer = score(filled, named, arm, **common)
     fit = filled.get_fit("held", answer["fit_id"])
     assert fit.reference == tuple(sorted(arm["content_hash"]))
-    assert fit.meta == {"own": arm["n_steps"].sum() - target["n_steps"].sum(), "targets": target["n_steps"].sum()}
+    targets = target["n_steps"].sum()
+    assert fit.meta == {"own": arm["n_steps"].sum() - targets, "targets": targets, "away": None}
+    lost = arm.filter(pl.col("operator") == "lost")
+    away = Base(ids=tuple(target["episode_id"]), against="operator = 'lost' AND dataset = 'reach'")
+    fit = filled.get_fit("held", score(filled, named.model_copy(update={"base": away}), arm, **common)["fit_id"])
+    assert fit.meta["away"] == lost["n_steps"].sum()
+    assert fit.meta["own"] == arm["n_steps"].sum() - targets - lost["n_steps"].sum()
+    with pytest.raises(RequestError, match=r"has no use for base\.against"):
+        score(filled, DIVERGENCE.model_copy(update={"base": away}), arm, **common)
     other = ScoreRecipe(scorer="held", base=Base(ids=tuple(target["episode_id"][:2])))
     assert score(filled, other, arm, **common)["fit_id"] != answer["fit_id"]
     with pytest.raises(RequestError, match="no episodes beside its base set"):

@@ -97,3 +97,16 @@ def test_without_a_base_it_only_keeps_the_demonstrations(base):
     assert base.base is None
     assert len(base.meta["targets"]) == 6
     assert base.arrays["0.state"].shape == (50, 2)
+
+
+def test_targets_less_others_are_the_difference_of_both(training, base, batch_of, auc):
+    """f is a mean over the wanted less a mean over the unwanted, so with one policy influences subtract."""
+    unwanted = SCORER.fit([batch_of(*[part[16:20] for part in mixed(seed=40)])])
+    both = SCORER.less(base, unwanted)
+    assert both.reference == tuple(sorted([*base.reference, *unwanted.reference]))
+    assert both.id not in (base.id, unwanted.id)
+    apart = [SCORER.fit([training], base=fit) for fit in (base, unwanted, both)]
+    steps = [np.concatenate([row[0].step_values for row in SCORER.score(training, fit)]).astype(float) for fit in apart]
+    np.testing.assert_allclose(steps[2], steps[0] - steps[1], rtol=1e-3, atol=1e-3 * np.abs(steps[0]).max())
+    value_of = value(SCORER.score(training, apart[2]))
+    assert auc(value_of[:16], value_of[16:]) >= 0.95

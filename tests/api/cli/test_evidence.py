@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import polars as pl
 
 from tests.api.commands import answer, call, refusal
@@ -39,3 +41,16 @@ def test_rows_and_json_do_not_share_stdout(capsys, curated, tmp_path):
     assert "give --out FILE" in out
     line = refusal(capsys, "query", "--format", "parquet", "--out", tmp_path / "no" / "rows.parquet", *lake)
     assert "cannot write" in line
+
+
+def test_scorers_that_need_a_base_set_run_where_one_is_named(capsys, curated, tmp_path):
+    copy = tmp_path / "lake"
+    shutil.copytree(curated / "lake", copy)
+    lake = ("--lake", copy)
+    line = refusal(capsys, "score", "compatibility", *lake)
+    assert "'compatibility' needs a base set" in line
+    given = ("--base", "operator = 'steady'", "-o", "iterations=20", "-o", "members=2")
+    (item,) = answer(capsys, "score", "compatibility", *given, *lake)["items"]
+    assert (item["scored"], item["nulls"]) == (18, 0)
+    rows = answer(capsys, "query", "--columns", "operator,compatibility", *lake)["items"]
+    assert len([row for row in rows if row["compatibility"] is not None]) == 18
