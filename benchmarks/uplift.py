@@ -1,0 +1,429 @@
+"""What a selection is worth: behaviour cloning on what it keeps, rolled out in the simulator, against all the data.
+
+    python benchmarks/uplift.py [--quick] [--cache DIR] [--sets mixed clean strategies] [--json FILE]
+
+Sets are recorded in Meta-World (``uplift_sets``). Each arm is a way to choose and a budget; its policies are trained on
+what it keeps, several seeds of each task, all arms of a task as one batched model, and rolled out from the same initial
+conditions as every other arm's. Differences are paired by training (task and seed); the interval is a bootstrap over
+trainings, and beside it stands the least true difference that this many trainings would have shown (power 80 %).
+``random`` draws anew for each seed. Label-free scores see states and actions; those that use labels are told a few good
+demonstrations that nobody trains on; ``oracle`` knows which succeeded, then which had the least noise.
+
+Outcomes are kept in ``--cache``, so that a run that was cut off goes on. A full run takes hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import uplift_sets as sets
+from benchmarks.acting import end_with_parent
+from benchmarks.measures import baselines, batch_of
+from benchmarks.uplift_sets import Demonstration
+from data_engine import registry
+from data_engine.canonical import digest
+from data_engine.outcomes import Difference, paired_difference, wilson
+from data_engine.scoring import EpisodeBatch
+from data_engine.view import View
+from flows.policy import Coordinates, Policy, PolicyConfig
+from flows.rollout import roll
+
+BASELINES = ("random", "shortest", "lowest jerk")
+LABEL_FREE = ("composite", "mutual_information", "action_divergence")
+LABEL_USING = ("compatibility", "influence")
+ALL, ORACLE, RIVAL = "all data", "oracle", "rdq"
+_TOGETHER = 16  # policies that are trained as one model: more of them leave the processor's caches
+_BARE = View(
+    angles={"observation.state": (), "action": ()}, quaternions={"observation.state": (), "action": ()},
+    relative=(), position=(), velocity=(), action=(),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large a run is. ``rollouts`` are of one training; an arm has tasks x seeds x rollouts of them."""
+
+    tasks: tuple[str, ...] = sets.TASKS
+    candidates: int = 120
+    targets: int = 8
+    budgets: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
+    seeds: int = 5
+    rollouts: int = 60
+    config: PolicyConfig = field(default_factory=lambda: PolicyConfig(limit=1500))
+    seed: int = 0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What an outcome depends on besides its arm."""
+        return {"candidates": self.candidates, "targets": self.targets, "seeds": self.seeds, "seed": self.seed,
+                "rollouts": self.rollouts, "config": self.config.config, "limit": sets.LIMIT}  # fmt: skip
+
+
+QUICK = Settings(
+    tasks=sets.TASKS[:2], candidates=60, targets=6, budgets=(0.25, 0.5), seeds=3, rollouts=8,
+    config=PolicyConfig(limit=600, hidden=96),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to choose, and the share of the candidates that is kept."""
+
+    method: str
+    budget: float
+
+
+@dataclass
+class Found:
+    """Everything that came of a set: by arm, for each task the mean success of each training [seeds]; the shares of
+    good episodes kept; what was not measured and why."""
+
+    success: dict[Arm, list[np.ndarray]] = field(default_factory=dict)
+    progress: dict[Arm, list[np.ndarray]] = field(default_factory=dict)
+    kept_good: dict[Arm, list[float]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    steps: int = 0
+
+
+Each = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
+
+
+def arms(part: str, methods: Sequence[str], budgets: Sequence[float]) -> list[Arm]:
+    """All data, and every method at every budget; a set that selection can only harm is halved and no more."""
+    kept = budgets if part == "mixed" else (0.5,)
+    return [Arm(ALL, 1.0), *(Arm(method, budget) for method in methods for budget in kept)]
+
+
+def badness(demos: Sequence[Demonstration], targets: Sequence[Demonstration], method: str, seed: int) -> np.ndarray:
+    """[E] float64, higher is left out first; what a score leaves undefined comes last of all. Raises whatever the
+    method raises: it may not be installed."""
+    courses = [demo.course for demo in demos]
+    if method in ("shortest", "lowest jerk"):
+        figures = baselines(courses, sets.HAND, seed)
+        values = figures["length" if method == "shortest" else "log dimensionless jerk"].badness
+    elif method == ORACLE:
+        values = np.array([10.0 * (not demo.success) + demo.noise for demo in demos])
+    elif method == RIVAL:
+        from benchmarks.quality_rivals import rate
+
+        values = rate(RIVAL, courses, sets.FPS)
+    else:
+        values = _scored(method, batch_of(courses, fps=sets.FPS),
+                         batch_of([demo.course for demo in targets], fps=sets.FPS), seed)  # fmt: skip
+    return np.where(np.isnan(values), np.inf, values)
+
+
+def _scored(name: str, batch: EpisodeBatch, targets: EpisodeBatch, seed: int) -> np.ndarray:
+    from benchmarks.measures import measure
+
+    scorer = registry.make("scorers", name)
+    if scorer.spec.base == "optional":
+        found = measure(batch, [name], seed=seed)
+        if name in found.failed:
+            raise RuntimeError(found.failed[name])
+        return found.figures[name].badness
+    if scorer.spec.base == "reference":
+        fit = scorer.fit([targets], seed=seed)
+    else:
+        fit = scorer.fit([batch], base=scorer.fit([targets], seed=seed), seed=seed)
+    metric = scorer.spec.metrics[0]
+    rows = [next(row for row in rows if row.metric == metric.name) for rows in scorer.score(batch, fit)]
+    sign = -1.0 if metric.better == "higher" else 1.0
+    return np.array([np.nan if row.value is None else sign * row.value for row in rows])
+
+
+def keep(values: np.ndarray, budget: float, seed: int) -> np.ndarray:
+    """bool [E]: the least bad, ``budget`` of them and at least two; ties are broken at random."""
+    order = np.lexsort((np.random.default_rng([seed, 3]).random(len(values)), values))
+    kept = np.zeros(len(values), bool)
+    kept[order[: max(2, round(budget * len(values)))]] = True
+    return kept
+
+
+def trained(demos: Sequence[Demonstration], kept: np.ndarray, config: PolicyConfig, seed: int) -> list[Policy]:
+    """A policy for each row of ``kept`` bool [K, E], trained on those episodes alone, ``_TOGETHER`` at a time."""
+    import torch
+
+    from scorers.kernels import policy
+
+    torch.set_num_threads(1)
+    lengths = [len(demo.course) for demo in demos]
+    owner, state = np.repeat(np.arange(len(demos)), lengths), np.concatenate([demo.course.state for demo in demos])
+    action = np.concatenate([demo.course.action for demo in demos])
+    coordinates = Coordinates.of(_BARE, state, action)
+    chunk, known = policy.action_chunks(action, owner, np.concatenate([np.arange(n) for n in lengths]), config.horizon)
+    inputs, outputs = coordinates.see(state[:, None]), coordinates.mean(state, chunk)
+    found: list[Policy] = []
+    for first in range(0, len(kept), _TOGETHER):
+        part = kept[first : first + _TOGETHER]
+        stops = part & (_rank(part) % 10 == 0) & (part.sum(axis=1, keepdims=True) >= 5)
+        weights = policy.train(
+            inputs, outputs, known, owner, part & ~stops, stops, seed=seed, hidden=config.hidden, limit=config.limit,
+            batch=128,
+        ).weights  # fmt: skip
+        shared = {name: weights[name] for name in ("mean", "deviation", "horizon")}
+        for member in range(len(part)):
+            mine = {name: x[member : member + 1].copy() for name, x in weights.items() if name not in shared}
+            found.append(Policy(config, coordinates, ("",), mine | shared, {}))
+    return found
+
+
+def _rank(kept: np.ndarray) -> np.ndarray:
+    """How many kept ones stand before each, by row."""
+    return np.cumsum(kept, axis=1) - kept
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A policy and where it starts: what one process is handed."""
+
+    task: str
+    policy: Policy
+    first: int
+    count: int
+
+
+def rolled(job: Rollouts) -> tuple[float, float, int]:
+    """(share of successes, mean progress, steps) of a job's rollouts."""
+    import torch
+
+    torch.set_num_threads(1)
+    outcomes = roll(job.policy, sets.world_of(job.task), "", range(job.first, job.first + job.count))
+    return (
+        float(np.mean([each.success for each in outcomes])),
+        float(np.mean([each.progress for each in outcomes])),
+        sum(each.steps for each in outcomes),
+    )
+
+
+class Kept:
+    """Outcomes of arms that were measured before, one JSON line each; in memory alone without a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / "uplift-outcomes.jsonl" if folder else None
+        self._known: dict[str, dict[str, Any]] = {}
+        if self._path and self._path.exists():
+            for line in self._path.read_text().splitlines():
+                row = json.loads(line)
+                self._known[row["key"]] = row
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """What is known of an arm."""
+        return self._known.get(key)
+
+    def put(self, key: str, **facts: Any) -> None:
+        """Keep what came of an arm."""
+        self._known[key] = {"key": key, **facts}
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(json.dumps(self._known[key]) + "\n")
+
+
+def measure_set(part: str, methods: Sequence[str], how: Settings, cache: Path | None, each: Each) -> Found:
+    """Train and roll out every arm of a set."""
+    found, known = Found(), Kept(cache)
+    for task in how.tasks:
+        demos = sets.recorded(sets.plans(part, task, how.candidates, how.seed), cache, each)
+        targets = sets.recorded(sets.plans("targets", task, how.targets, how.seed), cache, each)
+        todo: list[tuple[Arm, str, np.ndarray]] = []
+        worth: dict[str, np.ndarray] = {}
+        for arm in arms(part, methods, how.budgets):
+            key = digest("uplift", how.key, part, task, asdict(arm), length=16)
+            if known.get(key) is None:
+                kept = _kept(demos, targets, arm, how, worth, found)
+                if kept is not None:
+                    todo.append((arm, key, kept))
+        _perform(task, demos, todo, how, known, each)
+        good = np.array([demo.success for demo in demos])
+        for arm in arms(part, methods, how.budgets):
+            row = known.get(digest("uplift", how.key, part, task, asdict(arm), length=16))
+            if row is not None:
+                found.success.setdefault(arm, []).append(np.array(row["success"]))
+                found.progress.setdefault(arm, []).append(np.array(row["progress"]))
+                found.kept_good.setdefault(arm, []).append(row["kept_good"] if part == "mixed" else float(good.mean()))
+                found.steps += row["steps"]
+    found.success = {arm: rows for arm, rows in found.success.items() if len(rows) == len(how.tasks)}
+    return found
+
+
+def _kept(
+    demos: Sequence[Demonstration], targets: Sequence[Demonstration], arm: Arm, how: Settings,
+    worth: dict[str, np.ndarray], found: Found,
+) -> np.ndarray | None:  # fmt: skip
+    """bool [seeds, E]: what each training of the arm learns from; None where the method cannot say."""
+    if arm.method == ALL:
+        return np.ones((how.seeds, len(demos)), bool)
+    if arm.method == "random":
+        task = int(digest(demos[0].course.task, length=8), 16)
+        draws = [np.random.default_rng([how.seed, seed, task]).random(len(demos)) for seed in range(how.seeds)]
+        return np.stack([keep(draw, arm.budget, how.seed) for draw in draws])
+    if arm.method in found.missing:
+        return None
+    if arm.method not in worth:
+        try:
+            worth[arm.method] = badness(demos, targets, arm.method, how.seed)
+        except Exception as error:  # one method that cannot be had is a line of the report, not the end of a run
+            found.missing[arm.method] = " ".join(str(error).split())[:160] or type(error).__name__
+            return None
+    return np.stack([keep(worth[arm.method], arm.budget, how.seed)] * how.seeds)
+
+
+def _perform(
+    task: str, demos: Sequence[Demonstration], todo: Sequence[tuple[Arm, str, np.ndarray]], how: Settings, known: Kept,
+    each: Each,
+) -> None:  # fmt: skip
+    if not todo:
+        return
+    began = time.perf_counter()
+    policies = trained(demos, np.concatenate([kept for _, _, kept in todo]), how.config, how.seed)
+    middle = time.perf_counter()
+    jobs = [Rollouts(task, policy, 100_000 * (number % how.seeds), how.rollouts)
+            for number, policy in enumerate(policies)]  # fmt: skip
+    outcomes = each(rolled, jobs)
+    print(
+        f"{task}: {len(todo)} arms, {len(policies)} trainings in {middle - began:.0f} s, "
+        f"{len(jobs) * how.rollouts} rollouts in {time.perf_counter() - middle:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    good = np.array([demo.success for demo in demos])
+    for number, (_, key, kept) in enumerate(todo):
+        mine = outcomes[number * how.seeds : (number + 1) * how.seeds]
+        known.put(
+            key, success=[row[0] for row in mine], progress=[row[1] for row in mine],
+            steps=sum(row[2] for row in mine), kept_good=float(np.mean([good[row].mean() for row in kept])),
+        )  # fmt: skip
+
+
+# the report
+
+
+def report(part: str, found: Found, methods: Sequence[str], how: Settings) -> list[str]:
+    """The tables of a set, as lines."""
+    everything = found.success.get(Arm(ALL, 1.0))
+    if everything is None:
+        return [f"{part}: nothing was measured"]
+    trials = len(how.tasks) * how.seeds * how.rollouts
+    low, high = wilson(round(_mean(everything) * trials), trials)
+    lines = [
+        f"{part}: {len(how.tasks)} tasks x {how.seeds} seeds x {how.rollouts} rollouts = {trials} an arm, of "
+        f"{how.candidates} candidates a task",
+        f"  all data: success {_mean(everything):.1%} (Wilson {low:.1%} to {high:.1%}), "
+        f"{np.mean(found.kept_good[Arm(ALL, 1.0)]):.0%} of the episodes succeeded",
+    ]
+    for title, names in (
+        ("label-free", [name for name in methods if name not in (*LABEL_USING, ORACLE)]),
+        ("label-using", [name for name in methods if name in (*LABEL_USING, ORACLE)]),
+    ):
+        lines += ["", f"  {title:<20} budget  success  gain over all data          detectable  good kept  "]
+        for name in names:
+            lines += [_line(arm, found, everything, part) for arm in found.success if arm.method == name]
+            if name in found.missing:
+                lines.append(f"  {name:<20} not measured: {found.missing[name]}")
+    return [*lines, "", *_verdicts(part, found, methods, everything), ""]
+
+
+def _line(arm: Arm, found: Found, everything: Sequence[np.ndarray], part: str) -> str:
+    gain = paired_difference(found.success[arm], everything)
+    return (
+        f"  {arm.method:<20} {arm.budget:>5.0%}  {_mean(found.success[arm]):>7.1%}  {_span(gain):<26}  "
+        f"{gain.detectable:>9.1%}  {np.mean(found.kept_good[arm]):>9.0%}  {_verdict(gain, part)}"
+    )
+
+
+def _span(gain: Difference) -> str:
+    return f"{gain.mean:+7.1%} ({gain.low:+.1%} to {gain.high:+.1%})"
+
+
+def _verdict(gain: Difference, part: str) -> str:
+    if gain.low > 0:
+        return "helps"
+    if part != "mixed":
+        return "HARMS" if gain.mean < -gain.detectable else "no harm shown"
+    return "HARMS" if gain.high < 0 else "no help shown"
+
+
+def _verdicts(part: str, found: Found, methods: Sequence[str], everything: Sequence[np.ndarray]) -> Iterator[str]:
+    if part != "mixed":
+        gains = {arm: paired_difference(rows, everything) for arm, rows in found.success.items() if arm.method != ALL}
+        lost = [f"{arm.method} ({gain.mean:+.1%})" for arm, gain in gains.items() if _verdict(gain, part) == "HARMS"]
+        verdict = f"MISSED by {', '.join(lost)}" if lost else "held"
+        yield f"  do no harm (none may lose more than is detectable): {verdict}"
+        return
+    for budget in sorted({arm.budget for arm in found.success if arm.method == ORACLE}):
+        best = found.success[Arm(ORACLE, budget)]
+        gain = paired_difference(best, everything)
+        yield f"  at {budget:.0%} the oracle gains {_span(gain)}; within its reach (interval of the gap to it holds 0):"
+        for name in methods:
+            rows = found.success.get(Arm(name, budget))
+            if rows is not None and name != ORACLE:
+                gap = paired_difference(rows, best)
+                share = f", {(_mean(rows) - _mean(everything)) / gain.mean:.0%} of its gain" if gain.low > 0 else ""
+                yield f"    {name:<20} {_span(gap)}{share}{': reached' if gap.high >= 0 else ''}"
+
+
+def _mean(rows: Sequence[np.ndarray]) -> float:
+    return float(np.mean([row.mean() for row in rows]))
+
+
+def main() -> int:
+    """Run it and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="minutes, and what it cannot resolve is said")
+    parser.add_argument("--cache", type=Path, help="a folder for recordings and outcomes")
+    parser.add_argument("--sets", nargs="+", choices=["mixed", "clean", "strategies"])
+    parser.add_argument("--methods", nargs="+", help="only these, beside all data")
+    parser.add_argument("--seeds", type=int, help="trainings of each arm and task")
+    parser.add_argument("--rollouts", type=int, help="of each training")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, help="write every arm's figures there")
+    asked = parser.parse_args()
+    how = QUICK if asked.quick else Settings()
+    how = Settings(**{**how.__dict__, **{name: getattr(asked, name) for name in ("seeds", "rollouts")
+                                         if getattr(asked, name)}})  # fmt: skip
+    installed = registry.names("scorers")
+    methods = asked.methods or [*BASELINES, *LABEL_FREE, *([] if asked.quick else [RIVAL]), *LABEL_USING, ORACLE]
+    parts = asked.sets or (["mixed"] if asked.quick else ["mixed", "clean", "strategies"])
+    began, arms_done, everything = time.perf_counter(), 0, {}
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(prefix="benchmark-") as work,
+        ProcessPoolExecutor(asked.workers, context, initializer=end_with_parent) as pool,
+    ):
+        for part in parts:
+            found = measure_set(part, methods, how, asked.cache or Path(work),
+                                lambda function, items: list(pool.map(function, items, chunksize=1)))  # fmt: skip
+            arms_done += len(found.success)
+            print("\n".join(report(part, found, methods, how)), flush=True)
+            everything[part] = {
+                f"{arm.method}@{arm.budget:g}": [row.tolist() for row in rows] for arm, rows in found.success.items()
+            }
+    seconds = time.perf_counter() - began
+    print(f"{arms_done} arms in {seconds:.0f} s, {60 * arms_done / seconds:.1f} a minute (those in the cache included)")
+    left = [name for name in (*LABEL_FREE, *LABEL_USING) if name not in installed]
+    if left:
+        print(f"not registered here: {', '.join(left)}")
+    if asked.quick:
+        print("--quick: 2 tasks, 3 trainings of each, two budgets, one set: it resolves only gains above the "
+              "`detectable` column, no do-no-harm arm, no rival")  # fmt: skip
+    if asked.json:
+        asked.json.write_text(json.dumps({"settings": how.key, "success": everything}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
