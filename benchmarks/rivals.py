@@ -71,6 +71,11 @@ def forge(source: Path, out: Path) -> dict[str, Any]:
     return measure(FORGE, "forge_convert.py", source, out, frames)
 
 
+def tfds(source: Path, what: str) -> dict[str, Any]:
+    """Episodes a second of tensorflow-datasets over an RLDS set; ``what``: ``values`` or ``frames``."""
+    return measure(TFDS, "tfds_read.py", source, what)
+
+
 def ksg(arrays: Path, neighbours: int = 5, passes: int = 0) -> dict[str, Any]:
     """Seconds of a Kraskov estimate on scikit-learn's trees over ``state`` and ``action`` of ``arrays``.
 
