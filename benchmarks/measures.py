@@ -26,7 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 BASELINES = ("length", "log dimensionless jerk", "random")
-_BASE = 8  # good demonstrations of each task that a scorer is given which needs a base set
+_BASE = 10  # good demonstrations of each task that a scorer is given which needs a base set
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Figure:
 
 @dataclass
 class Measured:
-    """What all scorers say: figures by ``scorer`` (its headline) or ``scorer.metric``, every row, and what failed."""
+    """What all scorers say: figures by ``scorer`` (its headline) or ``scorer.metric``, every row, what failed, and the
+    ``seconds`` of CPU time to fit and score."""
 
     figures: dict[str, Figure] = field(default_factory=dict)
     rows: dict[str, list[dict[str, ScoreRow]]] = field(default_factory=dict)
@@ -95,7 +96,7 @@ def measure(
     """Each scorer of ``names``, fitted on ``batch``; one that needs a base set is given a few of the ``good`` [E]."""
     found = Measured()
     for name in names:
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             rows, metrics, based = _scored(batch, name, good, seed, device)
         except EngineError as error:
@@ -104,7 +105,7 @@ def measure(
         except Exception as error:  # one scorer that breaks is a line in the report, not the end of a run of hours
             found.failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
-        found.seconds[name] = time.perf_counter() - began
+        found.seconds[name] = time.process_time() - began
         found.rows[name] = rows
         for metric in metrics:
             if metric.better != "neither":
@@ -119,7 +120,7 @@ def _scored(
     batch: EpisodeBatch, name: str, good: np.ndarray | None, seed: int, device: str
 ) -> tuple[list[dict[str, ScoreRow]], tuple[Metric, ...], np.ndarray]:
     scorer = registry.make("scorers", name)
-    need = getattr(scorer.spec, "base", "optional")
+    need = scorer.spec.base
     based = np.zeros(len(batch), bool)
     if need == "optional":
         fit = scorer.fit([batch], seed=seed, device=device)
@@ -136,14 +137,14 @@ def _scored(
 
 
 def _base_set(batch: EpisodeBatch, good: np.ndarray | None, seed: int) -> np.ndarray:
-    """bool [E]: ``_BASE`` good ones of each task, at most a third of them, drawn by ``seed``."""
+    """bool [E]: ``_BASE`` good ones of each task, at most half of them, drawn by ``seed``."""
     good = np.ones(len(batch), bool) if good is None else good
     tasks = np.array([task or "" for task in batch.tasks])
     draw = np.random.default_rng([seed, 77])
     based = np.zeros(len(batch), bool)
     for task in sorted(set(tasks)):
         members = np.flatnonzero((tasks == task) & good)
-        based[draw.permutation(members)[: min(_BASE, len(members) // 3)]] = True
+        based[draw.permutation(members)[: min(_BASE, len(members) // 2)]] = True
     return based
 
 

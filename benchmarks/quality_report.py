@@ -329,4 +329,4 @@ def _facts(outcomes: Sequence[Any]) -> str:
 def _costs(outcomes: Sequence[Any]) -> str:
     names = sorted({name for o in outcomes for name in o.seconds})
     rows = [(name, [_mean(o.seconds.get(name, np.nan) for o in outcomes)]) for name in names]
-    return grid("Seconds a set, fit and score, one thread", ["mean"], rows, "{:.1f}")
+    return grid("CPU seconds a set, fit and score", ["mean"], rows, "{:.1f}")
