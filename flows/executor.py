@@ -11,6 +11,7 @@ import importlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -119,7 +120,8 @@ def run_shards(
     resources: Resources = ONE_CPU,
 ) -> list[dict[str, Any]]:
     """The result of every shard, in order; those that the ledger knows as done are not run again."""
-    results: list[dict[str, Any] | None] = [lake.done(shard.fingerprint) for shard in shards]
+    with ThreadPoolExecutor(1 if lake.is_local else 16) as pool:  # a store is asked for each, over the network
+        results: list[dict[str, Any] | None] = list(pool.map(lake.done, [shard.fingerprint for shard in shards]))
     todo = [index for index, result in enumerate(results) if result is None]
     telling = any(shard.size is not None for shard in shards)
     sizes = [1 if shard.size is None else shard.size for shard in shards]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -325,14 +326,15 @@ def _duplicates(
 
 
 def _stamps(source: Source, probe: Probe) -> dict[str, tuple[int, str]]:
-    paths = {file for ref in probe.episodes for file in ref.files}
-    stamps: dict[str, tuple[int, str]] = {}
-    for path in sorted(paths):
+    def stamp(path: str) -> tuple[int, str]:
         try:
-            stamps[path] = source.stamp(*inside(source, path))
+            return source.stamp(*inside(source, path))
         except (FileNotFoundError, RequestError):  # absent, or a link that leaves the source: its episodes say so
-            stamps[path] = (-1, "absent")
-    return stamps
+            return -1, "absent"
+
+    paths = sorted({file for ref in probe.episodes for file in ref.files})
+    with ThreadPoolExecutor(1 if source.is_local else 16) as pool:  # a store is asked for each, over the network
+        return dict(zip(paths, pool.map(stamp, paths), strict=True))
 
 
 def _last_receipt(lake: Lake, dataset: str) -> dict[str, Any] | None:
