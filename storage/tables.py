@@ -157,8 +157,12 @@ class Tables(Blobs):
 
     def committed(self, name: str, transaction: str) -> bool:
         """Whether the table has seen the transaction."""
+        return not self.uncommitted(name, [transaction])
+
+    def uncommitted(self, name: str, transactions: Iterable[str]) -> set[str]:
+        """Those of ``transactions`` that the table has not seen."""
         table = self._open(name)
-        return table is not None and table.transaction_version(transaction) is not None
+        return {each for each in transactions if table is None or table.transaction_version(each) is None}
 
     def altered(
         self, name: str, file: DataFile, change: Callable[[pa.Table], pa.Table], schema: pa.Schema | None = None

@@ -58,10 +58,12 @@ def receipts(lake: str, which: str | None, dataset: str | None) -> dict[str, Any
     if which:
         row, receipt = found[-1]
         return {**receipt, "run_id": row["run_id"], "created_at": row["created_at"]}
-    return {"items": [_summary(target, row, receipt) for row, receipt in found]}
+    lost = target.uncommitted("episodes", [receipt["transaction"] for _, receipt in found])
+    return {"items": [{**_summary(row, receipt), "published": receipt["transaction"] not in lost,
+                       "source": receipt["source"]["uri"]} for row, receipt in found]}  # fmt: skip
 
 
-def _summary(lake: Any, row: Mapping[str, Any], receipt: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(row: Mapping[str, Any], receipt: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": row["dataset"],
         "run_id": row["run_id"],
@@ -74,8 +76,6 @@ def _summary(lake: Any, row: Mapping[str, Any], receipt: Mapping[str, Any]) -> d
         "defects": len(receipt["defects"]),
         "removed": receipt.get("removed", 0),
         "bytes": receipt["source"]["bytes"],
-        "published": lake.committed("episodes", receipt["transaction"]),
-        "source": receipt["source"]["uri"],
     }
 
 

@@ -71,9 +71,8 @@ def _log(look: Look, name: str, files: dict[str, DataFile]) -> Iterator[Problem]
             same = False
         if not same:
             yield problem(folder, f"commits and checkpoint disagree on the size of {file}")
-    for transaction in sorted(seen):
-        if not look.lake.committed(name, transaction):
-            yield problem(folder, f"the checkpoint has lost the transaction {transaction}")
+    for transaction in sorted(look.lake.uncommitted(name, seen)):
+        yield problem(folder, f"the checkpoint has lost the transaction {transaction}")
 
 
 def _action(line: bytes) -> tuple[str, dict[str, Any]]:
