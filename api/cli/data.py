@@ -235,6 +235,7 @@ def vacuum(lake: str, grace_hours: float, erase: bool) -> dict[str, Any]:
     lines = [f"{report['erased']} episodes erased"]
     lines += [f"mixture    {name[:12]} is broken" for name in report.get("mixtures", ())]
     lines += [f"fit        {name} is flagged" for name in report.get("fits", ())]
+    lines += [f"checkpoint {name[:12]} is gone" for name in report.get("checkpoints", ())]
     lines += [f"export     {row['uri']} is not reachable from here" for row in report["exports"]]
     return {**answer, "text": "\n".join(lines)}
 

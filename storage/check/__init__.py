@@ -10,7 +10,7 @@ were never finished.
 
 from __future__ import annotations
 
-from storage.check.documents import erasing, fits, index_versions, ledger, mixtures
+from storage.check.documents import checkpoints, erasing, fits, index_versions, ledger, mixtures
 from storage.check.episodes import episodes
 from storage.check.look import Look, Problem
 from storage.check.receipts import counts, streams
@@ -32,7 +32,7 @@ def check(lake: Lake, deep: bool = True, decode: bool = False) -> list[Problem]:
     """
     look = Look(lake, deep)
     found = list(erasing(look))
-    for part in (tables, videos, references, episodes, counts, mixtures, ledger, fits, index_versions):
+    for part in (tables, videos, references, episodes, counts, mixtures, ledger, fits, checkpoints, index_versions):
         found += part(look)
     if decode:
         found += streams(look)

@@ -11,11 +11,12 @@ from storage import indices
 from storage import ledger as ledgers
 from storage.blobs import DataFile
 from storage.check.look import Look, Problem, problem
+from storage.checkpoints import CHECKPOINTS
 from storage.erase import PLAN
 from storage.fits import FITS, describe, get_fit, list_fits
 from storage.lake import Lake
 
-__all__ = ["erasing", "fits", "index_versions", "ledger", "mixtures"]
+__all__ = ["checkpoints", "erasing", "fits", "index_versions", "ledger", "mixtures"]
 
 
 def erasing(look: Look) -> Iterator[Problem]:
@@ -61,6 +62,13 @@ def fits(look: Look) -> Iterator[Problem]:
 def _fit(lake: Lake, producer: str, fit: str) -> None:
     if not describe(lake, producer, fit).get("flagged"):
         get_fit(lake, producer, fit)
+
+
+def checkpoints(look: Look) -> Iterator[Problem]:
+    """Every stored checkpoint of a policy."""
+    for path in look.lake.list(CHECKPOINTS):
+        if look.deep and look.sha256(path) != PurePosixPath(path).stem:
+            yield problem(path, "damaged: its bytes do not have the hash that it is named by")
 
 
 def index_versions(look: Look) -> Iterator[Problem]:

@@ -21,6 +21,7 @@ from flows.mix import mix
 from flows.policy import Policy, PolicyConfig
 from flows.progress import silent
 from flows.query import query
+from flows.remove import erase, remove
 from flows.select import select
 from storage.checkpoints import get_checkpoint, list_checkpoints
 from storage.lake import Lake
@@ -247,3 +248,13 @@ def test_a_real_set_in_its_own_simulator(tmp_path, shared_data):
     assert given["items"][0]["task"] == "drawer open"
     assert 0 < given["items"][0]["progress"] <= 1
     assert given["added"] == 2
+
+
+def test_an_erase_takes_the_checkpoints_that_saw_an_episode(lake):
+    kept = run(lake, "lost", RIGHT, rollouts=1)["checkpoints"]
+    run(lake, "good", RIGHT, rollouts=1)
+    assert len(list_checkpoints(lake)) == 4
+    remove(lake, where="source_key = 'demo_0'")  # by the steady one
+    report = erase(lake)
+    assert len(report["checkpoints"]) == 2
+    assert list_checkpoints(lake) == sorted(each["checkpoint"] for each in kept)

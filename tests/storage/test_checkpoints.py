@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save
 
 from data_engine.errors import RequestError, SourceError
+from storage.check import check
 from storage.checkpoints import describe_checkpoint, drop_checkpoints, get_checkpoint, list_checkpoints, put_checkpoint
 from storage.lake import Lake
 
@@ -50,3 +51,13 @@ def test_those_of_a_mixture_can_be_dropped(tmp_path):
     assert list_checkpoints(lake) == [two]
     with pytest.raises(RequestError, match="evaluate again"):
         get_checkpoint(lake, one)
+
+
+def test_check_finds_one_whose_bytes_changed(tmp_path):
+    lake = Lake.open(str(tmp_path), create=True)
+    name = put_checkpoint(lake, checkpoint("one"))
+    assert check(lake) == []
+    lake.write_bytes(f"checkpoints/{name}.safetensors", checkpoint("two"))
+    (problem,) = check(lake)
+    assert problem["path"] == f"checkpoints/{name}.safetensors"
+    assert "do not have the hash" in problem["what"]
