@@ -1,5 +1,7 @@
 """Work in a process of its own, whose death is an answer too: which signal ended it, and what it was reading.
 
+One that computes without getting anywhere is ended as well.
+
 The other process is a plain interpreter and no fork: threads and locks of this one do not come along, and the caller's
 script is not run again. It ends with this one (:mod:`flows.guard`).
 """
@@ -13,22 +15,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
-from data_engine.formats import SourceEpisode, Unreadable
-from data_engine.fragile import Fragile, spared
+import numpy as np
+
+from data_engine.errors import EngineError
+from data_engine.formats import RawFrames, SourceEpisode, Unreadable
+from data_engine.fragile import Fragile, hear, reading, spared
 from flows.guard import die_with_parent
 
-__all__ = ["Crash", "apart", "carefully", "reading", "serve", "watched"]
+__all__ = ["Crash", "apart", "carefully", "serve", "watched"]
 
 T = TypeVar("T")
 
+STUCK_S = 1800.0  # of computing without progress: a damaged file can also send a library round in circles
+
 _line: Connection | None = None  # to the process that waits for us
+_stuck = STUCK_S
 
 
 class Crash(Exception):
-    """The other process died. ``how``: the signal's name or the exit status; ``reading``: the last it spoke of."""
+    """The other process died. ``how``: the signal's name, the exit status, or that it got nowhere.
+
+    ``reading``: what it was :func:`data_engine.fragile.reading`.
+    """
 
     def __init__(self, how: str, reading: str | None) -> None:
         super().__init__(how)
@@ -50,11 +63,12 @@ def carefully(function: Callable[..., T], *arguments: Any) -> T:
 def apart(function: Callable[..., T], *arguments: Any) -> T:
     """``function(*arguments)`` in a process of its own; function, arguments and answer pickle.
 
-    Raises what the function raises, and ``Crash`` where the process died. It costs a start of Python and its imports.
+    Raises what the function raises, ``Crash`` where the process died, and ``EngineError`` where none started. It costs
+    a start of Python and its imports.
     """
     ours, theirs = Pipe()
     command = [sys.executable, "-P", "-c", f"from flows.apart import serve; serve({theirs.fileno()})"]
-    null, last = subprocess.DEVNULL, None
+    null, last, started = subprocess.DEVNULL, None, False
     with ours, theirs, tempfile.TemporaryDirectory(prefix="data-engine-") as folder:
         child = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=null, stdout=null, stderr=null,
@@ -62,27 +76,33 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
         )  # fmt: skip
         theirs.close()
         try:
-            ours.send((os.getpid(), sys.path))
+            ours.send((os.getpid(), sys.path, STUCK_S))
             ours.send((function, arguments))
-            while True:
-                kind, value = ours.recv()
-                if kind == "done":
-                    return value
-                if kind == "failed":
-                    raise value
-                last = value
+            while (message := ours.recv())[0] == "reading":
+                started, last = True, message[1]
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            code = child.wait()
-            raise Crash(signal.Signals(-code).name if code < 0 else f"exit status {code}", last) from None
+            how = _how(child.wait())
+            if not started:
+                raise EngineError(f"a process to read in did not start ({how})", code="worker_failed") from None
+            raise Crash(how, last) from None
         finally:
             child.kill()
             child.wait()
+    kind, value = message
+    if kind == "failed":
+        raise value
+    return value
 
 
-def reading(what: str | None) -> None:
-    """Say what is read from now on: what is to blame if this process dies. Nothing, where nobody waits for it."""
-    if _line is not None:
-        _line.send(("reading", what))
+def _how(code: int) -> str:
+    if code == -signal.SIGPROF:
+        return f"no end of it in {STUCK_S:g} s of computing"
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _progress() -> None:
+    """Put off the kernel's signal that ends this process; it comes also where a library never lets Python run again."""
+    signal.setitimer(signal.ITIMER_PROF, _stuck)
 
 
 def watched(items: Iterable[SourceEpisode | Unreadable], keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
@@ -90,24 +110,49 @@ def watched(items: Iterable[SourceEpisode | Unreadable], keys: Sequence[str]) ->
     after = dict(zip(keys, [*keys[1:], None], strict=True))
     reading(keys[0] if keys else None)
     for item in items:
-        yield item
+        yield item if _line is None else _ticking(item)
         reading(after.get(item.key))
+
+
+def _ticking(item: SourceEpisode | Unreadable) -> SourceEpisode | Unreadable:
+    """``item``, each of whose raw frames counts as progress."""
+    if isinstance(item, Unreadable):
+        return item
+    cameras = {
+        name: replace(camera, frames=partial(_ticked, camera.frames)) if isinstance(camera, RawFrames) else camera
+        for name, camera in item.cameras.items()
+    }
+    return replace(item, cameras=cameras)
+
+
+def _ticked(frames: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    for frame in frames():
+        _progress()
+        yield frame
 
 
 def serve(fd: int) -> None:
     """The other process: answer the one request that comes over the connection ``fd``."""
-    global _line
+    global _line, _stuck
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that waits is interrupted too, and ends us
     _no_core_file()
     _line = Connection(fd)
-    parent, sys.path[:] = _line.recv()
+    parent, sys.path[:], _stuck = _line.recv()
     die_with_parent(parent)
+    hear(_tell)
     function, arguments = _line.recv()
+    _tell(None)
     try:
         answer = ("done", function(*arguments))
     except Exception as error:
         answer = ("failed", _portable(error))
     _line.send(answer)
+
+
+def _tell(what: str | None) -> None:
+    assert _line is not None
+    _line.send(("reading", what))
+    _progress()
 
 
 def _portable(error: Exception) -> Exception:

@@ -14,6 +14,7 @@ import numpy as np
 from data_engine.defects import Defect, of_features
 from data_engine.errors import SourceError
 from data_engine.formats import Format, Probe, Source, Unreadable, detect
+from data_engine.fragile import avoiding, reading
 from data_engine.outages import reaching
 from data_engine.recipe import SourceRecipe
 from data_engine.steps import schema
@@ -42,7 +43,7 @@ def examine(recipe: SourceRecipe) -> Examined:
             key = crash.reading
             if key is None or key in crashed:
                 raise SourceError(
-                    f"looking at {recipe.uri} crashed the library that reads it ({crash.how})",
+                    f"looking at {recipe.uri} ended its reader ({crash.how})",
                     code=CRASH,
                     fix="the file is damaged: copy it again",
                 ) from None
@@ -53,7 +54,7 @@ def examine(recipe: SourceRecipe) -> Examined:
 
 def crashing(crash: Crash) -> str:
     """Why an episode over which a library crashes is quarantined."""
-    return f"reading it crashed the library that reads it ({crash.how})"
+    return f"reading it ended its reader ({crash.how})"
 
 
 def preview(recipe: SourceRecipe) -> dict[str, Any]:
@@ -89,7 +90,9 @@ def preview(recipe: SourceRecipe) -> dict[str, Any]:
 def _examine(recipe: SourceRecipe, without: tuple[str, ...]) -> Examined:
     with reaching(recipe.uri):
         source = Source(recipe.uri)
-        fmt, probe = detect(source, recipe.format, recipe.options)
+        with avoiding(without):
+            fmt, probe = detect(source, recipe.format, recipe.options)
+        reading(None)
         if probe.proposal is not None:
             return fmt, probe, None
         fps = fmt.fps or probe.fps

@@ -32,7 +32,7 @@ from storage.lake import DataFile, Lake
 
 __all__ = ["ingest_shard", "inside"]
 
-_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # nobody sends these to another process
+_KILLED = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGQUIT")  # that somebody may send, whatever is read
 
 
 def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: int) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def ingest_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus:
                     code="worker_killed",
                     fix="run it again: it goes on",
                 ) from None
-            if crash.how not in _CRASHES and doubted != key:  # killed for want of memory, if it happens again
+            if crash.how in _KILLED and doubted != key:  # for want of memory, if it happens again
                 doubted = key
             else:
                 crashed[key] = crashing(crash)

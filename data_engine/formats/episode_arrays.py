@@ -23,6 +23,7 @@ from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec, to_rgb
 from data_engine.formats.attributes import pick, plain
 from data_engine.formats.pictures import Pictures, pictures
 from data_engine.formats.rows import FAULTS, Rows, damage_of
+from data_engine.fragile import avoided, reading
 
 __all__ = ["EpisodeArrays", "Recording", "Survey"]
 
@@ -168,6 +169,9 @@ class EpisodeArrays(Format):
         broken: list[str] = []
         with self.opened(source, survey.context) as recording:
             for ref in refs:
+                if avoided(ref.key):
+                    continue
+                reading(ref.key)
                 try:
                     found = recording(ref.key)
                     arrays = self.arrays(found)
@@ -184,6 +188,7 @@ class EpisodeArrays(Format):
                         counts.setdefault(path, Counter())[rows.spec] += 1
                     else:
                         others[path] += 1
+        reading(None)
         if not counts:
             why = broken[0] if broken else "all are empty"
             raise SourceError(f"no episode of {source.uri} can be read: {why}", code="no_episodes")

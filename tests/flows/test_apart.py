@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from data_engine import registry
 from data_engine.errors import SourceError
-from data_engine.fragile import Fragile, fragile, spared
+from data_engine.fragile import Fragile, fragile, reading, spared
 from data_engine.recipe import SourceRecipe
-from flows.apart import Crash, apart, carefully, reading
+from flows.apart import Crash, apart, carefully
 from flows.executor import executor
 from flows.ingest import ingest
 from flows.progress import silent
@@ -25,6 +28,7 @@ from storage.lake import Lake
 from tests.api.commands import refusal
 from tests.flows import crashing
 from tests.flows.test_executor import session, wait_for
+from tests.recordings import write_robomimic
 
 
 def add(first, second):
@@ -70,7 +74,13 @@ def test_only_what_is_fragile_goes_apart():
         fragile("rows")
 
 
+def cut_off():
+    raise EOFError("the file ends")
+
+
 def test_errors_come_back_as_they_are():
+    with pytest.raises(EOFError, match="the file ends"):
+        apart(cut_off)
     with pytest.raises(SourceError, match="cannot") as caught:
         apart(refuse)
     assert (caught.value.code, caught.value.fix) == ("no", "do another")
@@ -83,6 +93,19 @@ def test_a_death_says_how_and_over_what(how):
     with pytest.raises(Crash) as caught:
         apart(die, how, "first", "second")
     assert (caught.value.how, caught.value.reading) == (how, "second")
+
+
+def spin(what):
+    reading(what)
+    while True:
+        pass
+
+
+def test_one_that_gets_nowhere_is_ended(monkeypatch):
+    monkeypatch.setattr("flows.apart.STUCK_S", 4)
+    with pytest.raises(Crash) as caught:
+        apart(spin, "first")
+    assert (caught.value.how, caught.value.reading) == ("no end of it in 4 s of computing", "first")
 
 
 def test_it_dies_with_the_one_that_waits_for_it():
@@ -165,3 +188,29 @@ def test_running_it_again_reads_nothing_again(lake, crash):
     assert again["repeated"] and again["unchanged"] == 1
     assert [bad["code"] for bad in again["quarantined"]] == ["reader_crash"]
     assert fingerprint(lake) == before
+
+
+def test_a_file_that_sends_libhdf5_round_in_circles(lake, tmp_path, monkeypatch):
+    """An entry of the heap that holds rows of variable length says that it is free and takes no room."""
+    monkeypatch.setattr("flows.apart.STUCK_S", 4)
+    source = write_robomimic(tmp_path / "a.hdf5", episodes=4)
+    with h5py.File(source, "r+") as file:
+        for number, demo in enumerate(file["data"].values()):
+            rows = demo.create_dataset("obs/notes", (len(demo["actions"]),), h5py.vlen_dtype(np.uint8))
+            for step in range(len(rows)):
+                rows[step] = np.full(5000, 10 * number + step % 10, np.uint8)
+        held = {name: (demo["obs/notes"].id.get_offset(), len(demo["actions"])) for name, demo in file["data"].items()}
+    data = bytearray(source.read_bytes())
+    heaps = {
+        name: {struct.unpack_from("<Q", data, at + 16 * step + 4)[0] for step in range(steps)}
+        for name, (at, steps) in held.items()
+    }
+    heap = max(set.union(*heaps.values()))
+    struct.pack_into("<HHIQ", data, heap + 16, 0, 0, 0, 0)
+    source.write_bytes(data)
+    hurt = sorted(name for name in heaps if heap in heaps[name])
+    assert len(hurt) == 1
+    receipt = bring(lake, source)
+    assert sorted(bad["key"] for bad in receipt["quarantined"]) == hurt
+    assert all("no end of it" in bad["reason"] for bad in receipt["quarantined"])
+    assert receipt["stored"]["episodes"] == 3
