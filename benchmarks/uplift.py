@@ -1,11 +1,12 @@
 """What a selection is worth: behaviour cloning on what it keeps, rolled out in the simulator, against all the data.
 
-    python benchmarks/uplift.py [--quick] [--cache DIR] [--sets mixed clean strategies] [--json FILE]
+    python benchmarks/uplift.py [--quick] [--cache DIR] [--sets mixed clean strategies pusht] [--json FILE]
 
-Sets are recorded in Meta-World (``uplift_sets``). Each arm is a way to choose and a budget; its policies are trained on
-what it keeps, several seeds of each task, all arms of a task as one batched model, and rolled out from the same initial
-conditions as every other arm's. Differences are paired by training (task and seed); the interval is a bootstrap over
-trainings, and beside it stands the least true difference that this many trainings would have shown (power 80 %).
+Sets are recorded in Meta-World and PushT (``uplift_sets``). Each arm is a way to choose and a budget; its policies are
+trained on what it keeps, several seeds of each task, all arms of a task as one batched model, and rolled out from the
+same initial conditions as every other arm's. Differences are paired by training (task and seed); the interval is a
+bootstrap over trainings, and beside it stands the least true difference that this many trainings would have shown
+(power 80 %).
 ``random`` draws anew for each seed. Label-free scores see states and actions; those that use labels are told a few good
 demonstrations that nobody trains on; ``oracle`` knows which succeeded, then which had the least noise.
 
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ from benchmarks.uplift_sets import Demonstration
 from data_engine import registry
 from data_engine.canonical import digest
 from data_engine.outcomes import Difference, paired_difference, wilson
+from data_engine.reference import Reference
 from data_engine.scoring import EpisodeBatch
-from data_engine.view import View
+from data_engine.view import fit_views
 from flows.policy import Coordinates, Policy, PolicyConfig
 from flows.rollout import roll
 
@@ -46,10 +48,8 @@ LABEL_FREE = ("composite", "mutual_information", "action_divergence")
 LABEL_USING = ("compatibility", "influence")
 ALL, ORACLE, RIVAL = "all data", "oracle", "rdq"
 _TOGETHER = 16  # policies that are trained as one model: more of them leave the processor's caches
-_BARE = View(
-    angles={"observation.state": (), "action": ()}, quaternions={"observation.state": (), "action": ()},
-    relative=(), position=(), velocity=(), action=(),
-)  # fmt: skip
+PARTS = ("mixed", "clean", "strategies", "pusht")
+DATA = Path(__file__).resolve().parents[2] / "shared/data"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Settings:
     def key(self) -> dict[str, Any]:
         """What an outcome depends on besides its arm."""
         return {"candidates": self.candidates, "targets": self.targets, "seeds": self.seeds, "seed": self.seed,
-                "rollouts": self.rollouts, "config": self.config.config, "limit": sets.LIMIT}  # fmt: skip
+                "rollouts": self.rollouts, "config": self.config.config}  # fmt: skip
 
 
 QUICK = Settings(
@@ -88,14 +88,12 @@ class Arm:
 
 @dataclass
 class Found:
-    """Everything that came of a set: by arm, for each task the mean success of each training [seeds]; the shares of
-    good episodes kept; what was not measured and why."""
+    """Everything that came of a set: by arm, for each task the mean success (in PushT, progress) of each training
+    [seeds]; the shares of good episodes kept; what was not measured and why."""
 
     success: dict[Arm, list[np.ndarray]] = field(default_factory=dict)
-    progress: dict[Arm, list[np.ndarray]] = field(default_factory=dict)
     kept_good: dict[Arm, list[float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    steps: int = 0
 
 
 Each = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
@@ -103,27 +101,49 @@ Each = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
 
 def arms(part: str, methods: Sequence[str], budgets: Sequence[float]) -> list[Arm]:
     """All data, and every method at every budget; a set that selection can only harm is halved and no more."""
-    kept = budgets if part == "mixed" else (0.5,)
+    kept = budgets if part in ("mixed", "pusht") else (0.5,)
     return [Arm(ALL, 1.0), *(Arm(method, budget) for method in methods for budget in kept)]
 
 
-def badness(demos: Sequence[Demonstration], targets: Sequence[Demonstration], method: str, seed: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Judging:
+    """A set of one task, and the method that is to order it."""
+
+    task: str
+    demos: Sequence[Demonstration]
+    targets: Sequence[Demonstration]
+    method: str
+    seed: int
+
+
+def badness(job: Judging) -> np.ndarray:
     """[E] float64, higher is left out first; what a score leaves undefined comes last of all. Raises whatever the
     method raises: it may not be installed."""
-    courses = [demo.course for demo in demos]
-    if method in ("shortest", "lowest jerk"):
-        figures = baselines(courses, sets.HAND, seed)
-        values = figures["length" if method == "shortest" else "log dimensionless jerk"].badness
-    elif method == ORACLE:
-        values = np.array([10.0 * (not demo.success) + demo.noise for demo in demos])
-    elif method == RIVAL:
+    courses, where = [demo.course for demo in job.demos], sets.stage(job.task)
+    if job.method in ("shortest", "lowest jerk"):
+        figures = baselines(courses, where.hand, job.seed)
+        values = figures["length" if job.method == "shortest" else "log dimensionless jerk"].badness
+    elif job.method == ORACLE:
+        values = np.array([10.0 * (not demo.success) + demo.noise for demo in job.demos])
+    elif job.method == RIVAL:
         from benchmarks.quality_rivals import rate
 
-        values = rate(RIVAL, courses, sets.FPS)
+        values = rate(RIVAL, courses, where.fps)
     else:
-        values = _scored(method, batch_of(courses, fps=sets.FPS),
-                         batch_of([demo.course for demo in targets], fps=sets.FPS), seed)  # fmt: skip
+        targets = batch_of([demo.course for demo in job.targets], fps=where.fps)
+        values = _scored(job.method, batch_of(courses, fps=where.fps), targets, job.seed)
     return np.where(np.isnan(values), np.inf, values)
+
+
+def judged(job: Judging) -> np.ndarray | str:
+    """:func:`badness`, or in one line why there is none: a method that cannot be had does not end a run."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        return badness(job)
+    except Exception as error:
+        return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _scored(name: str, batch: EpisodeBatch, targets: EpisodeBatch, seed: int) -> np.ndarray:
@@ -163,7 +183,9 @@ def trained(demos: Sequence[Demonstration], kept: np.ndarray, config: PolicyConf
     lengths = [len(demo.course) for demo in demos]
     owner, state = np.repeat(np.arange(len(demos)), lengths), np.concatenate([demo.course.state for demo in demos])
     action = np.concatenate([demo.course.action for demo in demos])
-    coordinates = Coordinates.of(_BARE, state, action)
+    batch = batch_of([demo.course for demo in demos], fps=20.0)  # a view's velocities are not used
+    (view,) = fit_views(Reference([batch], seed=0, budget=len(state))).values()
+    coordinates = Coordinates.of(view, state, action)
     chunk, known = policy.action_chunks(action, owner, np.concatenate([np.arange(n) for n in lengths]), config.horizon)
     inputs, outputs = coordinates.see(state[:, None]), coordinates.mean(state, chunk)
     found: list[Policy] = []
@@ -233,52 +255,52 @@ class Kept:
                 file.write(json.dumps(self._known[key]) + "\n")
 
 
-def measure_set(part: str, methods: Sequence[str], how: Settings, cache: Path | None, each: Each) -> Found:
+def gathered(
+    part: str, task: str, how: Settings, cache: Path | None, data: Path, each: Each
+) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
+    """The candidates and the targets of a set and task."""
+    if part == sets.PUSHT:
+        demos, targets = sets.pusht(how.candidates, how.targets, how.seed, data, cache)
+        return demos, targets
+    demos = sets.recorded(sets.plans(part, task, how.candidates, how.seed), cache, each)
+    return demos, sets.recorded(sets.plans("targets", task, how.targets, how.seed), cache, each)
+
+
+def measure_set(
+    part: str, methods: Sequence[str], how: Settings, cache: Path | None, each: Each, data: Path = DATA
+) -> Found:
     """Train and roll out every arm of a set."""
-    found, known = Found(), Kept(cache)
+    found, known, asked = Found(), Kept(cache), arms(part, methods, how.budgets)
     for task in how.tasks:
-        demos = sets.recorded(sets.plans(part, task, how.candidates, how.seed), cache, each)
-        targets = sets.recorded(sets.plans("targets", task, how.targets, how.seed), cache, each)
-        todo: list[tuple[Arm, str, np.ndarray]] = []
-        worth: dict[str, np.ndarray] = {}
-        for arm in arms(part, methods, how.budgets):
-            key = digest("uplift", how.key, part, task, asdict(arm), length=16)
-            if known.get(key) is None:
-                kept = _kept(demos, targets, arm, how, worth, found)
-                if kept is not None:
-                    todo.append((arm, key, kept))
-        _perform(task, demos, todo, how, known, each)
-        good = np.array([demo.success for demo in demos])
-        for arm in arms(part, methods, how.budgets):
-            row = known.get(digest("uplift", how.key, part, task, asdict(arm), length=16))
+        keys = {arm: digest("uplift", how.key, part, task, asdict(arm), length=16) for arm in asked}
+        missing = [arm for arm in asked if known.get(keys[arm]) is None]
+        if missing:
+            demos, targets = gathered(part, task, how, cache, data, each)
+            told = sorted({arm.method for arm in missing} - {ALL, "random"} - set(found.missing))
+            worth = dict(
+                zip(told, each(judged, [Judging(task, demos, targets, m, how.seed) for m in told]), strict=True)
+            )
+            found.missing |= {method: value for method, value in worth.items() if isinstance(value, str)}
+            todo = [(arm, keys[arm], _kept(task, len(demos), arm, how, worth))
+                    for arm in missing if arm.method not in found.missing]  # fmt: skip
+            _perform(task, demos, todo, how, known, each)
+        for arm in asked:
+            row = known.get(keys[arm])
             if row is not None:
-                found.success.setdefault(arm, []).append(np.array(row["success"]))
-                found.progress.setdefault(arm, []).append(np.array(row["progress"]))
-                found.kept_good.setdefault(arm, []).append(row["kept_good"] if part == "mixed" else float(good.mean()))
-                found.steps += row["steps"]
+                found.success.setdefault(arm, []).append(np.array(row[sets.stage(task).outcome]))
+                found.kept_good.setdefault(arm, []).append(row["kept_good"])
     found.success = {arm: rows for arm, rows in found.success.items() if len(rows) == len(how.tasks)}
     return found
 
 
-def _kept(
-    demos: Sequence[Demonstration], targets: Sequence[Demonstration], arm: Arm, how: Settings,
-    worth: dict[str, np.ndarray], found: Found,
-) -> np.ndarray | None:  # fmt: skip
-    """bool [seeds, E]: what each training of the arm learns from; None where the method cannot say."""
+def _kept(task: str, count: int, arm: Arm, how: Settings, worth: dict[str, Any]) -> np.ndarray:
+    """bool [seeds, E]: what each training of the arm learns from."""
     if arm.method == ALL:
-        return np.ones((how.seeds, len(demos)), bool)
+        return np.ones((how.seeds, count), bool)
     if arm.method == "random":
-        task = int(digest(demos[0].course.task, length=8), 16)
-        draws = [np.random.default_rng([how.seed, seed, task]).random(len(demos)) for seed in range(how.seeds)]
+        number = int(digest(task, length=8), 16)
+        draws = [np.random.default_rng([how.seed, seed, number]).random(count) for seed in range(how.seeds)]
         return np.stack([keep(draw, arm.budget, how.seed) for draw in draws])
-    if arm.method in found.missing:
-        return None
-    if arm.method not in worth:
-        try:
-            worth[arm.method] = badness(demos, targets, arm.method, how.seed)
-        except Exception as error:  # one method that cannot be had is a line of the report, not the end of a run
-            found.missing[arm.method] = " ".join(str(error).split())[:160] or type(error).__name__
-            return None
     return np.stack([keep(worth[arm.method], arm.budget, how.seed)] * how.seeds)
 
 
@@ -319,10 +341,11 @@ def report(part: str, found: Found, methods: Sequence[str], how: Settings) -> li
         return [f"{part}: nothing was measured"]
     trials = len(how.tasks) * how.seeds * how.rollouts
     low, high = wilson(round(_mean(everything) * trials), trials)
+    what = "coverage of the goal" if part == sets.PUSHT else f"success (Wilson {low:.1%} to {high:.1%})"
     lines = [
         f"{part}: {len(how.tasks)} tasks x {how.seeds} seeds x {how.rollouts} rollouts = {trials} an arm, of "
         f"{how.candidates} candidates a task",
-        f"  all data: success {_mean(everything):.1%} (Wilson {low:.1%} to {high:.1%}), "
+        f"  all data: {_mean(everything):.1%} {what}; "
         f"{np.mean(found.kept_good[Arm(ALL, 1.0)]):.0%} of the episodes succeeded",
     ]
     for title, names in (
@@ -352,13 +375,13 @@ def _span(gain: Difference) -> str:
 def _verdict(gain: Difference, part: str) -> str:
     if gain.low > 0:
         return "helps"
-    if part != "mixed":
+    if part in ("clean", "strategies"):
         return "HARMS" if gain.mean < -gain.detectable else "no harm shown"
     return "HARMS" if gain.high < 0 else "no help shown"
 
 
 def _verdicts(part: str, found: Found, methods: Sequence[str], everything: Sequence[np.ndarray]) -> Iterator[str]:
-    if part != "mixed":
+    if part in ("clean", "strategies"):
         gains = {arm: paired_difference(rows, everything) for arm, rows in found.success.items() if arm.method != ALL}
         lost = [f"{arm.method} ({gain.mean:+.1%})" for arm, gain in gains.items() if _verdict(gain, part) == "HARMS"]
         verdict = f"MISSED by {', '.join(lost)}" if lost else "held"
@@ -385,7 +408,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="minutes, and what it cannot resolve is said")
     parser.add_argument("--cache", type=Path, help="a folder for recordings and outcomes")
-    parser.add_argument("--sets", nargs="+", choices=["mixed", "clean", "strategies"])
+    parser.add_argument("--sets", nargs="+", choices=PARTS)
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of recordings")
     parser.add_argument("--methods", nargs="+", help="only these, beside all data")
     parser.add_argument("--seeds", type=int, help="trainings of each arm and task")
     parser.add_argument("--rollouts", type=int, help="of each training")
@@ -393,22 +417,25 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every arm's figures there")
     asked = parser.parse_args()
     how = QUICK if asked.quick else Settings()
-    how = Settings(**{**how.__dict__, **{name: getattr(asked, name) for name in ("seeds", "rollouts")
-                                         if getattr(asked, name)}})  # fmt: skip
+    how = replace(how, **{name: getattr(asked, name) for name in ("seeds", "rollouts") if getattr(asked, name)})
     installed = registry.names("scorers")
     methods = asked.methods or [*BASELINES, *LABEL_FREE, *([] if asked.quick else [RIVAL]), *LABEL_USING, ORACLE]
-    parts = asked.sets or (["mixed"] if asked.quick else ["mixed", "clean", "strategies"])
+    parts = asked.sets or (PARTS[:1] if asked.quick else PARTS)
     began, arms_done, everything = time.perf_counter(), 0, {}
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="benchmark-") as work,
         ProcessPoolExecutor(asked.workers, context, initializer=end_with_parent) as pool,
     ):
+
+        def in_pool(function: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
+            return list(pool.map(function, items, chunksize=1))
+
         for part in parts:
-            found = measure_set(part, methods, how, asked.cache or Path(work),
-                                lambda function, items: list(pool.map(function, items, chunksize=1)))  # fmt: skip
+            this = replace(how, tasks=(sets.PUSHT,)) if part == sets.PUSHT else how
+            found = measure_set(part, methods, this, asked.cache or Path(work), in_pool, asked.data)
             arms_done += len(found.success)
-            print("\n".join(report(part, found, methods, how)), flush=True)
+            print("\n".join(report(part, found, methods, this)), flush=True)
             everything[part] = {
                 f"{arm.method}@{arm.budget:g}": [row.tolist() for row in rows] for arm, rows in found.success.items()
             }

@@ -7,7 +7,21 @@ import pytest
 
 from benchmarks import uplift, uplift_sets
 from benchmarks.planting import Course
-from benchmarks.uplift import ALL, ORACLE, Arm, Found, Kept, Settings, arms, badness, keep, measure_set, report, trained
+from benchmarks.uplift import (
+    ALL,
+    ORACLE,
+    Arm,
+    Found,
+    Judging,
+    Kept,
+    Settings,
+    arms,
+    badness,
+    keep,
+    measure_set,
+    report,
+    trained,
+)
 from benchmarks.uplift_sets import Demonstration
 from flows.policy import PolicyConfig
 
@@ -31,8 +45,10 @@ def test_the_least_bad_are_kept_and_ties_are_broken_without_the_order():
 
 def test_the_baselines_and_the_oracle_order_by_what_they_say():
     demos = [demonstration(30, False), demonstration(50, True, 0.15), demonstration(40, True, 0.02)]
-    assert np.argsort(badness(demos, [], "shortest", 0)).tolist() == [0, 2, 1]
-    assert np.argsort(badness(demos, [], ORACLE, 0)).tolist() == [2, 1, 0]
+    order = {
+        method: np.argsort(badness(Judging("t", demos, [], method, 0))).tolist() for method in ("shortest", ORACLE)
+    }
+    assert order == {"shortest": [0, 2, 1], ORACLE: [2, 1, 0]}
 
 
 def test_sets_that_selection_can_only_harm_are_halved():
@@ -125,7 +141,6 @@ def test_a_small_run_measures_every_arm_once(cache, monkeypatch):
     assert "unknown scorer 'nonsense'" in first.missing["nonsense"]
     assert all(len(rows) == 1 and len(rows[0]) == 2 for rows in first.success.values())
     assert first.kept_good[Arm(ORACLE, 0.5)] == [pytest.approx(2 / 3)]
-    assert first.steps > 0
     monkeypatch.setattr(uplift, "trained", None)
     again = measure_set("mixed", ["shortest", ORACLE], how, cache, serial)
     assert {arm: rows[0].tolist() for arm, rows in again.success.items()} == {
