@@ -40,7 +40,8 @@ class ActionDivergence(Scorer):
     normalised: early errors cost more), ``ambiguity`` (variance among the neighbours), ``neighbour_count`` (of ``k``,
     within reach), ``length``, the baseline to beat. With ``cloning`` also ``cloning_error``, the squared error of
     behaviour cloning (``members`` policies, chunks of ``chunk`` actions, five folds over the episodes) on the episodes
-    that it did not see, mean over steps, and ``cloning_error_horizon``, weighted as above.
+    that it did not see, mean over steps, and ``cloning_error_horizon``, weighted as above. ``iterations`` bounds the
+    training, which ends when the held-out loss does not fall any more.
     """
 
     k: int = Field(default=10, ge=3, le=100)
@@ -48,6 +49,7 @@ class ActionDivergence(Scorer):
     cloning: bool = False
     members: int = Field(default=2, ge=1, le=16)
     chunk: int = Field(default=4, ge=1, le=64)
+    iterations: int = Field(default=3000, ge=1)
 
     spec: ClassVar[Spec] = Spec(
         name="action_divergence",
@@ -86,7 +88,13 @@ class ActionDivergence(Scorer):
         arrays, meta = pools.arrays(), {**pools.meta(), "limits": limits}
         if self.cloning:
             clones = Clones.fit(
-                reference, seed=seed, folds=_FOLDS, members=self.members, horizon=self.chunk, device=device
+                reference,
+                seed=seed,
+                folds=_FOLDS,
+                members=self.members,
+                horizon=self.chunk,
+                limit=self.iterations,
+                device=device,
             )
             arrays, meta = arrays | clones.arrays(), meta | clones.meta()
         return Fit(

@@ -67,7 +67,8 @@ class Clones:
     """The policies of a fit. ``weights`` holds folds x ``members`` policies a group, a fold's members side by side.
 
     ``tasks``: the tasks that a group's policies are told. ``cuts``: by group and task ("" for the rest), the numbers
-    that part the folds. A group that has too little to learn from has no weights.
+    that part the folds. A group that has too little to learn from has no weights. ``trained``: by group the
+    ``iterations`` that it took and the mean ``held_out`` loss that it ended at, None where nothing was held out.
     """
 
     seed: int
@@ -77,6 +78,7 @@ class Clones:
     tasks: Mapping[str, Sequence[str]]
     cuts: Mapping[str, Mapping[str, Sequence[int]]]
     weights: Mapping[str, Mapping[str, np.ndarray]]
+    trained: Mapping[str, Mapping[str, Any]]
 
     @staticmethod
     def fit(
@@ -99,6 +101,7 @@ class Clones:
         found: dict[str, dict[str, np.ndarray]] = {}
         told: dict[str, list[str]] = {}
         cuts: dict[str, dict[str, list[int]]] = {}
+        ended: dict[str, dict[str, Any]] = {}
         for group, raw in sorted(reference.groups.items()):
             members_of = usual([views[group].measure(episode) for episode in raw])
             kept = sorted(_within(members_of, seed), key=lambda view: view.content_hash)
@@ -115,11 +118,17 @@ class Clones:
             fold = np.array([_fold(cuts[group], view, seed) for view in kept])
             learns, stops = _parts(fold, [_key(seed, view) for view in kept], some, members)
             steps = Demonstrations.of(kept, told[group], horizon)
-            found[group] = policy.train(
+            training = policy.train(
                 steps.inputs, steps.chunk, steps.known, steps.owner, learns, stops, seed=seed % 2**63, limit=limit,
                 device=device,
-            ).weights  # fmt: skip
-        return Clones(seed, members, horizon, views, told, cuts, found)
+            )  # fmt: skip
+            known = training.held_out[np.isfinite(training.held_out)]
+            found[group] = training.weights
+            ended[group] = {
+                "iterations": training.iterations,
+                "held_out": float(known.mean()) if len(known) else None,
+            }
+        return Clones(seed, members, horizon, views, told, cuts, found, ended)
 
     def steps(self, view: EpisodeView) -> Demonstrations:
         """``view`` as its group's policies see it."""
@@ -159,6 +168,7 @@ class Clones:
                 "views": {group: view.as_dict() for group, view in self.views.items()},
                 "tasks": {group: list(tasks) for group, tasks in self.tasks.items()},
                 "cuts": {group: {task: list(c) for task, c in found.items()} for group, found in self.cuts.items()},
+                "trained": {group: dict(ended) for group, ended in self.trained.items()},
             }
         }
 
@@ -173,7 +183,10 @@ class Clones:
             own = {name.removeprefix(prefix): x for name, x in fit.arrays.items() if name.startswith(prefix)}
             if own:
                 weights[group] = own
-        return Clones(facts["seed"], facts["members"], facts["horizon"], views, facts["tasks"], facts["cuts"], weights)
+        return Clones(
+            facts["seed"], facts["members"], facts["horizon"], views, facts["tasks"], facts["cuts"], weights,
+            facts["trained"],
+        )  # fmt: skip
 
 
 def _key(seed: int, view: EpisodeView) -> int:

@@ -116,7 +116,7 @@ def test_missing_actions_and_unknown_robots_have_a_reason(pusht, batch_of):
     assert SCORER.score(wide, fit)[0][0].reason.startswith("no reference for arm/delta/10x2")
 
 
-CLONING = ActionDivergence(cloning=True, members=1, chunk=2)
+CLONING = ActionDivergence(cloning=True, members=1, chunk=2, iterations=200)
 
 
 def cloning(rows):

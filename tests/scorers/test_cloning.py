@@ -9,7 +9,9 @@ from scorers.cloning import Clones, Demonstrations, _key, _parts
 
 def fitted(batch, **options):
     reference = Reference([batch], seed=0, budget=20_000)
-    return Clones.fit(reference, **{"seed": 0, "folds": 3, "members": 2, "horizon": 2, **options}), reference
+    return Clones.fit(
+        reference, **{"seed": 0, "folds": 3, "members": 2, "horizon": 2, "limit": 200, **options}
+    ), reference
 
 
 def views(clones, reference):
@@ -99,3 +101,10 @@ def test_missing_steps_end_a_chunk(trained):
     holed = view.__class__(**{**view.__dict__, "valid": np.r_[view.valid[:4], False, view.valid[4:]]})
     steps = Demonstrations.of([holed], clones.tasks[view.group], 2)
     assert np.flatnonzero(~steps.known[:, 1]).tolist() == [3, len(view.state) - 1]
+
+
+def test_says_how_the_training_ended(trained):
+    clones, _ = trained
+    (ended,) = clones.trained.values()
+    assert 0 < ended["iterations"] <= 200
+    assert 0 < ended["held_out"] < 1
