@@ -30,7 +30,7 @@ __all__ = ["DEFECTS", "KINDS", "Act", "Pair", "Plan", "acted", "drawn", "end_wit
 
 DEFECTS = ("noise", "pause", "detour", "late_failure")
 KINDS = (*DEFECTS, "strategy")
-_VERSION = 3  # of what is acted: a cache of another one is made anew
+_VERSION = 4  # of what is acted: a cache of another one is made anew
 
 
 @dataclass(frozen=True)

@@ -127,14 +127,16 @@ def _spoilt(way: Way, kind: str, magnitude: float, start: int, draw: np.random.G
 
 
 def _as_long(task: str, seed: int, way: Way, steps: int, linger: int) -> Take | None:
-    """A success of ``steps`` steps, by the gain at which it is done ``linger`` steps before the end or nearly so."""
-    gain, aim = way.gain, steps - linger
-    for _ in range(4):
+    """A success of ``steps`` steps, by the gain at which it is done ``linger`` steps before the end, give or take two.
+
+    More of a difference would give it away: who is done early rests longer.
+    """
+    gain, aim = way.gain, steps - 1 - linger
+    for _ in range(6):
         take = _run(task, seed, replace(way, gain=gain), steps=steps)
-        if take.done is not None and 3 <= steps - take.done <= max(2 * linger, linger + 6):
+        if take.done is not None and abs(take.done - aim) <= 2:
             return take
-        done = take.done if take.done is not None else 1.15 * steps
-        gain *= done / aim
+        gain *= (take.done if take.done is not None else 1.15 * steps) / aim
         if not 0.4 <= gain <= 1.0:
             return None
     return None

@@ -156,12 +156,12 @@ def _value(row: ScoreRow | None) -> float:
     return np.nan if row is None or row.value is None else float(row.value)
 
 
-def baselines(courses: Sequence[Course], hand: Sequence[int], seed: int) -> dict[str, Figure]:
+def baselines(courses: Sequence[Course], hand: Sequence[int], seed: int, kind: str = "") -> dict[str, Figure]:
     """``length`` in steps, ``log dimensionless jerk`` of the state dimensions ``hand``, and ``random``: [E] each."""
     values = {
         "length": np.array([len(course) for course in courses], float),
         "log dimensionless jerk": np.array([-_smoothness(course, hand) for course in courses]),
-        "random": np.random.default_rng([seed, 5]).random(len(courses)),
+        "random": np.random.default_rng([seed, 5, *kind.encode()]).random(len(courses)),
     }
     none = np.zeros(len(courses), bool)
     return {name: Figure(found, True, none) for name, found in values.items()}

@@ -1,7 +1,7 @@
 """How well each score tells the bad from the good: AUC and Spearman by defect, beside baselines and rivals.
 
     python benchmarks/quality.py [--quick] [--data ../shared/data] [--cache DIR] [--scorers NAME ...] [--json FILE]
-                                 [--rivals NAME ...] [--only KIND ...]
+                                 [--rivals NAME ...] [--only KIND ...] [--seeds N] [--shares F ...]
 
 Recording defects are planted in columns, behaviour is acted in simulators (``planting``, ``acting``), both by seed;
 what is acted is recorded on the first run, and kept where ``--cache`` says. Every AUC is within the task, a tie or a
@@ -84,7 +84,7 @@ def _defects(outcome: Outcome, case: Case, scorers: Sequence[str]) -> None:
     found = measure(batch_of(case.courses, fps=case.fps), scorers, good=~case.bad, seed=job.seed)
     outcome.seconds, outcome.failed = found.seconds, found.failed
     if case.bad.any():
-        for name, figure in (found.figures | baselines(case.courses, case.hand, job.seed)).items():
+        for name, figure in (found.figures | baselines(case.courses, case.hand, job.seed, job.kind)).items():
             use = ~figure.based
             badness, bad, task, worth = figure.badness[use], case.bad[use], tasks[use], case.worth[use]
             sign = -1.0 if name in TOLD and auc(badness, bad, task) < 0.5 else 1.0
@@ -225,9 +225,8 @@ def largest_change(before: Sequence[dict[str, ScoreRow]], after: Sequence[dict[s
     return largest
 
 
-def jobs(quick: bool, only: Sequence[str]) -> Iterator[Job]:
-    """Every set to be scored, in the order of the report."""
-    shares, seeds = ((SHARE,), range(1)) if quick else ((SHARE, 0.05, 0.5), range(5))
+def jobs(quick: bool, only: Sequence[str], seeds: Sequence[int], shares: Sequence[float]) -> Iterator[Job]:
+    """Every set to be scored, in the order of the report: both views at ``SHARE``, the other shares with objects."""
     yield Job("metaworld clean", "none")
     yield Job("pusht clean", "none")
     yield Job("metaworld tiers", "tiers")
@@ -240,7 +239,7 @@ def jobs(quick: bool, only: Sequence[str]) -> Iterator[Job]:
         for seed in seeds:
             for name, kinds in cases.SETS.items():
                 for view in ("state", "proprioception"):
-                    if quick and name.endswith("planted") and view != "state":
+                    if view != "state" and (share != SHARE or (quick and name.endswith("planted"))):
                         continue
                     if quick and name == "metaworld planted":
                         kinds = ("gripper_flipped", "mislabelled")
@@ -325,10 +324,8 @@ def _measured(asked: argparse.Namespace, settings: Settings) -> str:
         scorers = [name for name in scorers if name not in trained]
         notes.append(f"quick leaves out what trains policies on a base set, unless named: {', '.join(trained)}")
     if asked.quick:
-        settings = replace(settings, scenes=6, people=48, tasks=("drawer-open-v3", "pick-place-v3"))
-        notes.append(
-            "quick: one seed, 20 % bad, 48 of 206 people, 2 tasks of 6 scenes; differences under 0.1 are noise"
-        )
+        settings = replace(settings, scenes=10, people=48, tasks=("drawer-open-v3", "pick-place-v3"))
+        notes.append("quick: one seed, 20 % bad, 48 of 206 people, 2 tasks of 10 scenes; see the standard errors")
     began = time.monotonic()
     missing = record(settings)
     recorded = time.monotonic() - began
@@ -350,6 +347,8 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder that keeps what is acted in simulators")
     parser.add_argument("--scorers", nargs="+", help="some of the registered ones; all by default")
     parser.add_argument("--rivals", nargs="*", choices=list(RIVALS), help="some of them, or none; all by default")
+    parser.add_argument("--seeds", type=int, help="how many draws of which episodes are bad; 5, for --quick 1")
+    parser.add_argument("--shares", type=float, nargs="+", help="of bad episodes; 0.2 0.05 0.5, for --quick 0.2")
     parser.add_argument("--only", nargs="+", default=[], help="some kinds of defect")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for every figure")

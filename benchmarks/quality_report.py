@@ -78,7 +78,7 @@ def _defects(outcomes: Sequence[Any], rivals: Sequence[Any]) -> list[str]:
             if not there:
                 continue
             some = [o for kind in there for o in _of(outcomes, set_, kind, view)]
-            counts = f"{len({o.job.seed for o in some})} seeds, {max(o.facts.get('bad', 0) for o in some)} bad a set"
+            counts = f"{len({o.job.seed for o in some})} seeds, {_counts(some)}"
             for what, label in (("auc", "AUC"), ("spearman", "Spearman")):
                 rows = []
                 for name in _names(outcomes):
@@ -91,6 +91,13 @@ def _defects(outcomes: Sequence[Any], rivals: Sequence[Any]) -> list[str]:
                 shown = {"state": "object state", "proprioception": "proprioception only"}[view]
                 parts.append(grid(f"{label}: {set_}, {shown}, {SHARE:.0%} bad ({counts})", [*there, "mean"], rows))
     return parts
+
+
+def _counts(outcomes: Sequence[Any]) -> str:
+    """Episodes of the smallest set, and the standard error of an AUC of one half there, as of a rank-sum."""
+    bad, all_ = min((o.facts["bad"], o.facts["episodes"]) for o in outcomes)
+    error = np.sqrt((all_ + 1) / (12 * bad * (all_ - bad)))
+    return f"{bad} of {all_} bad a set: standard error up to {error:.2f} a set"
 
 
 def _shares(outcomes: Sequence[Any]) -> list[str]:
