@@ -21,11 +21,12 @@ from data_engine.fs import resolve as resolve_uri
 
 __all__ = [
     "Base", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixtureRecipe", "Recipe", "ScheduleRecipe", "ScoreRecipe",
-    "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target", "apply_overrides", "read", "render", "schema", "template",
-    "validate",
+    "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target", "apply_overrides", "parse", "read", "render", "schema",
+    "template", "validate",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_VALUES = 100_000  # of a YAML file
 
 
 def _name(value: Any) -> Any:
@@ -251,19 +252,38 @@ def dataset_name(uri: str) -> str:
 
 def read(path: str) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ``RequestError`` where it is missing, no YAML or no mapping."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = parse(file.read())
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}", code="no_recipe") from error
+    except ValueError as error:
+        raise RequestError(f"{path} is not YAML: {error}", code="bad_recipe") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} holds no mapping", code="bad_recipe", fix="see `data-engine recipe template`")
+    return value
+
+
+def parse(text: str) -> Any:
+    """The value of YAML ``text``: plain ones only, no tag makes an object.
+
+    Raises ``ValueError`` for what is no YAML, is nested too deep, or comes to more than 100,000 values, which a few
+    lines do whose aliases name one another.
+    """
     import yaml
 
     try:
-        with open(path, encoding="utf-8") as file:
-            value = yaml.safe_load(file)
-    except OSError as error:
-        raise RequestError(f"cannot read recipe {path}: {error.strerror}", code="no_recipe") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"recipe {path} is not YAML: {error}", code="bad_recipe") from error
-    if not isinstance(value, dict):
-        raise RequestError(
-            f"recipe {path} holds no mapping", code="bad_recipe", fix="see `data-engine recipe template`"
-        )
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    left, stack = _MOST_VALUES, [value]
+    while stack:
+        inner = stack.pop()
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it comes to more than {_MOST_VALUES:,} values")
+        if isinstance(inner, list | dict):
+            stack.extend(inner.values() if isinstance(inner, dict) else inner)
     return value
 
 
@@ -274,8 +294,6 @@ def apply_overrides(value: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     """
     import copy
 
-    import yaml
-
     result: dict[str, Any] = copy.deepcopy(dict(value))
     for override in overrides:
         path, sign, text = override.partition("=")
@@ -283,8 +301,8 @@ def apply_overrides(value: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         if not sign or not all(keys):
             raise RequestError(f"--set {override!r} is not of the form a.b=value", code="bad_override")
         try:
-            new = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            new = parse(text)
+        except ValueError as error:
             raise RequestError(f"--set {path}: {text!r} is not YAML", code="bad_override") from error
         node: Any = result
         try:

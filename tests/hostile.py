@@ -307,7 +307,7 @@ def bag_cut(at: Path, outside: Path, kind: str) -> Path:
     return cut(path, 0.9)
 
 
-@source(0)
+@source(1)
 def tar_cut(at: Path, outside: Path) -> Path:
     return cut(tar(at / "a.tar", *(member for t in range(6) for member in sample(t))), 0.3)
 
@@ -338,7 +338,7 @@ def lerobot_rows_shuffled(at: Path, outside: Path) -> None:
     pq.write_table(pq.read_table(path).take([3, 1, 5, 0, 4, 2]), path)
 
 
-@source(0)
+@source(2)
 def lerobot_v3_ranges_shuffled(at: Path, outside: Path) -> None:
     lerobot_sets.write_v3(at, [4, 5], extra={"dataset_from_index": [4, 0], "dataset_to_index": [9, 4]})
 
@@ -509,7 +509,7 @@ def lerobot_declared_width(at: Path, outside: Path) -> None:
     lerobot_sets.rewrite_info(at, value)
 
 
-@source(1)
+@source(2)
 def lerobot_declared_length(at: Path, outside: Path) -> None:
     lerobot_sets.write_v2(at, [4, 5])
     path = at / "meta" / "episodes.jsonl"
@@ -523,7 +523,12 @@ def rlds_declared_shape(at: Path, outside: Path) -> None:
     path.write_text(path.read_text().replace('"3"', '"99999999999999"', 1))
 
 
-@source(1, many=["1000000000000000000"], minus=["-1"], text=["x"], none=None)
+@source(1)
+def rlds_undeclared_lengths(at: Path, outside: Path) -> None:
+    rlds_declared_lengths(at, outside, None)
+
+
+@source(0, many=["1000000000000000000"], minus=["-1"], text=["x"])
 def rlds_declared_lengths(at: Path, outside: Path, lengths: Any) -> None:
     rlds(at, [example()])
     path = at / "dataset_info.json"
@@ -728,7 +733,7 @@ def tar_picture_bomb(at: Path, outside: Path, data: bytes) -> Path:
     return tar(at / "a.tar", *members)
 
 
-@source(0, **PICTURES)
+@source(1, **PICTURES)
 def bag_picture_bomb(at: Path, outside: Path, data: bytes) -> Path:
     at.mkdir()
     image = np.frombuffer(data, np.uint8)
@@ -779,8 +784,13 @@ def lerobot_absolute_data_path(at: Path, outside: Path) -> None:
     edited(at / "meta" / "info.json", data_path=str(outside / "secret.parquet"))
 
 
-@source(0, up="../outside/secret.mp4", url="file:///secret.mp4", chained="zip://a.mp4::file:///a.zip",
-        concat="concat:../outside/secret.mp4", absolute=None)  # fmt: skip
+@source(1)
+def lerobot_video_protocol(at: Path, outside: Path) -> None:
+    """A name that a demuxer would take for a list of files: there is none of that name."""
+    lerobot_video_path(at, outside, "concat:../outside/secret.mp4")
+
+
+@source(0, up="../outside/secret.mp4", url="file:///secret.mp4", chained="zip://a.mp4::file:///a.zip", absolute=None)
 def lerobot_video_path(at: Path, outside: Path, path: str | None) -> None:
     lerobot_sets.write_v2(at, [10], video=True)
     edited(at / "meta" / "info.json", video_path=path or str(outside / "secret.mp4"))
@@ -962,7 +972,7 @@ def pipe(at: Path, outside: Path, name: str) -> None:
     os.mkfifo(path)
 
 
-@source(1)
+@source(0)
 def pipe_beside_videos(at: Path, outside: Path) -> None:
     film(at / "good.mp4")
     os.mkfifo(at / "bad.mp4")
@@ -1071,9 +1081,14 @@ def tar_pickles(at: Path, outside: Path) -> Path:
     return tar(at / "a.tar", *members)
 
 
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+)
+"""YAML of ten lines that comes to 9^10 values."""
+
+
 @source(0, tag="!!python/object/apply:os.system ['touch {canary}']",
-        laughs="a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-            f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)),
+        laughs="1\n" + LAUGHS + "rosbag2_bagfile_information: *j",
         deep="[" * 100_000, binary="\0\1\2")  # fmt: skip
 def bag_metadata(at: Path, outside: Path, text: str) -> None:
     bag_sets.write(at, "sqlite", arm(20))
@@ -1252,8 +1267,7 @@ def mcap_declared_sequence(at: Path, outside: Path) -> Path:
 OPTIONS: Mapping[str, str] = {
     "tag": "!!python/object/apply:os.system ['touch {canary}']\n",
     "module": "fps: !!python/name:os.system ''\n",
-    "laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-        f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)),
+    "laughs": LAUGHS,
     "deep": "fps: " + "[" * 100_000,
     "digits": "fps: " + "9" * 100_000 + "\n",
     "binary": "\x00\x01",
@@ -1265,7 +1279,7 @@ OPTIONS: Mapping[str, str] = {
 
 URIS = (
     "zip://a.hdf5::file://{outside}/secret.zip", "simplecache::file://{outside}/secret.hdf5",
-    "filecache::file://{outside}/secret.hdf5", "reference://x", "memory://x", "data:text/plain,{word}",
+    "filecache::file://{outside}/secret.hdf5", "reference://x", "memory://x", "data:text/plain,x",
     "file://{outside}/../outside/nothing", "nosuch://x", "github://a:b@c/d", "jar://a!/b", "s3://", "s3:///x",
     "://", "\n", "~nobody/x", "-", "a" * 5000, "{outside}/secret.hdf5/inner", "{outside}/secret.hdf5\u0000",
 )  # fmt: skip

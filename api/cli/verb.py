@@ -89,7 +89,7 @@ def existing(lake: str) -> Any:
 
 def options(pairs: Sequence[str]) -> dict[str, Any]:
     """``name=value`` pairs, values read as YAML. Raises ``RequestError`` for anything else."""
-    import yaml
+    from data_engine.recipe import parse
 
     found = {}
     for pair in pairs:
@@ -97,8 +97,8 @@ def options(pairs: Sequence[str]) -> dict[str, Any]:
         if not sign or not key:
             raise RequestError(f"{pair!r} is not of the form name=value", code="bad_option")
         try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            found[key] = parse(value)
+        except ValueError as error:
             raise RequestError(f"{key}: {value!r} is not YAML", code="bad_option") from error
     return found
 

@@ -194,6 +194,11 @@ def episodes_in(
         if listed.length is not None and listed.length != stop - start:
             defects.append(Defect("steps_differ", f"declares {listed.length} steps and has {stop - start}"))
         if frame is not None and not np.array_equal(frame[start:stop], np.arange(stop - start)):
+            if times is not None and (np.diff(times) < 0).any():
+                yield Unreadable(
+                    listed.key, "rows_out_of_order", "its rows lie in no order of frame_index and timestamp"
+                )
+                continue
             notes.append("frame_index does not count from 0")
         shift = float(times[0]) if times is not None and np.isfinite(times[0]) else 0.0
         if times is not None and shift != 0.0:

@@ -89,7 +89,7 @@ def test_reads_files_and_says_what_is_wrong_with_them(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
     assert render(str(path), ["mixture.seed=7"]).mixture.seed == 7
-    with pytest.raises(RequestError, match="cannot read recipe"):
+    with pytest.raises(RequestError, match="cannot read"):
         read(str(tmp_path / "absent.yaml"))
     path.write_text("a: [1,")
     with pytest.raises(RequestError, match="is not YAML"):

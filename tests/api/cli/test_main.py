@@ -83,7 +83,7 @@ def test_every_verb_of_the_main_job_works_alone(capsys, tmp_path, recording):
         (("select", "--method", "filter", "--name", "a", "--where", "n_steps > 99999"), "nothing to choose from"),
         (("select", "--method", "random", "--name", "a", "--budget", "-3"), "chooses nothing"),
         (("export", "nothing", "--format", "lerobot_v3", "--out", "{folder}/x"), "no mixture 'nothing'"),
-        (("mix", "{folder}/absent.yaml"), "cannot read recipe"),
+        (("mix", "{folder}/absent.yaml"), "cannot read"),
         (("curate", "{bad}"), "did you mean 'select'"),
         (("selections", "diff", "a", "b"), "no selection 'a'"),
         (("frobnicate",), "No such command"),
