@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py [--quick] [--data ../shared/data] [--cache DIR] [--scorers NAME ...] [--json FILE]
                                  [--rivals NAME ...] [--only KIND ...] [--seeds N] [--shares F ...]
+                                 [--sets WORD ...]
 
 Recording defects are planted in columns, behaviour is acted in simulators (``planting``, ``acting``), both by seed;
 what is acted is recorded on the first run, and kept where ``--cache`` says. Every AUC is within the task, a tie or a
@@ -246,13 +247,13 @@ def jobs(quick: bool, only: Sequence[str], seeds: Sequence[int], shares: Sequenc
                     yield from (Job(name, kind, share, seed, view) for kind in kinds if not only or kind in only)
 
 
-def record(settings: Settings) -> str | None:
+def record(settings: Settings, words: Sequence[str]) -> str | None:
     """Act every scene that the cache lacks, before sets are made of them; why it can't be, or None."""
+    acts = [(name, kind) for name, kinds in cases.SETS.items() if name.endswith("acted") for kind in kinds]
     try:
-        for name, kinds in cases.SETS.items():
-            for kind in kinds if name.endswith("acted") else ():
+        for name, kind in [*acts, ("metaworld acted", "strategy")]:
+            if any(word in f"{name} {name.split()[0]} clean {name.split()[0]} replayed" for word in words):
                 cases.make(Job(name, kind), settings)
-        cases.make(Job("metaworld acted", "strategy"), settings)
     except ImportError as error:
         return f"behaviour is left out: {error.name} is not installed"
     return None
@@ -327,10 +328,15 @@ def _measured(asked: argparse.Namespace, settings: Settings) -> str:
         settings = replace(settings, scenes=10, people=48, tasks=("drawer-open-v3", "pick-place-v3"))
         notes.append("quick: one seed, 20 % bad, 48 of 206 people, 2 tasks of 10 scenes; see the standard errors")
     began = time.monotonic()
-    missing = record(settings)
+    missing = record(settings, asked.sets)
     recorded = time.monotonic() - began
+    seeds = range(asked.seeds or (1 if asked.quick else 5))
+    shares = asked.shares or ((SHARE,) if asked.quick else (SHARE, 0.05, 0.5))
     work = [
-        job for job in jobs(asked.quick, asked.only) if missing is None or "planted" in job.set or "tiers" in job.set
+        job
+        for job in jobs(asked.quick, asked.only, seeds, shares)
+        if any(word in job.set for word in asked.sets)
+        and (missing is None or "planted" in job.set or job.set in ("metaworld tiers", "leak"))
     ]
     outcomes, rivals = run(work, _rivals(asked, work, notes), settings, scorers, asked.workers)
     if asked.json:
@@ -349,6 +355,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--rivals", nargs="*", choices=list(RIVALS), help="some of them, or none; all by default")
     parser.add_argument("--seeds", type=int, help="how many draws of which episodes are bad; 5, for --quick 1")
     parser.add_argument("--shares", type=float, nargs="+", help="of bad episodes; 0.2 0.05 0.5, for --quick 0.2")
+    parser.add_argument("--sets", nargs="+", default=[""], help="those whose name has one of these words in it")
     parser.add_argument("--only", nargs="+", default=[], help="some kinds of defect")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for every figure")
