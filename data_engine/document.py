@@ -71,8 +71,8 @@ class MixtureDocument(_Part):
 
     ``statistics``: ``"embodiment/control_mode" -> feature -> statistics`` over the steps of the train split.
     ``conversions`` are applied to the steps by whoever reads them; ``datasets`` describe them as they then are.
-    ``contents``: sha256 of the two tables beside; ``seal`` that of the document itself. ``status`` is ``broken`` once a takedown removed something it
-    needs, and ``reason`` then says what.
+    ``contents``: sha256 of the two tables beside; ``seal`` that of the document itself. ``status`` is ``broken`` once a
+    takedown removed something it needs, and ``reason`` then says what.
     """
 
     format_version: Literal[1] = 1
