@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -93,11 +93,15 @@ def batch_of(
 def measure(
     batch: EpisodeBatch, names: Sequence[str], *, good: np.ndarray | None = None, seed: int = 0, device: str = "cpu"
 ) -> Measured:
-    """Each scorer of ``names``, fitted on ``batch``; one that needs a base set is given a few of the ``good`` [E]."""
+    """Each scorer of ``names``, fitted on ``batch``; one that needs a base set is given a few of the ``good`` [E].
+
+    One that combines others' scores comes last; those that are not among ``names`` are null to it.
+    """
     found = Measured()
-    for name in names:
+    for name in sorted(names, key=_combines):
         began = time.process_time()
         try:
+            batch = replace(batch, scores=_told(found, name, len(batch)))
             rows, metrics, based = _scored(batch, name, good, seed, device)
         except EngineError as error:
             found.failed[name] = str(error).splitlines()[0]
@@ -114,6 +118,20 @@ def measure(
                 head = metric is metrics[0]
                 found.figures[name if head else f"{name}.{metric.name}"] = Figure(sign * values, head, based)
     return found
+
+
+def _combines(name: str) -> bool:
+    return name in registry.names("scorers") and bool(registry.load("scorers", name).spec.needs.scores)
+
+
+def _told(found: Measured, name: str, episodes: int) -> dict[str, np.ndarray]:
+    """What ``name`` needs of the scores found so far: [E] each, null as NaN."""
+    told = {}
+    for metric in registry.load("scorers", name).spec.needs.scores:
+        other, _, which = metric.partition(".")
+        rows = found.rows.get(other)
+        told[metric] = np.array([_value(row.get(which)) for row in rows]) if rows else np.full(episodes, np.nan)
+    return told
 
 
 def _scored(

@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.measures import auc, baselines, batch_of, measure, resampled, spearman
 from benchmarks.planting import Course
+from data_engine import registry
 
 ONE = np.array(["a"] * 200)
 
@@ -68,3 +69,14 @@ def test_scorers_are_run_by_name_and_one_that_fails_is_a_line():
     assert np.argmax(found.figures["integrity"].badness) == 0
     assert found.figures["integrity"].headline and not found.figures["integrity.defects"].headline
     assert "integrity.length" not in found.figures  # no better direction
+
+
+def test_a_scorer_that_combines_others_comes_last_and_is_told_their_scores():
+    names = [name for name in registry.names("scorers") if registry.load("scorers", name).spec.needs.scores]
+    if not names:
+        pytest.skip("no scorer that combines others is registered")
+    courses = [course(60, 0.002, seed=i) for i in range(8)]
+    found = measure(batch_of(courses, fps=20), [names[0], "integrity", "action_divergence"])
+    assert list(found.rows)[-1] == names[0] and not found.failed
+    alone = measure(batch_of(courses, fps=20), [names[0]])
+    assert np.isnan(alone.figures[names[0]].badness).all() and np.isfinite(found.figures[names[0]].badness).all()
