@@ -26,6 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CONTAINERS = r"(\.(zarr|zip|hdf5|hdf|h5|tar|gz|tgz|npz|parquet|arrow|feather|bag|mcap|db3|mp4|m4v|mov|mkv|webm|avi))+$"
 _MOST_VALUES = 100_000  # of a YAML file
 
 
@@ -244,9 +245,12 @@ class Recipe(_Part):
 
 
 def dataset_name(uri: str) -> str:
-    """A dataset name made from a URI's last part, without the endings of containers."""
-    stem = os.path.basename(resolve_uri(uri))
-    stem = re.sub(r"(\.(zarr|zip|hdf5|h5|tar|gz))+$", "", stem, flags=re.IGNORECASE)
+    """A dataset name made from a URI's last part, without the endings of containers; of a folder named by a version
+    alone (``bridge/1.0.0``), from the part before."""
+    path = resolve_uri(uri)
+    while re.fullmatch(r"v?\d+(\.\d+)+", os.path.basename(path)):
+        path = os.path.dirname(path)
+    stem = re.sub(_CONTAINERS, "", os.path.basename(path), flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:100] or "dataset"
 
 

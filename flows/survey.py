@@ -38,7 +38,7 @@ from flows.ingest_runs import moves
 from flows.progress import Progress
 from storage.lake import Lake
 
-__all__ = ["survey"]
+__all__ = ["held", "survey"]
 
 _DEPTH = 3  # folders below a given one in which sources are looked for
 _FOLDERS = 2_000
@@ -77,6 +77,12 @@ def survey(uris: Sequence[str], *, sample: int = 3, lake: Lake | None = None, pr
     return {"items": items, "duplicates": [*_twins(looks), *_held(looks, lake)], "total": total}
 
 
+def held(uri: str) -> list[tuple[str, str]]:
+    """(URI, format) of the sources of known layouts below ``uri``, where what ``uri`` is itself is only guessed."""
+    known = [place for place in _sources(uri) if not isinstance(place, _Broken) and _is_known(place)]
+    return [(source.uri, fmt.name) for source, fmt, _ in known if source.uri != Source(uri).uri]
+
+
 @dataclass(frozen=True)
 class _Broken:
     uri: str
@@ -91,7 +97,7 @@ def _sources(uri: str) -> Iterator[_Place | _Broken]:
     try:
         source = Source(uri)
         fmt, probe = detect(source)
-        yield from _specific(source, fmt, 0, [0]) or [(source, fmt, probe)]
+        yield from _specific((source, fmt, probe), 0, [0]) or [(source, fmt, probe)]
     except EngineError as error:
         below = _below(source, 0, [0]) if error.code in ("unknown_format", "no_episodes") and not source.is_file else []
         yield from below or [_Broken(uri, error)]
@@ -116,14 +122,19 @@ def _below(source: Source, depth: int, seen: list[int]) -> list[_Place | _Broken
             elif error.code != "unknown_format":
                 found.append(_Broken(child.uri, error))
             continue
-        found += _specific(child, fmt, depth + 1, seen) or [(child, fmt, probe)]
+        found += _specific((child, fmt, probe), depth + 1, seen) or [(child, fmt, probe)]
     return found
 
 
-def _specific(source: Source, fmt: Format, depth: int, seen: list[int]) -> list[_Place | _Broken]:
-    """The sources below a folder that only a format of any layout knows, where one of them is of a known layout."""
-    below = _below(source, depth, seen) if fmt.generic and not source.is_file else []
-    return below if any(not isinstance(place, _Broken) and not place[1].generic for place in below) else []
+def _specific(place: _Place, depth: int, seen: list[int]) -> list[_Place | _Broken]:
+    """The sources below a folder of which a format only guesses what it is, where one of them is of a known layout."""
+    below = _below(place[0], depth, seen) if not _is_known(place) and not place[0].is_file else []
+    return below if any(not isinstance(found, _Broken) and _is_known(found) for found in below) else []
+
+
+def _is_known(place: _Place) -> bool:
+    """Whether a format with a layout of its own reads the source as it is."""
+    return not place[1].generic and place[2].proposal is None
 
 
 @dataclass

@@ -95,7 +95,9 @@ def _preview(recipe: Any) -> dict[str, Any]:
 
     found = preview(recipe)
     if "proposal" in found:
-        return {**found, "text": _guess(found)}
+        from flows.survey import held
+
+        return {**found, "text": _guess(found, held(recipe.uri))}
     mode = found["control_mode"]
     facts = {name: found[name] for name in ("dataset", "format", "episodes", "fps", "embodiment")}
     lines = [f"{name:<12}  {value}" for name, value in facts.items()]
@@ -112,14 +114,27 @@ def _of(keys: list[str]) -> str:
     return f" ({', '.join(keys)})" if keys else ""
 
 
-def _guess(found: dict[str, Any]) -> str:
-    """The guessed options as the YAML file that confirms them; what else is known stands in its comments."""
+def _few(held: list[tuple[str, str]], most: int = 5) -> str:
+    more = f", and {len(held) - most} more: see `data-engine survey`" if len(held) > most else ""
+    return ", ".join(f"{uri} ({fmt})" for uri, fmt in held[:most]) + more
+
+
+def _guess(found: dict[str, Any], held: list[tuple[str, str]]) -> str:
+    """The guessed options as the YAML file that confirms them; what else is known stands in its comments.
+
+    ``held``: sources of known layouts below, and their formats.
+    """
     import yaml
 
+    columns = found["proposal"].get("map", {})
+    if any(columns.values()):
+        ask = "These columns are a guess by name: check them, save this file,"
+    else:
+        ask = "No column can be proposed: name some, save this file,"
     facts = [
-        f"Format {found['format']}: {found['episodes']} episodes. These columns are a guess by name: check them, save "
-        "this file,",
+        f"Format {found['format']}: {found['episodes']} episodes. {ask}",
         "then: data-engine ingest URI --options FILE.yaml",
+        *([f"It holds sources of known layouts, each to be ingested by itself: {_few(held)}"] if held else []),
         *found["notes"],
     ]
     options = yaml.safe_dump(found["proposal"], sort_keys=False, allow_unicode=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,10 +131,22 @@ def scorers(lake: str) -> dict[str, Any]:
 
 @verb()
 def formats(lake: str) -> dict[str, Any]:
-    """The formats that are read and written."""
+    """The formats that are read and written, and what each is."""
     readers, writers = registry.names("formats"), registry.names("exporters")
     return {
         "items": [
-            {"name": name, "read": name in readers, "written": name in writers} for name in sorted({*readers, *writers})
+            {
+                "name": name,
+                "read": name in readers,
+                "written": name in writers,
+                "what": _what(registry.load("formats" if name in readers else "exporters", name)),
+            }
+            for name in sorted({*readers, *writers})
         ]
     }
+
+
+def _what(kind: type) -> str:
+    """The first line that the module of ``kind`` says of itself."""
+    said = (sys.modules[kind.__module__].__doc__ or "").strip()
+    return said.split("\n", 1)[0].replace("``", "")

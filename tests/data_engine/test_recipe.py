@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from data_engine.errors import RequestError
-from data_engine.recipe import Recipe, apply_overrides, read, render, schema, template, validate
+from data_engine.recipe import Recipe, SourceRecipe, apply_overrides, parse, read, render, schema, template, validate
 
 MINIMAL = {"source": {"uri": "data/demos.hdf5"}, "select": [{"name": "all", "method": "filter"}]}
 
@@ -118,3 +118,37 @@ def test_a_base_set_is_named_in_one_way_and_where_a_scorer_needs_it():
     ):
         with pytest.raises(RequestError, match=message):
             scored(**part)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("a/kitchen.zarr.zip", "kitchen"),
+        ("bridge_rlds/1.0.0", "bridge_rlds"),
+        ("sim/v2.1/", "sim"),
+        ("x/run.7.mcap", "run.7"),
+        ("clip 10s.MP4", "clip_10s"),
+        ("1.0.0", None),
+    ],
+)
+def test_a_dataset_is_named_by_what_is_no_container_and_no_version(uri, name):
+    found = SourceRecipe(uri=f"s3://bucket/{uri}").dataset
+    assert found == (name or "bucket")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [1, *a]",
+        "!!python/object/apply:os.system ['true']",
+        "[" * 5000,
+        "1" * 5000,
+        "a: {",
+        "\0",
+        "a: &a [x, x, x]\n"
+        + "".join(f"k{i}: &b{i} [{', '.join([f'*b{i - 1}' if i else '*a'] * 9)}]\n" for i in range(12)),
+    ],
+)
+def test_yaml_that_is_no_plain_value_of_a_bounded_size_is_refused(text):
+    with pytest.raises(ValueError):
+        parse(text)

@@ -11,7 +11,7 @@ import pytest
 from data_engine.errors import RequestError
 from flows import survey_page
 from flows.progress import silent
-from flows.survey import survey
+from flows.survey import held, survey
 from tests.data_engine.formats.lerobot_sets import write_v3
 from tests.flows.test_ingest import bring
 from tests.recordings import write_robomimic
@@ -132,3 +132,16 @@ def test_the_page_is_complete_escaped_and_self_contained(tmp_path):
 def test_a_chained_url_is_refused_as_a_row():
     (item,) = look("zip://x::file:///etc/passwd")["items"]
     assert item["error"]["code"] == RequestError("x", code="bad_uri").code
+
+
+def test_a_folder_of_bags_does_not_swallow_the_sources_beside_them(shared_data):
+    """A bag's columns are a guess too."""
+    found = {item["uri"].rpartition("data/")[2]: item["format"] for item in survey_of(shared_data)["items"]}
+    assert found["bags"] == "bag"
+    assert {"rlds", "d4rl", "robosuite", "robomimic", "zarr_replay", "video_folder"} <= set(found.values())
+    assert (str(shared_data / "bridge_rlds"), "rlds") in held(str(shared_data))
+    assert held(str(shared_data / "bags")) == held(str(shared_data / "bags" / "sample_ros2.mcap")) == []
+
+
+def survey_of(folder: Path):
+    return survey([str(folder)], sample=0, progress=silent())

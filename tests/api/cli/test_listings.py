@@ -25,6 +25,13 @@ def test_lists_are_items_with_names_and_a_line_each(capsys, curated, verb):
     assert len(out.splitlines()) == 1 + len(items)
 
 
+def test_a_format_is_listed_with_what_it_is(capsys):
+    items = {item["name"]: item for item in answer(capsys, "formats")["items"]}
+    assert items["rlds"]["what"].startswith("RLDS (")
+    assert (items["lerobot_v3"]["read"], items["lerobot_v3"]["written"]) == (True, True)
+    assert all(len(item["what"]) > 20 for item in items.values())
+
+
 def test_datasets_and_mixtures_count(capsys, curated):
     lake = ("--lake", curated / "lake")
     (dataset,) = answer(capsys, "datasets", *lake)["items"]
