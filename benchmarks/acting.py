@@ -1,13 +1,14 @@
 """Defects of behaviour acted in a simulator, never spliced into columns, which leaves a seam that gives them away.
 
-A scene is acted twice, well and badly, over exactly as many steps; a set draws each scene once, well or badly, so that
+A scene is acted twice, well and badly; a set draws each scene once, well or badly, and so that lengths do not tell:
 neither the length nor a twin gives the bad one away:
 
     acts, bad = drawn(pairs, share=0.2, seed=0)
 
 ``noise`` tracks worse than everybody's common noise; ``pause`` waits 8 to 25 steps; ``detour`` goes out of its way and
-returns; ``late_failure`` goes all right until late and fails, as the simulator itself says; ``strategy`` is no defect:
-both sides succeed, by another approach. The simulators are in ``acting_metaworld`` and ``acting_pusht``.
+returns; ``late_failure`` goes all right until late and fails, as the simulator itself says. No defects are ``strategy``
+(both sides succeed, by another approach) and ``slower`` (the same, over 8 to 25 steps more). The simulators are in
+``acting_metaworld`` and ``acting_pusht``.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from benchmarks.planting import Course
 __all__ = ["DEFECTS", "KINDS", "Act", "Pair", "Plan", "acted", "drawn", "end_with_parent"]
 
 DEFECTS = ("noise", "pause", "detour", "late_failure")
-KINDS = (*DEFECTS, "strategy")
-_VERSION = 4  # of what is acted: a cache of another one is made anew
+KINDS = (*DEFECTS, "strategy", "slower")
+_EXCHANGES = 2000  # tried at most to even out the lengths of a task
+_VERSION = 5  # of what is acted: a cache of another one is made anew
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Act:
 
 @dataclass(frozen=True)
 class Pair:
-    """One scene acted ``well`` and ``badly`` (for ``strategy``: in the one and the other way), both of equal length."""
+    """One scene acted ``well`` and ``badly`` (where neither is bad: in the one and the other way)."""
 
     well: Act
     badly: Act
@@ -70,15 +72,35 @@ class Pair:
 def drawn(pairs: Sequence[Pair], *, share: float, seed: int) -> tuple[list[Act], np.ndarray]:
     """Each scene once, ``share`` of each task's badly (at least two of them, all but two at most), and which: bool [E].
 
-    The same seed draws the same, at a larger share the same and more.
+    Which scenes are bad is drawn by ``seed`` and then exchanged one by one until the length does not tell: until a bad
+    episode of a task is longer than a good one as often as shorter, to 2 %, or no exchange brings it nearer.
     """
     tasks = [pair.well.course.task for pair in pairs]
-    order = np.random.default_rng([seed, len(pairs)]).permutation(len(pairs))
+    lengths = np.array([[len(pair.well.course), len(pair.badly.course)] for pair in pairs])
+    draw = np.random.default_rng([seed, len(pairs)])
     bad = np.zeros(len(pairs), bool)
     for task in sorted(set(tasks)):
-        members = [i for i in order if tasks[i] == task]
-        bad[members[: int(np.clip(round(share * len(members)), 2, max(len(members) - 2, 0)))]] = True
+        members = draw.permutation([i for i, other in enumerate(tasks) if other == task])
+        count = int(np.clip(round(share * len(members)), 2, max(len(members) - 2, 0)))
+        bad[members[:count]] = True
+        tilt = _tilt(lengths[members], bad[members])
+        for _ in range(_EXCHANGES):
+            if abs(tilt) <= 0.02 or not 0 < count < len(members):
+                break
+            pair = [draw.choice(members[bad[members]]), draw.choice(members[~bad[members]])]
+            bad[pair] = bad[pair[::-1]]
+            nearer = _tilt(lengths[members], bad[members])
+            if abs(nearer) < abs(tilt):
+                tilt = nearer
+            else:
+                bad[pair] = bad[pair[::-1]]
     return [pair.badly if spoilt else pair.well for pair, spoilt in zip(pairs, bad, strict=True)], bad
+
+
+def _tilt(lengths: np.ndarray, bad: np.ndarray) -> float:
+    """How much more often than not a bad episode is longer than a good one: -0.5 to 0.5."""
+    a, b = lengths[bad, 1][:, None], lengths[~bad, 0][None]
+    return float(((a > b) + 0.5 * (a == b)).mean() - 0.5) if a.size and b.size else 0.0
 
 
 def acted(

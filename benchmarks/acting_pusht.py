@@ -1,8 +1,9 @@
 """Scenes of PushT: people's recorded actions performed again in ``gym-pusht``, as they were and with a defect acted.
 
 The agent is a point that a PD controller pulls to its action, so inserted actions are lived through by agent and block.
-Where the defect takes time, the well acted side is the same person's actions played slower, over as many steps. Nobody
-is given more action noise than the person had, except for the kind ``noise``.
+The well acted side is the recording as it is: one that is played slower to be as long looks better than it is (which
+``slower`` measures), so a set's lengths are evened out by which scenes are bad. Nobody is given more action noise than
+the person had, except for the kind ``noise``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["FPS", "KINDS", "PROPRIOCEPTION", "TASK", "pairs", "recordings", "rep
 FPS = 10
 TASK = "push the T to the goal"
 PROPRIOCEPTION = (0, 1)  # of agent x and y, block x, y and angle
-KINDS = DEFECTS
+KINDS = (*DEFECTS, "slower")
 
 _ATTEMPTS = 8
 _REACHED = 0.75  # coverage of the goal that counts as a success: half of the people peak below 0.894
@@ -79,12 +80,9 @@ def perform(plan: Plan, data: Path) -> Pair | None:
         badly = replayed(course.state[0], action)
         if plan.kind == "late_failure" and badly.coverage > _REACHED - _LOSS:
             continue
-        if plan.kind in ("pause", "detour") and badly.coverage < plain.coverage - _LOSS:
+        if plan.kind in ("pause", "detour", "slower") and badly.coverage < plain.coverage - _LOSS:
             continue
-        longer = len(action) - len(course)
-        well = replayed(course.state[0], _slower(course.action, longer)) if longer else plain
-        if well.coverage >= plain.coverage - _LOSS:
-            return Pair(well.act(), badly.act(span, magnitude))
+        return Pair(plain.act(), badly.act(span, magnitude))
     return None
 
 
@@ -117,9 +115,12 @@ def _spoilt(
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         elsewhere = action[start] + (action[start:] - action[start]) @ turn.T  # as fast as the person, another way
         return np.concatenate([action[:start], np.clip(elsewhere, *_WALLS)]), (start, n)
+    longer = round(8 + 17 * magnitude)
+    if kind == "slower":
+        return _slower(action, longer), (0, 0)
     start = round(draw.uniform(0.2, 0.75) * n)
     if kind == "pause":
-        inserted = np.repeat(action[start : start + 1], round(8 + 17 * magnitude), axis=0)
+        inserted = np.repeat(action[start : start + 1], longer, axis=0)
     elif kind == "detour":
         inserted = _excursion(action, plain.state[start], start, 60 + 120 * magnitude, draw)
     else:

@@ -27,7 +27,7 @@ __all__ = ["SETS", "Case", "Job", "Settings", "make", "tiers"]
 SETS = {  # by set: the kinds that it has
     "pusht planted": tuple(kind for kind in PLANTED if kind not in ("gripper_flipped", "mislabelled")),
     "metaworld planted": tuple(PLANTED),
-    "pusht acted": acting_pusht.KINDS,
+    "pusht acted": DEFECTS,
     "metaworld acted": DEFECTS,
 }
 FPS = {"pusht": acting_pusht.FPS, "metaworld": acting_metaworld.FPS}
@@ -41,7 +41,7 @@ class Settings:
 
     data: Path
     cache: Path | None
-    scenes: int = 30
+    scenes: int = 24
     people: int | None = None
     tasks: tuple[str, ...] = tuple(acting_metaworld.TASKS)
     workers: int = 2
@@ -92,8 +92,6 @@ def make(job: Job, settings: Settings) -> Case:
     elif how == "clean":
         acts = [pair.well for pair in _pairs(family, "pause", settings)]
         case = _acted(acts, np.zeros(len(acts), bool), family)
-    elif how == "replayed":
-        case = _replayed(settings, job)
     else:
         raise ValueError(f"no such set: {job.set}")
     return _seen(case, family) if job.view == "proprioception" else case
@@ -103,17 +101,6 @@ def _acted(acts: Sequence[Act], bad: np.ndarray, family: str) -> Case:
     worth = np.array([-float(spoilt) * (1 + act.magnitude) for act, spoilt in zip(acts, bad, strict=True)])
     spans = [act.span for act in acts]
     return Case([act.course for act in acts], bad, worth, spans, FPS[family], HAND[family])
-
-
-def _replayed(settings: Settings, job: Job) -> Case:
-    """Nothing is wrong with any: a share went through the simulator once more, slower; the rest is as recorded."""
-    found = acting_pusht.pairs("pause", settings.data, settings.people, 0, settings.cache, settings.workers)
-    draw = np.random.default_rng([job.seed, 3])
-    again = np.isin(np.arange(len(found)), draw.choice(len(found), round(job.share * len(found)), replace=False))
-    people = {course.state[0].tobytes(): course for course in acting_pusht.recordings(settings.data)}
-    acts = [pair.well if a else replace(pair.well, course=people[pair.well.course.state[0].tobytes()])
-            for pair, a in zip(found, again, strict=True)]  # fmt: skip
-    return _acted(acts, again, "pusht")
 
 
 def _pairs(family: str, kind: str, settings: Settings) -> list[Pair]:

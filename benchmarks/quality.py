@@ -233,7 +233,7 @@ def jobs(quick: bool, only: Sequence[str], seeds: Sequence[int], shares: Sequenc
     yield Job("metaworld tiers", "tiers")
     yield Job("leak", "none")
     for seed in seeds:
-        yield Job("pusht replayed", "replayed", seed=seed)
+        yield Job("pusht acted", "slower", seed=seed)
         for view in ("state", "proprioception"):
             yield Job("metaworld acted", "strategy", 0.5, seed, view)
     for share in shares:
@@ -251,8 +251,8 @@ def record(settings: Settings, words: Sequence[str]) -> str | None:
     """Act every scene that the cache lacks, before sets are made of them; why it can't be, or None."""
     acts = [(name, kind) for name, kinds in cases.SETS.items() if name.endswith("acted") for kind in kinds]
     try:
-        for name, kind in [*acts, ("metaworld acted", "strategy")]:
-            if any(word in f"{name} {name.split()[0]} clean {name.split()[0]} replayed" for word in words):
+        for name, kind in [*acts, ("metaworld acted", "strategy"), ("pusht acted", "slower")]:
+            if any(word in f"{name} {name.split()[0]} clean" for word in words):
                 cases.make(Job(name, kind), settings)
     except ImportError as error:
         return f"behaviour is left out: {error.name} is not installed"
@@ -302,7 +302,7 @@ def _rivals(asked: argparse.Namespace, work: Sequence[Job], notes: list[str]) ->
             usable.append(name)
         except RuntimeError as error:
             notes.append(f"{name} cannot be installed: {str(error).splitlines()[-1]}")
-    sets = [job for job in work if job.set in cases.SETS and job.kind != "strategy"]
+    sets = [job for job in work if job.kind in cases.SETS.get(job.set, ())]
     once = [job for job in sets if (job.share, job.seed, job.view) == (SHARE, 0, "state")]
     return [(job, name) for job in once for name in usable if not asked.quick or job.set.endswith("acted")]
 

@@ -101,7 +101,9 @@ def _counts(outcomes: Sequence[Any]) -> str:
 
 
 def _shares(outcomes: Sequence[Any]) -> list[str]:
-    shares = sorted({o.job.share for o in outcomes if o.job.set in cases.SETS and o.auc and o.job.kind != "strategy"})
+    shares = sorted(
+        {o.job.share for o in outcomes if o.job.set in cases.SETS and o.auc and o.job.kind in cases.SETS[o.job.set]}
+    )
     if len(shares) < 2:
         return []
     columns = [f"{set_.split()[0]} {set_.split()[1]} {share:.0%}" for set_ in cases.SETS for share in shares]
@@ -292,11 +294,11 @@ def _mode_bar(outcomes: Sequence[Any], _: Any) -> list[str]:
             value = _mean(o.auc.get("composite", np.nan) for o in found)
             lines.append(_bar(f"composite, two strategies, {view}: AUC", value, lambda v: 0.35 <= v <= 0.65,
                               "0.35 to 0.65"))  # fmt: skip
-    found = [o for o in outcomes if o.job.set == "pusht replayed" and o.auc]
-    for name in ("composite", "consistency", "action_divergence") if found else ():
+    found = [o for o in outcomes if o.job.kind == "slower" and o.auc]
+    for name in ("composite", "consistency", "action_divergence", "mutual_information") if found else ():
         value = _mean(o.auc.get(name, np.nan) for o in found)
         lines.append(
-            _bar(f"{name}, nothing but replayed slower: AUC", value, lambda v: 0.35 <= v <= 0.65, "0.35 to 0.65")
+            _bar(f"{name}, nothing but slower, pusht acted: AUC", value, lambda v: 0.35 <= v <= 0.65, "0.35 to 0.65")
         )
     return lines
 
