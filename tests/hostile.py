@@ -753,19 +753,34 @@ def video_absurd_size(at: Path, outside: Path, suffix: str) -> None:
     path = at / f"bad.{suffix}"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("rawvideo" if suffix == "avi" else "mjpeg", rate=10)
-        stream.width, stream.height = 64, 48
+        stream.width = stream.height = 320
         stream.pix_fmt = "yuv420p" if suffix == "avi" else "yuvj420p"
         for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((320, 320, 3), np.uint8), format="rgb24")))
         container.mux(stream.encode(None))
-    data = path.read_bytes()
-    if suffix == "avi":
-        data = data.replace(struct.pack("<II", 64, 48), struct.pack("<II", 65_535, 65_535))
-    elif suffix == "mkv":
-        data = data.replace(b"\xb0\x81\x40", b"\xb0\x82\xff\xff"[:3]).replace(b"\xba\x81\x30", b"\xba\x81\xff")
-    data = data.replace(struct.pack(">HH", 64, 48), struct.pack(">HH", 65_535, 65_535))
-    data = data.replace(struct.pack(">HH", 48, 64), struct.pack(">HH", 65_535, 65_535))  # in each JPEG
+    data, changed = path.read_bytes(), 0
+    for form in ("<II", ">HH"):  # AVI; MP4, and each JPEG
+        changed += data.count(struct.pack(form, 320, 320))
+        data = data.replace(struct.pack(form, 320, 320), struct.pack(form, 65_535, 65_535))
+    for element in (b"\xb0\x82", b"\xba\x82"):  # Matroska's PixelWidth and PixelHeight, of two bytes
+        changed += data.count(element + b"\x01\x40")
+        data = data.replace(element + b"\x01\x40", element + b"\xff\xff")
+    assert changed >= 2
     path.write_bytes(data)
+
+
+@source(1)
+def video_of_large_frames(at: Path, outside: Path) -> None:
+    """Sound, 10,000 x 8,000, and a few kilobytes."""
+    film(at / "good.mp4")
+    with av.open(str(at / "bad.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"preset": "ultrafast", "crf": "50"})
+        stream.width, stream.height, stream.pix_fmt = 10_000, 8_000, "yuv420p"
+        frame = av.VideoFrame(10_000, 8_000, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 # paths that leave

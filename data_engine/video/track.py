@@ -20,6 +20,7 @@ from data_engine.errors import SourceError
 __all__ = ["Track", "VideoInfo", "container_of", "open_container"]
 
 _MP4_BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
+_PIXELS = 1 << 26  # of a frame, 8192 x 8192: one colour at any size is a few bytes a frame
 _HEADER_ROOM = 256  # bytes between the position a demuxer states and the packet's first byte (a block header)
 
 
@@ -168,6 +169,11 @@ class Track:
 
         if not self.info.width or not self.info.height or self.info.pix_fmt is None:
             raise SourceError(f"{self.path} has no decodable frames", code="bad_video")
+        if self.info.width * self.info.height > _PIXELS:
+            size = f"{self.info.width}x{self.info.height}"
+            raise SourceError(
+                f"{self.path} has frames of {size}, more than {_PIXELS >> 20} megapixels", code="too_large"
+            )
         self.decoder.thread_count = 1  # more would decode ahead of the one frame that is asked for
         if not self.reordered:
             self.decoder.flags |= int(Flags.low_delay)
