@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
@@ -30,7 +28,6 @@ __all__ = ["Tables", "file_of"]
 FOLDER = "tables"
 GROUP_BYTES = 16 << 20
 GROUP_ROWS = 1 << 17
-_AHEAD = 4  # tables that wait to be encoded
 NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -132,8 +129,11 @@ class Tables(Blobs):
                 field.name for field in schema if pa.types.is_string(field.type)
             ]  # a dictionary pays for no number
             with pq.ParquetWriter(staged, schema, compression="zstd", version="2.6", use_dictionary=texts) as writer:
-                for table in _encoded(writer, (_conform(part, schema, name) for part in parts)):
-                    count += table.num_rows
+                for part in parts:  # a thread that encodes beside this one was measured to cost more than it saves
+                    table = _conform(part, schema, name)
+                    if table.num_rows:
+                        writer.write_table(table, row_group_size=_group_rows(table))
+                        count += table.num_rows
             file = file_of(f"{folder}/{key}-{file_sha256(staged)}.parquet", staged.stat().st_size, count)
             self.publish(staged, file.path)
         return file
@@ -297,20 +297,6 @@ class Tables(Blobs):
 def file_of(path: str, size: int, rows: int) -> DataFile:
     """A table's file from its path, which ends in the sha256 of its bytes."""
     return DataFile(path, size, PurePosixPath(path).stem.rpartition("-")[2], rows)
-
-
-def _encoded(writer: pq.ParquetWriter, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Hand each table to ``writer`` on a thread of its own, which encodes it while the next one is made."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting: deque[Future[None]] = deque()
-        for table in tables:
-            if table.num_rows:
-                if len(waiting) == _AHEAD:
-                    waiting.popleft().result()
-                waiting.append(thread.submit(writer.write_table, table, row_group_size=_group_rows(table)))
-                yield table
-        for done in waiting:
-            done.result()
 
 
 def _conform(part: pa.Table | pa.RecordBatch, schema: pa.Schema, name: str) -> pa.Table:
