@@ -3,8 +3,8 @@
     python benchmarks/uplift.py [--quick] [--cache DIR] [--sets mixed clean strategies pusht] [--json FILE]
 
 Sets are recorded in Meta-World and PushT (``uplift_sets``). Each arm is a way to choose and a budget; its policies are
-trained on what it keeps, several seeds of each task, all arms of a task as one batched model, and rolled out from the
-same initial conditions as every other arm's. Differences are paired by training (task and seed); the interval is a
+trained on what it keeps, several seeds of each task as one batched model, and rolled out from the same initial
+conditions as every other arm's, beginning alike. Differences are paired by training (task and seed); the interval is a
 bootstrap over trainings, and beside it stands the least true difference that this many trainings would have shown
 (power 80 %).
 ``random`` draws anew for each seed. Label-free scores see states and actions; those that use labels are told a few good
@@ -22,7 +22,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -47,7 +47,6 @@ BASELINES = ("random", "shortest", "lowest jerk")
 LABEL_FREE = ("composite", "mutual_information", "action_divergence")
 LABEL_USING = ("compatibility", "influence")
 ALL, ORACLE, RIVAL = "all data", "oracle", "rdq"
-_TOGETHER = 16  # policies that are trained as one model: more of them leave the processor's caches
 PARTS = ("mixed", "clean", "strategies", "pusht")
 DATA = Path(__file__).resolve().parents[2] / "shared/data"
 
@@ -96,7 +95,7 @@ class Found:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-Each = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
+Each = Callable[[Callable[..., Any], Sequence[Any]], Iterable[Any]]
 
 
 def arms(part: str, methods: Sequence[str], budgets: Sequence[float]) -> list[Arm]:
@@ -174,7 +173,10 @@ def keep(values: np.ndarray, budget: float, seed: int) -> np.ndarray:
 
 
 def trained(demos: Sequence[Demonstration], kept: np.ndarray, config: PolicyConfig, seed: int) -> list[Policy]:
-    """A policy for each row of ``kept`` bool [K, E], trained on those episodes alone, ``_TOGETHER`` at a time."""
+    """A policy for each row of ``kept`` bool [K, E], trained on those episodes alone, all as one batched model.
+
+    Each holds out a tenth of its episodes, another one for each row. Equal seeds begin alike, whatever is kept.
+    """
     import torch
 
     from scorers.kernels import policy
@@ -187,48 +189,48 @@ def trained(demos: Sequence[Demonstration], kept: np.ndarray, config: PolicyConf
     (view,) = fit_views(Reference([batch], seed=0, budget=len(state))).values()
     coordinates = Coordinates.of(view, state, action)
     chunk, known = policy.action_chunks(action, owner, np.concatenate([np.arange(n) for n in lengths]), config.horizon)
-    inputs, outputs = coordinates.see(state[:, None]), coordinates.mean(state, chunk)
-    found: list[Policy] = []
-    for first in range(0, len(kept), _TOGETHER):
-        part = kept[first : first + _TOGETHER]
-        stops = part & (_rank(part) % 10 == 0) & (part.sum(axis=1, keepdims=True) >= 5)
-        weights = policy.train(
-            inputs, outputs, known, owner, part & ~stops, stops, seed=seed, hidden=config.hidden, limit=config.limit,
-            batch=128,
-        ).weights  # fmt: skip
-        shared = {name: weights[name] for name in ("mean", "deviation", "horizon")}
-        for member in range(len(part)):
-            mine = {name: x[member : member + 1].copy() for name, x in weights.items() if name not in shared}
-            found.append(Policy(config, coordinates, ("",), mine | shared, {}))
-    return found
-
-
-def _rank(kept: np.ndarray) -> np.ndarray:
-    """How many kept ones stand before each, by row."""
-    return np.cumsum(kept, axis=1) - kept
+    rank = np.cumsum(kept, axis=1) - kept  # how many kept ones stand before
+    stops = kept & (rank % 10 == np.arange(len(kept))[:, None] % np.minimum(kept.sum(axis=1, keepdims=True), 10))
+    stops &= kept.sum(axis=1, keepdims=True) >= 5
+    weights = policy.train(
+        coordinates.see(state[:, None]), coordinates.mean(state, chunk), known, owner, kept & ~stops, stops,
+        seed=seed, hidden=config.hidden, limit=config.limit, batch=128,
+    ).weights  # fmt: skip
+    shared = {name: weights[name] for name in ("mean", "deviation", "horizon")}
+    return [
+        Policy(config, coordinates, ("",), {n: x if n in shared else x[k : k + 1] for n, x in weights.items()}, {})
+        for k in range(len(kept))
+    ]
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """A policy and where it starts: what one process is handed."""
+class Trial:
+    """An arm of one task: what its trainings learn from, bool [seeds, E], and what they are put through."""
 
     task: str
-    policy: Policy
-    first: int
-    count: int
+    demos: Sequence[Demonstration]
+    kept: np.ndarray
+    how: Settings
 
 
-def rolled(job: Rollouts) -> tuple[float, float, int]:
-    """(share of successes, mean progress, steps) of a job's rollouts."""
-    import torch
-
-    torch.set_num_threads(1)
-    outcomes = roll(job.policy, sets.world_of(job.task), "", range(job.first, job.first + job.count))
-    return (
-        float(np.mean([each.success for each in outcomes])),
-        float(np.mean([each.progress for each in outcomes])),
-        sum(each.steps for each in outcomes),
-    )
+def tried(trial: Trial) -> dict[str, Any]:
+    """What came of an arm: mean ``success`` and ``progress`` of each training, the share of good episodes that it
+    kept, steps taken, and seconds of processor time for training and rollouts."""
+    began = time.process_time()
+    policies = trained(trial.demos, trial.kept, trial.how.config, trial.how.seed)
+    middle = time.process_time()
+    world, count = sets.world_of(trial.task), trial.how.rollouts
+    found = [roll(policy, world, "", range(100_000 * seed, 100_000 * seed + count))
+             for seed, policy in enumerate(policies)]  # fmt: skip
+    good = np.array([demo.success for demo in trial.demos])
+    return {
+        "success": [float(np.mean([each.success for each in outcomes])) for outcomes in found],
+        "progress": [float(np.mean([each.progress for each in outcomes])) for outcomes in found],
+        "kept_good": float(np.mean([good[row].mean() for row in trial.kept])),
+        "steps": sum(each.steps for outcomes in found for each in outcomes),
+        "training_s": middle - began,
+        "rollout_s": time.process_time() - middle,
+    }
 
 
 class Kept:
@@ -272,7 +274,7 @@ def measure_set(
     """Train and roll out every arm of a set."""
     found, known, asked = Found(), Kept(cache), arms(part, methods, how.budgets)
     for task in how.tasks:
-        keys = {arm: digest("uplift", how.key, part, task, asdict(arm), length=16) for arm in asked}
+        keys = {arm: _key(part, task, arm, how) for arm in asked}
         missing = [arm for arm in asked if known.get(keys[arm]) is None]
         if missing:
             demos, targets = gathered(part, task, how, cache, data, each)
@@ -293,6 +295,13 @@ def measure_set(
     return found
 
 
+def _key(part: str, task: str, arm: Arm, how: Settings) -> str:
+    """What an outcome is kept under: another version of a set or a score is another arm."""
+    kind: Any = registry.load("scorers", arm.method) if arm.method in registry.names("scorers") else None
+    version = [kind.spec.version, kind().config_hash] if kind else []
+    return digest("uplift", how.key, sets.VERSION, part, task, asdict(arm), version, length=16)
+
+
 def _kept(task: str, count: int, arm: Arm, how: Settings, worth: dict[str, Any]) -> np.ndarray:
     """bool [seeds, E]: what each training of the arm learns from."""
     if arm.method == ALL:
@@ -308,27 +317,17 @@ def _perform(
     task: str, demos: Sequence[Demonstration], todo: Sequence[tuple[Arm, str, np.ndarray]], how: Settings, known: Kept,
     each: Each,
 ) -> None:  # fmt: skip
-    if not todo:
-        return
     began = time.perf_counter()
-    policies = trained(demos, np.concatenate([kept for _, _, kept in todo]), how.config, how.seed)
-    middle = time.perf_counter()
-    jobs = [Rollouts(task, policy, 100_000 * (number % how.seeds), how.rollouts)
-            for number, policy in enumerate(policies)]  # fmt: skip
-    outcomes = each(rolled, jobs)
-    print(
-        f"{task}: {len(todo)} arms, {len(policies)} trainings in {middle - began:.0f} s, "
-        f"{len(jobs) * how.rollouts} rollouts in {time.perf_counter() - middle:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
-    good = np.array([demo.success for demo in demos])
-    for number, (_, key, kept) in enumerate(todo):
-        mine = outcomes[number * how.seeds : (number + 1) * how.seeds]
-        known.put(
-            key, success=[row[0] for row in mine], progress=[row[1] for row in mine],
-            steps=sum(row[2] for row in mine), kept_good=float(np.mean([good[row].mean() for row in kept])),
-        )  # fmt: skip
+    for (arm, key, _), facts in zip(
+        todo, each(tried, [Trial(task, demos, kept, how) for _, _, kept in todo]), strict=True
+    ):
+        known.put(key, **facts)
+        print(
+            f"{task}: {arm.method} {arm.budget:.0%} at {time.perf_counter() - began:.0f} s (processor: training "
+            f"{facts['training_s']:.0f} s, {facts['steps']} steps of rollouts {facts['rollout_s']:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 # the report
@@ -428,8 +427,8 @@ def main() -> int:
         ProcessPoolExecutor(asked.workers, context, initializer=end_with_parent) as pool,
     ):
 
-        def in_pool(function: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
-            return list(pool.map(function, items, chunksize=1))
+        def in_pool(function: Callable[..., Any], items: Sequence[Any]) -> Iterable[Any]:
+            return pool.map(function, items, chunksize=1)
 
         for part in parts:
             this = replace(how, tasks=(sets.PUSHT,)) if part == sets.PUSHT else how

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,8 +24,8 @@ from benchmarks.planting import Course
 from flows.simulators import World, named
 
 __all__ = [
-    "PUSHT", "SETS", "TASKS", "Demonstration", "Plan", "Stage", "perform", "plans", "pusht", "recorded", "stage",
-    "world_of",
+    "PUSHT", "SETS", "TASKS", "VERSION", "Demonstration", "Plan", "Stage", "perform", "plans", "pusht", "recorded",
+    "stage", "world_of",
 ]  # fmt: skip
 
 LIMIT = 160  # steps of a rollout in Meta-World, and of who goes on for longest
@@ -39,7 +39,7 @@ SETS: dict[str, tuple[str, ...]] = {  # who demonstrates, in turn
     "targets": ("good",),
 }  # fmt: skip
 _BAD = 0.6  # of PushT's candidates
-_VERSION = 1  # of what is recorded: a cache of another one is made anew
+VERSION = 1  # of what is recorded: a cache of another one is made anew
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ def perform(plan: Plan) -> Demonstration:
 
 
 def recorded(
-    work: Sequence[Plan], cache: Path | None, each: Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
+    work: Sequence[Plan], cache: Path | None, each: Callable[[Callable[..., Any], Sequence[Any]], Iterable[Any]]
 ) -> list[Demonstration]:
     """The demonstrations of one set and task, from the folder ``cache`` or through ``each`` (a parallel map)."""
     first = work[0]
-    name = f"uplift-{first.part}-{first.task}-{len(work)}-{first.seed}-v{_VERSION}.npz"
+    name = f"uplift-{first.part}-{first.task}-{len(work)}-{first.seed}-v{VERSION}.npz"
     if cache is None or not (cache / name).exists():
-        found = each(perform, work)
+        found = list(each(perform, work))
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
             _save(cache / name, found)

@@ -300,8 +300,8 @@ EVALUATIONS = _schema(
     ("checkpoint", pa.string()),
     ("mixture_id", pa.string()),
     ("task", pa.string()),
-    ("initial_condition", pa.string()),
-    ("seed", pa.int64()),
+    ("initial_condition", pa.string()),  # the simulator, its options and the seed of its reset
+    ("seed", pa.int64()),  # of the training
     ("success", pa.bool_()),
     ("progress", pa.float64()),
     ("rollout_episode_id", pa.string()),

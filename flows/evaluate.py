@@ -40,6 +40,7 @@ __all__ = ["Place", "evaluate", "place", "roll_shard", "train_shard"]
 
 _DRAWS = 4  # samples for each step of the mixture, so that few steps are never drawn
 _MOST_DRAWS = 400_000
+_MOST_NUMBERS = 50_000_000  # of states and actions in them: what fits in memory, several times over
 _BLOCK = 8192  # samples gathered at once
 _PIECE = 10  # rollouts of a shard
 _APART = 100_000  # initial conditions of one training seed
@@ -64,7 +65,8 @@ def place(text: str, mixture: Mixture, options: Mapping[str, Any] | None = None)
     """
     name, _, asked = text.partition("=")
     simulator = named(name, options)
-    tasks = sorted({task or "" for task in mixture.episodes["task"].to_pylist()})
+    shown = zip(*(mixture.episodes[name].to_pylist() for name in ("task", "split")), strict=True)
+    tasks = sorted({task or "" for task, split in shown if split == "train"})
     task = asked or (tasks[0] if len(tasks) == 1 else simulator.id)
     if task not in tasks:
         raise RequestError(
@@ -116,7 +118,7 @@ def evaluate(
         "items": [_summary(spot, rows) for spot in places],
         "checkpoints": trained["checkpoints"],
         "added": _keep(lake, rows, run_id),
-        "notes": trained["notes"],
+        "notes": [*trained["notes"], *_assumed(mixture, places)],
     }
 
 
@@ -219,6 +221,15 @@ def _summary(spot: Place, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _assumed(mixture: Mixture, places: Sequence[Place]) -> list[str]:
+    """What had to be taken for granted of the mixture's actions."""
+    unsaid = sorted(name for name, dataset in mixture.datasets.items() if dataset.control_mode == "unspecified")
+    modes = sorted({mode for spot in places for mode in spot.simulator.control_modes[:1]})
+    if not (unsaid and modes):
+        return []
+    return [f"actions of {', '.join(unsaid)} are taken as {', '.join(modes)}: their control mode is not stated"]
+
+
 # what a mixture shows
 
 
@@ -227,7 +238,7 @@ def _demonstrated(mixture: Mixture, config: PolicyConfig) -> tuple[Demonstrated,
     windows = Windows(history=config.history, action_horizon=config.horizon, cameras=())
     samples = Samples(mixture, windows, split="train")
     steps = int(mixture.rows["row_count"].sum())
-    wanted = min(_DRAWS * steps, _MOST_DRAWS)
+    wanted = min(_DRAWS * steps, _MOST_DRAWS, max(_MOST_NUMBERS // _numbers(mixture, config), _BLOCK))
     parts: list[dict[str, Any]] = []
     epoch = count = 0
     while count < wanted:
@@ -291,6 +302,14 @@ def _fits(name: str, simulator: Simulator, world: World, mixture: Mixture) -> No
                 f"{mode}",
                 code="unlike_simulator",
             )
+
+
+def _numbers(mixture: Mixture, config: PolicyConfig) -> int:
+    """Of the widest sample: the states and actions of a window."""
+    return max(
+        config.history * _width(dataset.feature(STATE)) + config.horizon * _width(dataset.feature(ACTION))
+        for dataset in mixture.datasets.values()
+    )
 
 
 def _width(feature: Feature | None) -> int:

@@ -1,7 +1,7 @@
 """Meta-World (Yu et al. 2019): ``metaworld:TASK``, tasks of a simulated Sawyer arm. State 39, action 4.
 
 The state is hand, gripper, objects, the frame before and the goal; the action is a change of the hand's place and the
-gripper. Object and goal are placed anew from the seed. Progress is the task's own shaped reward, a tenth of it.
+gripper. Object and goal are placed anew from the seed. Progress is a tenth of the shaped reward, 1 at success.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class MetaWorldTask(World):
             warnings.simplefilter("ignore")
             observation, reward, _, _, info = self.env.step(np.clip(action, -1.0, 1.0).astype(np.float32))
         self._taken += 1
-        self._best = max(self._best, min(float(reward) / 10, 1.0))
         success = bool(info["success"])
+        self._best = max(self._best, 1.0 if success else min(float(reward) / 10, 1.0))
         return Step(np.asarray(observation, np.float64), success, self._best, success or self._taken >= self.limit)
 
     def close(self) -> None:
