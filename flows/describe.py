@@ -9,31 +9,38 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from data_engine import mixture as mixtures
-from data_engine.errors import EngineError
+from data_engine.errors import EngineError, RequestError
 from data_engine.model import REWARD
-from scorers.kernels.diversity import normalised_information
+from flows.index import vectors
+from scorers.kernels.diversity import bandwidth, mmd, normalised_information, sinkhorn
 from storage.lake import Lake
 
 __all__ = ["describe"]
 
 _PERMUTATIONS = 100
+_DRAWN = 256  # vectors of a dataset that disparity is measured on
+_BLUR = 0.1  # of the median distance
 _FACTORS = ("dataset", "operator", "scene", "provenance", "embodiment")  # what a task should not be told by
 _POINTS = 3  # mixtures of unlike breadth below which no law is fitted
 
 
-def describe(lake: Lake, episodes: pl.DataFrame) -> dict[str, Any]:
-    """``{"items", "shortcuts", "scaling"}`` of ``episodes``. What cannot be known is None beside a ``reason``.
+def describe(lake: Lake, episodes: pl.DataFrame, space: str = "trajectory") -> dict[str, Any]:
+    """``{"items", "shortcuts", "disparities", "scaling"}`` of ``episodes``. What cannot be known is None beside a
+    ``reason``.
 
     ``items``: of each dataset the counts and ``trajectory_quality``, (mean return - worst) / (best - worst) by task,
     worst and best over all of ``episodes``, mean over tasks weighed by their episodes. ``shortcuts``: by factor beside
     the task, the ``nmi`` of the two and what is ``above_chance`` of it (0: the factor tells nothing of the task; 1: it
-    gives it away). ``scaling``: by ``scenes`` and ``objects``, the power law 1 - success = a n^b over the mixtures that
+    gives it away). ``disparities``: of every two datasets, how unlike their vectors in ``space`` are: squared ``mmd``
+    (0 for one distribution) and ``sinkhorn`` divergence, on at most 256 episodes each. ``scaling``: by ``scenes`` and
+    ``objects``, the power law 1 - success = a n^b over the mixtures that
     were evaluated, by how many their episodes hold.
     """
     returns = _returns(lake, episodes)
@@ -57,6 +64,7 @@ def describe(lake: Lake, episodes: pl.DataFrame) -> dict[str, Any]:
     return {
         "items": items,
         "shortcuts": [_shortcut(episodes, factor) for factor in _FACTORS],
+        "disparities": _disparities(lake, episodes, space),
         "scaling": [_scaling(lake, breadth) for breadth in ("scenes", "objects")],
     }
 
@@ -111,6 +119,37 @@ def _shortcut(episodes: pl.DataFrame, factor: str) -> dict[str, Any]:
         known["task"].to_numpy(), known[factor].to_numpy(), permutations=_PERMUTATIONS, seed=0
     )
     return {**row, "nmi": nmi, "above_chance": above}
+
+
+def _disparities(lake: Lake, episodes: pl.DataFrame, space: str) -> list[dict[str, Any]]:
+    """A row for every two datasets of one robot; vectors of unlike robots lie in unlike spaces."""
+    names = sorted(episodes["dataset"].unique())
+    if len(names) < 2:
+        return []
+    found, reason = episodes.clear(), None
+    try:
+        found, _ = vectors(lake, space, episodes)
+    except RequestError as error:
+        reason = error.message
+    drawn: dict[str, tuple[set[tuple[str, str]], np.ndarray]] = {}
+    for name in names if reason is None else ():
+        part = found.filter((pl.col("dataset") == name) & pl.col("vector").is_not_null()).sort("content_hash")
+        part = part.head(_DRAWN)  # by content: a draw that depends on nothing else
+        drawn[name] = set(part.select("embodiment", "control_mode").iter_rows()), np.array(part["vector"].to_list())
+    rows = []
+    for first, second in combinations(names, 2):
+        row = {"first": first, "second": second, "space": space, "mmd": None, "sinkhorn": None, "reason": reason}
+        if reason is None:
+            (kind, x), (other, y) = drawn[first], drawn[second]
+            if min(len(x), len(y)) < 2:
+                row["reason"] = "fewer than two vectors"
+            elif len(kind | other) > 1:
+                row["reason"] = "unlike robots or control modes"
+            else:
+                width = bandwidth(np.concatenate([x, y]))
+                row |= {"mmd": mmd(x, y, width), "sinkhorn": sinkhorn(x, y, _BLUR * width)}
+        rows.append(row)
+    return rows
 
 
 def _objects(episodes: pl.DataFrame) -> int:

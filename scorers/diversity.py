@@ -88,7 +88,7 @@ class Diversity(Scorer):
                     parts[task] = parts[""] if task and len(tasks) == 1 else _Courses.fit(mine, seed)
             for place, (_, part) in enumerate(sorted(parts.items())):
                 arrays |= {f"{number}.{place}.{name}": array for name, array in part.arrays().items()}
-            cells = self._grid(found, arrays, f"{number}.grid") if found else 0
+            cells = self._grid(found, arrays, f"{number}.grid") if "" in parts else 0
             groups[group] = {
                 "view": views[group].as_dict(),
                 "tasks": sorted(parts),

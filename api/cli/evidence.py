@@ -78,13 +78,14 @@ def judge(lake: str, source: str, fit: str, fmt: str, pairs: tuple[str, ...]) ->
 @verb()
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
-def describe(lake: str, dataset: str | None, where: str | None) -> dict[str, Any]:
-    """What datasets offer a learner: trajectory quality, shortcut risk, and how success scales with breadth."""
+@click.option("--space", default="trajectory", show_default=True, help="Where datasets are held against each other.")
+def describe(lake: str, dataset: str | None, where: str | None, space: str) -> dict[str, Any]:
+    """What datasets offer a learner: trajectory quality, shortcut risk, disparity, how success scales with breadth."""
     from flows.describe import describe as run_describe
 
     target = existing(lake)
-    answer = run_describe(target, episodes(target, dataset, where))
-    parts = [printing.table(answer["items"]), printing.table(answer["shortcuts"])]
+    answer = run_describe(target, episodes(target, dataset, where), space)
+    parts = [printing.table(answer[name]) for name in ("items", "shortcuts", "disparities") if answer[name]]
     scaling = [{key: value for key, value in row.items() if key != "points"} for row in answer["scaling"]]
     return {**answer, "text": "\n\n".join([*parts, printing.table(scaling)])}
 

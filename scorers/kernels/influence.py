@@ -6,7 +6,12 @@ I(z) = -grad f^T (G + lambda I)^-1 grad L(z): how much f rises when z counts for
 
 The hook for a module of your own is :class:`Objective`: how to get one loss a sample from it, and one loss a sample
 against labels drawn from its own prediction. Only its ``torch.nn.Linear`` layers are attributed to; inputs of them may
-have axes between the sample's and the feature's (tokens, time), over which gradients are summed.
+have axes between the sample's and the feature's (tokens, time), over which gradients are summed. In evaluation mode::
+
+    objective = Objective(losses=lambda policy, batch: policy.loss(batch, reduction="none"))
+    curved = curvature(policy, objective, training_batches, seed=0)
+    asked = solve(curved, gradient(policy, objective, targets), damping=0.1)
+    scores = influence(policy, objective, demonstrations, asked)  # one number a sample
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from api.cli import main
-from data_engine.recipe import EntryRecipe, MixtureRecipe, SelectRecipe, SourceRecipe
+from data_engine.recipe import EntryRecipe, MixtureRecipe, SelectRecipe, SourceRecipe, SpaceRecipe
 from flows.describe import describe, law
+from flows.index import embed
 from flows.ingest import ingest
 from flows.mix import mix
 from flows.select import select
@@ -58,6 +59,9 @@ def test_equal_returns_and_single_values_have_reasons(read_only, capsys):
     assert factors["scene"]["reason"] == "scene has fewer than two values"
     assert factors["operator"]["above_chance"] < 0.2  # every operator does either task
     assert [row["reason"] for row in answer["scaling"]] == ["fewer than 3 evaluated mixtures of unlike breadth"] * 2
+    (pair,) = answer["disparities"]
+    assert (pair["first"], pair["second"], pair["mmd"]) == ("hand", "reach", None)
+    assert pair["reason"] == "unlike robots or control modes"
     with pytest.raises(SystemExit):
         main(["describe", "--lake", read_only.uri, "--json"])
         raise SystemExit(0)
@@ -68,6 +72,23 @@ def test_a_factor_that_gives_the_task_away_is_a_shortcut(read_only):
     told = read_only.episodes().with_columns(operator=pl.col("task"))
     factors = {row["factor"]: row for row in describe(read_only, told)["shortcuts"]}
     assert (factors["operator"]["nmi"], factors["operator"]["above_chance"]) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_datasets_that_do_otherwise_are_farther_apart(lake, common, tmp_path):
+    for name, seed in (("one", 0), ("like", 1), ("other", 2)):
+        path = write_robomimic(tmp_path / f"{name}.hdf5", episodes=18, seed=seed)
+        if name == "other":
+            with h5py.File(path, "r+") as file:
+                for demo in file["data"].values():
+                    demo["actions"][...] = -demo["actions"][:]
+        ingest(lake, SourceRecipe(name=name, uri=str(path)), **common)
+    assert {row["reason"] for row in describe(lake, lake.episodes())["disparities"]} != {None}  # nothing is embedded
+    embed(lake, SpaceRecipe(), lake.episodes(), **common)
+    found = {(row["first"], row["second"]): row for row in describe(lake, lake.episodes())["disparities"]}
+    assert set(found) == {("like", "one"), ("like", "other"), ("one", "other")}
+    for name in ("mmd", "sinkhorn"):
+        near, far = found["like", "one"][name], [found["like", "other"][name], found["one", "other"][name]]
+        assert min(far) > 1.3 * max(near, 0)
 
 
 def test_the_law_is_fitted_to_what_was_evaluated(lake, common, tmp_path):

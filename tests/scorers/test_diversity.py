@@ -158,3 +158,14 @@ def test_a_course_is_sixteen_moments(batch_of):
     moments = np.linspace(0, STEPS - 1, 16)
     for dim in range(2):
         np.testing.assert_allclose(course[:, dim], np.interp(moments, np.arange(STEPS), view.state[:, dim]), atol=1e-6)
+
+
+def test_an_episode_of_one_step_breaks_nothing(batch_of):
+    states, actions = detours([1.0])
+    alone = batch_of([states[0][:1]], [actions[0][:1]])
+    fit = SCORER.fit([alone])
+    assert SCORER.score(alone, fit)[0][0].status == "undefined"
+    _, states, actions = two_ways(20)
+    batch = batch_of([*states, states[0][:1]], [*actions, actions[0][:1]])
+    rows = SCORER.score(batch, SCORER.fit([batch]))
+    assert rows[-1][-1].value == 1

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.learned import Tiers, measured
+from scorers.compatibility import Compatibility
+
+
+def test_base_episodes_serve_and_are_not_judged(shared_data):
+    tiers = Tiers(shared_data / "metaworld_tiers")
+    best = tiers.experts(10)
+    assert {str(tier) for tier in tiers.tier[best]} == {"expert"}
+    assert [int((best & (tiers.task == task)).sum()) for task in np.unique(tiers.task)] == [10, 10, 10]
+    line = measured(tiers, Compatibility(iterations=5, members=2), "rejected")
+    assert line["iterations"] == 5
+    assert line["held_out"] > 0
+    assert 0 <= line["expert/okay"] <= 1
+    assert line["fit_s"] > 0
