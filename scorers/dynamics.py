@@ -1,0 +1,316 @@
+"""How the motion of a group of like episodes responds to their actions, learned although some of them are wrong.
+
+Up to half of the episodes may have actions that did not cause their motion. The response is therefore fitted by least
+trimmed squares (Rousseeuw and Van Driessen, "Computing LTS Regression for Large Data Sets", 2006) over whole episodes:
+fit, keep the half that agrees best, repeat. It starts from the half of the most usual action sizes, so that a wrong
+unit, which weighs a thousandfold, has no say. What is usual is then learned from the episodes that agree with the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from data_engine.reference import RawEpisode, key_of
+from data_engine.view import View
+from scorers.kernels.response import TAPS, Model, Response, Rows, concordance, curved, fit, respond, rows
+
+__all__ = ["FOLDS", "MIN_EPISODES", "MIN_ROWS", "Course", "Dynamics", "fold_of", "learn"]
+
+FOLDS = 5
+MIN_EPISODES = 4
+MIN_ROWS = 8  # predictable steps below which nothing is said of an episode
+_STEPS = 30_000  # steps of the reference that the final models see
+_SEARCH_STEPS = 12_000  # and that the search for the core sees
+_CUT = 3.0  # half widths of the usual action range beyond which an action is cut: it limits the leverage of a few
+_DRIVEN = 0.1  # share of a coordinate's surprise that actions explain in the median episode, for it to be driven
+_PRIMARY = 0.5  # of what they explain of the coordinate that answers the same action best: less is a passive one
+_IDLE = 0.1  # of the usual surprise and call: below it a coordinate rests, and says nothing
+_CORE = 0.4  # share of the episodes that the search keeps: half of all may be wrong
+_ROUNDS = 5  # of the search, by all coordinates together, and then as many by the worst one
+_WIDENED = 2  # rounds that let in the episodes that agree with the core, and then with those
+_LOST = 0.5  # of the usual agreement: what an episode may miss and still belong to the others
+_JUMPS = 3.0  # usual jumps that it may make
+_WIDE = 6.0  # quartile deviations of a coordinate's concordance that count as all of it
+_REACH = 0.05  # of a coordinate's range: what a jump has to exceed beyond the usual ones
+
+
+@dataclass(frozen=True)
+class Course:
+    """One episode as a group's dynamics sees it: ``state`` [n, ds], ``action`` [n, da] (cut, in half widths of its
+    usual range), ``pace`` [n - 1] (see :func:`scorers.kernels.response.rows`), ``period`` seconds a step."""
+
+    state: np.ndarray
+    action: np.ndarray
+    pace: np.ndarray
+    period: float
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """What is usual in one group. Arrays by state coordinate of ``view`` [ds] unless said otherwise.
+
+    ``models``: the one of all episodes, then those that have not seen fold k. ``centre``, ``width`` [da]: of the
+    action. ``command`` int64: the action dimension that moves a coordinate most. ``place`` [2, ds]: middle and half
+    width of the states. ``driven`` bool: coordinates that actions move. ``agreement`` [2, ds]: the
+    usual concordance, and what a loss of it is measured in. ``energy``: usual mean square of surprise and
+    call together. ``left``: usual root mean square of what is unexplained. ``jump``: the largest unexplained motion of
+    95 % of episodes, and a margin. ``coordinates``: which of the view's these are, all by default.
+    """
+
+    view: View
+    models: Sequence[Model]
+    centre: np.ndarray
+    width: np.ndarray
+    command: np.ndarray
+    place: np.ndarray
+    driven: np.ndarray
+    agreement: np.ndarray
+    energy: np.ndarray
+    left: np.ndarray
+    jump: np.ndarray
+    coordinates: np.ndarray | None = None
+
+    def course(self, raw: RawEpisode, action: np.ndarray | None = None) -> Course:
+        """``raw`` in the group's coordinates; with ``action`` [n, da], as if those had been its actions."""
+        course = _course(raw if action is None else replace(raw, action=action), self.view, self.centre, self.width)
+        return course if self.coordinates is None else replace(course, state=course.state[:, self.coordinates])
+
+    def only(self, coordinates: np.ndarray) -> Dynamics:
+        """The dynamics of some ``coordinates`` (indices), for looking at them alone."""
+        cut = {name: getattr(self, name)[..., coordinates] for name in _BY_COORDINATE}
+        models = [Model(*(getattr(model, field.name)[coordinates] for field in fields(Model))) for model in self.models]
+        return replace(self, models=models, coordinates=coordinates, **cut)
+
+    def rows(self, course: Course, shift: int = 0) -> Rows:
+        """The predictable steps of ``course``, its actions taken from ``shift`` steps later."""
+        return curved(rows(course.state, course.action, course.pace, shift), self.command, *self.place)
+
+    def model(self, content_hash: str) -> Model:
+        """The model that has not seen this recording."""
+        return self.models[1 + fold_of(content_hash)]
+
+    def weight(self, response: Response) -> np.ndarray:
+        """Weight of each coordinate [ds] where driven and not at rest in ``response``; 0 elsewhere."""
+        seen = self.driven & (_size(response) > _IDLE * self.energy)
+        return np.where(seen, 1 / np.where(self.left > 0, self.left, 1.0) ** 2, 0.0)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All but the view, as arrays."""
+        found = {name: getattr(self, name) for name in _NAMES}
+        for field in fields(Model):
+            found[f"model.{field.name}"] = np.stack([getattr(model, field.name) for model in self.models])
+        return found
+
+    @staticmethod
+    def load(view: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Dynamics:
+        """What ``arrays`` and the view's ``as_dict`` kept."""
+        stacked = {field.name: arrays[f"model.{field.name}"] for field in fields(Model)}
+        models = [Model(**{name: x[k] for name, x in stacked.items()}) for k in range(FOLDS + 1)]
+        return Dynamics(View(**view), models, **{name: arrays[name] for name in _NAMES})
+
+
+_BY_COORDINATE = ("command", "place", "driven", "agreement", "energy", "left", "jump")
+_NAMES = ("centre", "width", *_BY_COORDINATE)
+
+
+def fold_of(content_hash: str) -> int:
+    """The fold of a recording, whether or not it is in the reference."""
+    return key_of(0, content_hash, "fold") % FOLDS
+
+
+def learn(found: Sequence[RawEpisode], view: View, seed: int, device: str = "cpu") -> Dynamics | None:
+    """The dynamics of one group's reference; None where fewer than ``MIN_EPISODES`` have steps enough."""
+    view = replace(view, relative=())  # a coordinate's own position is a feature: the action need not be relative to it
+    found = _drawn(found, seed, _STEPS)
+    bare = [_course(raw, view, 0.0, 1.0, np.inf) for raw in found]
+    centre, width, unusual = _action_range([course.action for course in bare])
+    courses = [_course(raw, view, centre, width) for raw in found]
+    parts = [rows(course.state, course.action, course.pace) for course in courses]
+    usable = [i for i, part in enumerate(parts) if len(part) >= MIN_ROWS]
+    if len(usable) < MIN_EPISODES:
+        return None
+    found, parts, unusual = [found[i] for i in usable], [parts[i] for i in usable], unusual[usable]
+    few = {raw.content_hash for raw in _drawn(found, seed, _SEARCH_STEPS)}
+    searched = [i for i, raw in enumerate(found) if raw.content_hash in few]
+    states = np.concatenate([courses[i].state[np.isfinite(courses[i].state).all(axis=1)] for i in usable])
+    low, middle, high = np.percentile(states, [5, 50, 95], axis=0)
+    place = middle, np.where(high > low, (high - low) / 2, 1.0)
+    tasks = np.array([found[i].task for i in searched])
+    core = _least(unusual[searched], tasks)
+    core, model = _search([parts[i] for i in searched], core, tasks, _unexplained, device)
+    command = _commands(model)
+    parts = [curved(part, command, *place) for part in parts]
+    core, model = _search([parts[i] for i in searched], core, tasks, partial(_disagreement, command=command), device)
+    reach, kept = _REACH * (high - low), [searched[i] for i in core]
+    for _ in range(_WIDENED):
+        kept = _accepted([respond(part, model, device) for part in parts], kept, command, reach)
+        (model,) = fit(Rows.joined([parts[i] for i in kept]), device=device)
+    found, parts = [found[i] for i in kept], [parts[i] for i in kept]
+    folds = [fold_of(raw.content_hash) for raw in found]
+    models = fit(Rows.joined(parts), np.repeat(folds, [len(part) for part in parts]), FOLDS, device)
+    responses = [respond(part, models[1 + fold], device) for part, fold in zip(parts, folds, strict=True)]
+    energy = _usual_energy(responses)
+    return Dynamics(
+        view=view,
+        models=models,
+        centre=centre,
+        width=width,
+        command=command,
+        place=np.array(place),
+        driven=_driven(responses, energy, command),
+        agreement=_usual_agreement(_agreements(responses, energy)),
+        energy=energy,
+        left=np.median([np.sqrt((r.left**2).mean(axis=0)) for r in responses], axis=0),
+        jump=_usual_jump(responses, reach),
+    )
+
+
+def _course(
+    raw: RawEpisode, view: View, centre: np.ndarray | float, width: np.ndarray | float, cut: float = _CUT
+) -> Course:
+    state, action = view.unfolded(raw)
+    steps = np.full(len(state) - 1, 1 / raw.dataset.fps) if raw.time is None else np.diff(raw.time)
+    usual = steps[np.isfinite(steps) & (steps > 0)]
+    period = float(np.median(usual)) if len(usual) else 1 / raw.dataset.fps
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pace = np.where((steps > 0) & (steps < 1.5 * period), period / steps, np.nan)
+    return Course(state, np.clip((action - centre) / width, -cut, cut), pace, period)
+
+
+def _drawn(found: Sequence[RawEpisode], seed: int, budget: int) -> list[RawEpisode]:
+    """Episodes of about ``budget`` steps in all, drawn by content hash, in the order of ``found``."""
+    order = sorted(found, key=lambda raw: key_of(seed, raw.content_hash, "dynamics"))
+    ends = np.cumsum([len(raw.state) for raw in order])
+    taken = {raw.content_hash for raw in order[: max(int(np.searchsorted(ends, budget)), MIN_EPISODES)]}
+    return [raw for raw in found if raw.content_hash in taken]
+
+
+def _action_range(actions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre and half width [da] of the median episode's actions, and how unusual the size of each episode's is [E]."""
+    finite = [x[np.isfinite(x).all(axis=1)] for x in actions]
+    low, middle, high = np.array(
+        [np.percentile(x, [5, 50, 95], axis=0) if len(x) else np.full((3, x.shape[1]), np.nan) for x in finite]
+    ).transpose(1, 0, 2)
+    half = (high - low) / 2
+    moving = np.where(half > 0, half, np.nan)
+    some = np.isfinite(moving).any(axis=0)
+    width = np.where(some, np.nanmedian(np.where(some, moving, 1.0), axis=0), 1.0)
+    unusual = np.abs(np.log((half / width + 0.05) / 1.05)).mean(axis=1)
+    return np.nanmedian(middle, axis=0), width, np.where(np.isfinite(unusual), unusual, np.inf)
+
+
+def _search(
+    parts: Sequence[Rows],
+    core: np.ndarray,
+    tasks: np.ndarray,
+    unlike: Callable[[Sequence[Response], Sequence[Response]], np.ndarray],
+    device: str,
+) -> tuple[np.ndarray, Model]:
+    """The episodes of each task that are least unlike what the model of them expects, from ``core`` on; that model."""
+    for _ in range(_ROUNDS):
+        (model,) = fit(Rows.joined([parts[i] for i in core]), device=device)
+        responses = [respond(part, model, device) for part in parts]
+        better = _least(unlike(responses, [responses[i] for i in core]), tasks)
+        if np.array_equal(better, core):
+            break
+        core = better
+    return core, model
+
+
+def _least(values: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+    """Indices, sorted, of the share ``_CORE`` of each task's episodes with the least ``values``, so that the core knows
+    every task; of all together where there are few."""
+    chosen: list[int] = []
+    for task in np.unique(tasks):
+        own = np.flatnonzero(tasks == task)
+        chosen += own[np.argsort(values[own], kind="stable")[: round(_CORE * len(own))]].tolist()
+    if len(chosen) < MIN_EPISODES:
+        return np.sort(np.argsort(values, kind="stable")[: max(round(_CORE * len(values)), MIN_EPISODES - 1)])
+    return np.sort(chosen)
+
+
+def _commands(model: Model) -> np.ndarray:
+    """The action dimension that moves each coordinate most [ds]."""
+    taps = model.weight[:, : -model.own_weight.shape[1]]
+    return np.abs(taps.reshape(len(taps), TAPS, -1).sum(axis=1)).argmax(axis=1)
+
+
+def _accepted(responses: Sequence[Response], core: Sequence[int], command: np.ndarray, reach: np.ndarray) -> list[int]:
+    """The episodes that agree with the core or nearly so, and do not jump; at least the core."""
+    trusted = [responses[i] for i in core]
+    agrees = _disagreement(responses, trusted, command) < _LOST
+    limit = _usual_jump(trusted, reach)
+    largest = np.array([np.abs(r.left).max(axis=0) for r in responses])
+    jumps = (largest > _JUMPS * np.where(limit > 0, limit, np.inf)).any(axis=1)
+    inside = agrees & ~jumps
+    inside[list(core)] = True
+    return [int(i) for i in np.flatnonzero(inside)]
+
+
+def _unexplained(responses: Sequence[Response], trusted: Sequence[Response]) -> np.ndarray:
+    """One minus the concordance over all coordinates [E], each weighed by how far actions usually explain it."""
+    usual = np.median([(r.surprise**2).mean(axis=0) for r in trusted], axis=0)
+    explained = np.clip(np.median([_explained(r) for r in trusted], axis=0), 0.0, 1.0)
+    weight = np.where(usual > 0, explained / np.where(usual > 0, usual, 1.0), 0.0)
+    both = np.array([(weight * r.surprise * r.call).sum() for r in responses])
+    each = np.array([(weight * (r.surprise**2 + r.call**2)).sum() for r in responses])
+    return 1 - 2 * both / np.where(each > 0, each, 1.0)
+
+
+def _disagreement(responses: Sequence[Response], trusted: Sequence[Response], command: np.ndarray) -> np.ndarray:
+    """The share of its usual agreement that the worst driven coordinate of each episode has lost [E]."""
+    energy = _usual_energy(trusted)
+    driven = _driven(trusted, energy, command)
+    if not driven.any():
+        return np.zeros(len(responses))
+    usual, unit = _usual_agreement(_agreements(trusted, energy))[:, driven]
+    lost = (usual - _agreements(responses, energy)[:, driven]) / unit
+    return np.nan_to_num(lost, nan=0.0).max(axis=1)
+
+
+def _driven(responses: Sequence[Response], energy: np.ndarray, command: np.ndarray) -> np.ndarray:
+    """bool [ds]: the coordinates that answer an action best. An object moves with the hand, but only where it is held:
+    what answers far worse than another to the same action is no witness."""
+    explained = np.array([np.where(_size(r) > _IDLE * energy, _explained(r), np.nan) for r in responses])
+    explained = np.nanmedian(np.where(np.isfinite(explained).any(axis=0), explained, 0.0), axis=0)
+    best = np.zeros(command.max() + 1)
+    np.maximum.at(best, command, explained)
+    return explained >= np.maximum(_DRIVEN, _PRIMARY * best[command])
+
+
+def _explained(response: Response) -> np.ndarray:
+    """The share of the surprise [ds] that the actions explain; 0 where there is none."""
+    all_of_it, left = (response.surprise**2).sum(axis=0), (response.left**2).sum(axis=0)
+    moved = all_of_it > 1e-18
+    return np.where(moved, 1 - left / np.where(moved, all_of_it, 1.0), 0.0)
+
+
+def _size(response: Response) -> np.ndarray:
+    """Mean square [ds] of surprise and call together."""
+    return (response.surprise**2).mean(axis=0) + (response.call**2).mean(axis=0)
+
+
+def _usual_energy(responses: Sequence[Response]) -> np.ndarray:
+    return np.median([_size(r) for r in responses], axis=0)
+
+
+def _agreements(responses: Sequence[Response], energy: np.ndarray) -> np.ndarray:
+    """Concordance [E, ds] of the coordinates; NaN where one rests."""
+    return np.array([np.where(_size(r) > _IDLE * energy, concordance(r.surprise, r.call), np.nan) for r in responses])
+
+
+def _usual_agreement(values: np.ndarray) -> np.ndarray:
+    """[2, ds] of concordances [E, ds], NaN where unknown: their median, and what a loss is measured in: the median too,
+    or, where episodes differ more than that, the width of their lower half."""
+    values = np.where(np.isfinite(values).any(axis=0), values, 0.0)
+    centre = np.nanmedian(values, axis=0)
+    return np.stack([centre, np.maximum(centre, _WIDE * (centre - np.nanquantile(values, 0.25, axis=0)))])
+
+
+def _usual_jump(responses: Sequence[Response], reach: np.ndarray) -> np.ndarray:
+    return np.quantile([np.abs(r.left).max(axis=0) for r in responses], 0.95, axis=0) + reach
