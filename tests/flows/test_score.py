@@ -72,6 +72,21 @@ def test_is_fitted_once_and_not_run_again(filled, common):
     assert [kind for kind, _ in list_fits(filled)].count("action_divergence") == 1
 
 
+def test_a_scorer_that_combines_others_runs_them_first_on_its_own_reference(filled, common):
+    recipe = ScoreRecipe(scorer="composite")
+    first = score(filled, recipe, of(filled, "reach"), **common)
+    assert first["scored"] == 24
+    parts = filled.get_fit("composite", first["fit_id"]).meta["parts"]
+    assert set(parts) == {"integrity", "consistency", "task_match", "action_divergence", "mutual_information"}
+    found = rows(filled, pl.col("scorer").is_in([*parts, "composite"]))
+    assert set(found.group_by("scorer", "metric").len()["len"]) == {24}
+    residual = rows(filled, HEADLINE)
+    assert set(residual["fit_id"]) == {parts["action_divergence"]}  # the fit that was there already
+    assert score(filled, recipe, of(filled, "reach"), **common)["already"] == 24
+    known = score(filled, recipe.model_copy(update={"fit": first["fit_id"]}), of(filled, "reach"), **common)
+    assert (known["fit_id"], known["scored"]) == (first["fit_id"], 0)
+
+
 def test_the_order_of_the_episodes_changes_nothing(filled, common):
     shuffled = of(filled, "reach").sample(fraction=1.0, shuffle=True, seed=1)
     assert score(filled, DIVERGENCE, shuffled, **common)["scored"] == 0

@@ -1,0 +1,171 @@
+"""Composite: one number of the layers of evidence, in their order: integrity, then consistency, then information.
+
+No part of it is learned. The order matters: information measured on a defective recording misleads, so an episode that
+fails an earlier layer ranks below all that pass it, whatever later layers say. It is for ranking at a glance; the parts
+are always beside it, and so is the length, the baseline that it has to beat.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from data_engine.model import TIMESTAMP
+from data_engine.scoring import EpisodeBatch, Fit, Metric, Needs, Resources, Scorer, ScoreRow, Spec
+
+__all__ = ["Composite"]
+
+MIN_EPISODES = 5  # of a task; below it an episode is held against its group
+_MOST = 20.0  # of a surprise: no single part says more
+
+
+@dataclass(frozen=True)
+class Part:
+    """A metric of another scorer. ``sign`` 1 where lower is better, -1 where higher is; ``weight`` of its surprise."""
+
+    metric: str
+    sign: float
+    weight: float
+
+
+DEFECTS = "integrity.defect_fraction"
+INCONSISTENCY = "consistency.inconsistency"
+LOG_ODDS = "task_match.log_odds"
+INFORMATION = (
+    Part("action_divergence.own_residual", 1.0, 1.0),
+    Part("mutual_information.information", -1.0, 0.5),
+)
+
+
+class Composite(Scorer):
+    """The layers that an episode passes, and its standing in the first that it does not.
+
+    Integrity is passed without a defect: below it ``composite`` is 1 / (1 + defect fraction). Consistency is passed
+    where ``inconsistency`` stays below ``gate`` and no other task is likelier than its own (log-odds of at least 0):
+    below it, 1 + 1 / (1 + doubt), doubt = hypot(inconsistency / gate, how far the log-odds are negative). An episode
+    that passes both has 2 + 1 / (1 + divergence): what its action divergence and mutual information lie beyond the
+    median of its task in the reference set, on the bad side alone, in robust deviations (1.4826 MAD, 20 at most), root
+    of the sum of squares, mutual information at half weight. Tasks of fewer than 5 reference episodes are held against
+    all of their (embodiment, control mode).
+
+    A part that is null adds nothing and is named in the reason: where a task is the only one there is no log-odds.
+    Without integrity, or with neither part of information, there is no composite.
+
+    Metrics: ``composite``; ``doubt`` and ``divergence`` as above; ``length``, the baseline to beat.
+    """
+
+    gate: float = Field(default=0.7, gt=0)
+
+    spec: ClassVar[Spec] = Spec(
+        name="composite",
+        version="1",
+        level="episode",
+        metrics=(
+            Metric("composite", "layers passed", "higher"),
+            Metric("doubt", "gates", "lower"),
+            Metric("divergence", "robust deviations", "lower"),
+            Metric("length", "steps", "neither"),
+        ),
+        needs=Needs(
+            columns=(TIMESTAMP,), scores=(DEFECTS, INCONSISTENCY, LOG_ODDS, *(part.metric for part in INFORMATION))
+        ),
+        resources=Resources(cpus=1),
+    )
+
+    def fit(
+        self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
+    ) -> Fit:
+        """Learn median and deviation of each part of information, by task and by group."""
+        seen: list[str] = []
+        found: dict[str, dict[str, list[float]]] = {part.metric: defaultdict(list) for part in INFORMATION}
+        for batch in batches:
+            seen += batch.content_hashes
+            for metric, by_place in found.items():
+                for (group, task), value in zip(_places(batch), batch.scores[metric], strict=True):
+                    if np.isfinite(value):
+                        by_place[_key(group, task)].append(float(value))
+                        by_place[_key(group)].append(float(value))
+        usual = {
+            metric: {
+                place: _usual(np.array(values)) for place, values in sorted(by.items()) if len(values) >= MIN_EPISODES
+            }
+            for metric, by in found.items()
+        }
+        return Fit(
+            producer=self.spec.name,
+            version=self.spec.version,
+            config=self.config,
+            seed=seed,
+            reference=tuple(sorted(seen)),
+            meta={"usual": usual},
+            base=base.id if base else None,
+        )
+
+    def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
+        """Every metric of every episode, from its parts alone."""
+        lengths = np.diff(batch.offsets)
+        return [
+            self._rows({name: float(found[i]) for name, found in batch.scores.items()}, fit, place, int(lengths[i]))
+            for i, place in enumerate(_places(batch))
+        ]
+
+    def _rows(self, values: Mapping[str, float], fit: Fit, place: tuple[str, str], n: int) -> list[ScoreRow]:
+        silent = [name for name in self.spec.needs.scores if np.isnan(values[name])]
+        without = f"without {', '.join(silent)}" if silent else None
+        known = {
+            part: _surprise(part, values[part.metric], fit.meta["usual"][part.metric], place) for part in INFORMATION
+        }
+        told = [surprise for surprise in known.values() if surprise is not None]
+        divergence = float(np.linalg.norm(told)) if told else None
+        unlike = max(0.0, -float(np.nan_to_num(values[LOG_ODDS])))
+        doubt = float(np.hypot(np.nan_to_num(values[INCONSISTENCY]) / self.gate, unlike))
+        unsaid = np.isnan(values[INCONSISTENCY]) and np.isnan(values[LOG_ODDS])
+        defects = values[DEFECTS]
+        if np.isnan(defects):
+            headline = ScoreRow("composite", None, "undefined", without)
+        elif defects > 0:
+            headline = ScoreRow("composite", 1 / (1 + defects), reason="fails integrity")
+        elif values[INCONSISTENCY] >= self.gate or unlike > 0:
+            headline = ScoreRow("composite", 1 + 1 / (1 + doubt), reason="fails consistency")
+        elif divergence is None:
+            headline = ScoreRow("composite", None, "undefined", without or "no reference")
+        else:
+            headline = ScoreRow("composite", 2 + 1 / (1 + divergence), reason=without)
+        return [
+            headline,
+            ScoreRow("doubt", None if unsaid else doubt, "undefined" if unsaid else "ok", without),
+            ScoreRow("divergence", divergence, "undefined" if divergence is None else "ok", without),
+            ScoreRow("length", float(n)),
+        ]
+
+
+def _places(batch: EpisodeBatch) -> Iterator[tuple[str, str]]:
+    """(group, task) of each episode; a group is an embodiment and a control mode."""
+    for row in batch.episodes.select(["embodiment", "control_mode", "task"]).to_pylist():
+        group = (row["embodiment"] or batch.dataset.embodiment, row["control_mode"] or batch.dataset.control_mode)
+        yield "/".join(map(str, group)), row["task"] or ""
+
+
+def _key(*place: str) -> str:
+    return json.dumps(place)
+
+
+def _usual(values: np.ndarray) -> tuple[float, float]:
+    """Median and robust deviation."""
+    median = float(np.median(values))
+    return median, 1.4826 * float(np.median(np.abs(values - median)))
+
+
+def _surprise(part: Part, value: float, usual: Mapping[str, Any], place: tuple[str, str]) -> float | None:
+    """Weighted robust deviations of ``value`` on the bad side; None where it, or what is usual, is unknown."""
+    known = usual.get(_key(*place)) or usual.get(_key(place[0]))
+    if known is None or np.isnan(value):
+        return None
+    median, deviation = known
+    return part.weight * float(np.clip(part.sign * (value - median) / max(deviation, 1e-9), 0.0, _MOST))

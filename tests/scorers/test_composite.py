@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data_engine.scoring import EpisodeBatch
+from scorers.composite import DEFECTS, INCONSISTENCY, INFORMATION, LOG_ODDS, Composite
+from tests.scorers.conftest import make_batch
+
+SCORER = Composite()
+RESIDUAL, INFORMED = (part.metric for part in INFORMATION)
+
+
+def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray) -> EpisodeBatch:
+    """Episodes whose parts are ``scores``; the rest of the parts sound and drawn at random."""
+    draw = np.random.default_rng(0)
+    states = [draw.normal(size=(10 + i, 3)) for i in range(n)]
+    batch = make_batch(states, [state[:, :2] for state in states], tasks or ["lift"] * n)
+    told = {
+        DEFECTS: np.zeros(n),
+        INCONSISTENCY: draw.random(n) * 0.3,
+        LOG_ODDS: np.full(n, 5.0),
+        RESIDUAL: draw.normal(1, 0.1, n),
+        INFORMED: draw.normal(0, 1, n),
+    }
+    names = {"defects": DEFECTS, "inconsistency": INCONSISTENCY, "log_odds": LOG_ODDS, "residual": RESIDUAL}
+    return replace(batch, scores=told | {names[name]: values for name, values in scores.items()})
+
+
+def scored(batch: EpisodeBatch, scorer: Composite = SCORER) -> list[dict]:
+    fit = scorer.fit([batch])
+    return [{row.metric: row for row in episode} for episode in scorer.score(batch, fit)]
+
+
+def only(n: int, index: int, value: float, rest: float) -> np.ndarray:
+    return np.where(np.arange(n) == index, value, rest)
+
+
+def test_layers_rank_in_their_order() -> None:
+    rows = scored(
+        batch_with(defects=only(40, 0, 0.2, 0.0), inconsistency=only(40, 1, 0.9, 0.1), log_odds=only(40, 2, -3.0, 5.0))
+    )
+    values = np.array([row["composite"].value for row in rows])
+    assert values[0] == pytest.approx(1 / 1.2)
+    assert values[1] == pytest.approx(1 + 1 / (1 + 0.9 / 0.7))
+    assert values[2] == pytest.approx(1 + 1 / (1 + np.hypot(0.1 / 0.7, 3)))
+    assert (values[3:] > 2).all()
+    assert [rows[i]["composite"].reason for i in range(4)] == [
+        "fails integrity", "fails consistency", "fails consistency", None,
+    ]  # fmt: skip
+
+
+def test_divergence_is_the_norm_of_robust_surprises() -> None:
+    batch = batch_with(residual=only(40, 7, 2.0, 1.0) + np.linspace(-0.1, 0.1, 40))
+    rows = scored(batch)
+    expected = np.zeros(40)
+    for part in INFORMATION:
+        values = batch.scores[part.metric]
+        deviation = 1.4826 * np.median(np.abs(values - np.median(values)))
+        beyond = np.clip(part.sign * (values - np.median(values)) / deviation, 0, 20)
+        expected = np.hypot(expected, part.weight * beyond)
+    np.testing.assert_allclose([row["divergence"].value for row in rows], expected, rtol=1e-12)
+    assert int(np.argmin([row["composite"].value for row in rows])) == 7
+
+
+def test_a_null_part_adds_nothing_and_is_named() -> None:
+    one = scored(batch_with(log_odds=np.full(40, np.nan)))[0]
+    assert one["composite"].value > 2
+    assert one["composite"].reason == f"without {LOG_ODDS}"
+    unknown = scored(batch_with(defects=np.full(40, np.nan)))[0]["composite"]
+    assert unknown.value is None
+    assert unknown.status == "undefined"
+    assert DEFECTS in unknown.reason
+    neither = batch_with(residual=only(40, 3, np.nan, 1.0))
+    neither.scores[INFORMED][3] = np.nan
+    row = scored(neither)[3]
+    assert row["composite"].value is None
+    assert row["divergence"].status == "undefined"
+
+
+def test_a_rare_task_is_held_against_its_group() -> None:
+    tasks = ["lift"] * 38 + ["push"] * 2
+    rows = scored(batch_with(tasks=tasks, residual=only(40, 39, 3.0, 1.0) + np.linspace(-0.1, 0.1, 40)))
+    assert rows[39]["divergence"].value == pytest.approx(20, rel=0.1)
+    assert rows[38]["composite"].value > rows[39]["composite"].value
+
+
+def test_neither_order_nor_names_matter() -> None:
+    batch = batch_with()
+    order = np.random.default_rng(1).permutation(40)
+    fit = SCORER.fit([batch.one(int(i)) for i in order])
+    assert fit.reference == SCORER.fit([batch]).reference
+    direct = [rows[0].value for rows in SCORER.score(batch, SCORER.fit([batch]))]
+    shuffled = [SCORER.score(batch.one(i), fit)[0][0].value for i in range(40)]
+    assert direct == shuffled
