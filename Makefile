@@ -29,6 +29,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/mutual_information.py
 	$(BIN)/python benchmarks/rlds.py
+	$(BIN)/python benchmarks/long_source.py --quick
 
 wheels: $(READY)
 	$(BIN)/uv build --wheel --out-dir dist .

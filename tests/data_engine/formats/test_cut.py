@@ -73,3 +73,17 @@ def test_a_part_of_a_probe_is_as_large_as_its_episodes(write: Callable[[Path, in
         assert [item.key for item in read] == keys and all(isinstance(item, SourceEpisode) for item in read)
         sizes.append(len(pickle.dumps(part)))
     assert abs(sizes[1] - sizes[0]) < 50, sizes
+
+
+@pytest.mark.parametrize(("write", "listed"), [(lerobot_v3, "meta/episodes"), (lerobot_v2, "meta/episodes.jsonl")])
+def test_what_the_probe_read_of_the_episodes_no_part_reads_again(
+    write: Callable[[Path, int], Path], listed: str, tmp_path: Path
+) -> None:
+    source = Source(str(write(tmp_path / "set", 9)))
+    fmt, probe = detect(source)
+    (tmp_path / "set" / listed).rename(tmp_path / "gone")
+    read = list(fmt.read(source, probe.cut(probe.episodes[4:6]), ["episode_000004", "episode_000005"]))
+    assert [(item.key, item.task) for item in read if isinstance(item, SourceEpisode)] == [
+        ("episode_000004", "push"),
+        ("episode_000005", "push"),
+    ]
