@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 __all__ = ["Bars"]
@@ -28,9 +29,12 @@ class Bars(Progress):
         self._done = done
         self._bar: TaskID | None = None
         rate = [] if done is None else [_Rate()]
-        named = [TextColumn(unit)] if unit else []
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), *named, *rate)
-        super().__init__(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        named = [TextColumn(unit, table_column=_whole())] if unit else []
+        title_column = TextColumn("{task.description:<28}", table_column=_whole())
+        bar = BarColumn(bar_width=None, table_column=Column(ratio=1))  # what room the words leave
+        count, left = MofNCompleteColumn(table_column=_whole()), TimeRemainingColumn(table_column=_whole())
+        console = Console(stderr=True)
+        super().__init__(title_column, bar, count, *named, *rate, left, console=console, expand=True)
         self._bar = self.add_task(title, total=total, completed=done()[0] if done else 0, frames=0)
 
     def forward(self, done: int) -> None:
@@ -46,11 +50,16 @@ class Bars(Progress):
         yield from super().get_renderables()
 
 
+def _whole() -> Column:
+    """Of the line's columns: it is never broken into two lines."""
+    return Column(no_wrap=True)
+
+
 class _Rate(ProgressColumn):
     """Frames a second since the bar appeared; nothing where none are counted."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(table_column=_whole())
         self._began = time.monotonic()
 
     def render(self, task: Task) -> Text:

@@ -76,7 +76,10 @@ class Lake(Tables):
         return f"Lake({self.uri!r})"
 
     def _refuse_other(self) -> None:
-        names = [PurePosixPath(path).name for path in self.fs.ls(self.root, detail=False)] if self.exists("") else []
+        try:
+            names = [PurePosixPath(path).name for path in self.fs.ls(self.root, detail=False)]
+        except FileNotFoundError:  # nothing there, or another's self-test that has just gone
+            names = []
         if names and MARKER not in names and not all(name.startswith((TEMPORARY, "_")) for name in names):
             raise RequestError(f"{self.uri} holds something else", code="no_lake", fix="name an empty folder")
 

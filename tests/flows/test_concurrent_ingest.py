@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ def meet(*arguments):
     flow._publish = publish  # only the first time
     open(os.path.join(meeting, name), "w").close()
     while len(os.listdir(meeting)) < int(count):
+        if os.path.exists(meeting + ".off"):  # one of the others failed
+            sys.exit("nobody to meet")
         time.sleep(0.01)
     return publish(*arguments)
 
@@ -62,9 +66,17 @@ def race(lake_uri: str, entries: list[tuple[str, Path]], meeting: Path) -> list[
         children.append(
             subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()})
         )
-    outs = [child.communicate()[0] for child in children]
+    with ThreadPoolExecutor(len(children)) as pool:
+        outs = list(pool.map(partial(_answer, Path(f"{meeting}.off")), children))
     assert [child.returncode for child in children] == [0] * len(entries)
     return [json.loads(out) for out in outs]
+
+
+def _answer(off: Path, child: subprocess.Popen[bytes]) -> bytes:
+    out = child.communicate()[0]
+    if child.returncode:
+        off.touch()
+    return out
 
 
 def serial(uri: str, entries: list[tuple[str, Path]]) -> Lake:

@@ -19,7 +19,7 @@ def test_help_shows_every_verb_once_in_its_section(capsys):
     assert shown == names
     titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert titles == ["Options:", "Recordings and the lake:", "Evidence:", "Selections, mixtures, exports:",
-                      "What there is:"]  # fmt: skip
+                      "Trained policies:", "What there is:"]  # fmt: skip
 
 
 def test_every_verb_takes_a_lake_and_json():
