@@ -37,7 +37,7 @@ def step_values(example: Example, leaf: Leaf) -> np.ndarray | None:
         rows = _rows(example, leaf, leaf.path)
         if rows is None or leaf.is_fixed:
             return rows if rows is None else np.asarray(rows)
-        return _texts([np.asarray(row).tolist() for row in rows])
+        return _texts(_listed(rows))
     rows = _rows(example, leaf, f"{leaf.path}/ragged_flat_values")
     lengths = [_row_lengths(example, leaf, level) for level in range(len(leaf.levels) - 1)]
     if rows is None and not any(map(len, lengths)):
@@ -52,7 +52,7 @@ def step_values(example: Example, leaf: Leaf) -> np.ndarray | None:
         return _reshaped(np.asarray(rows), (len(lengths[0]), *inner, *_sides(leaf)), leaf)
     if (rows.nbytes if isinstance(rows, np.ndarray) else sum(row.nbytes for row in rows)) > _RAGGED_BYTES:
         raise SourceError(f"{leaf.path} holds more than {_RAGGED_BYTES >> 20} MiB an episode", code="too_large")
-    nested: list[Any] = [np.asarray(row).tolist() for row in rows]
+    nested = _listed(rows)
     for found in reversed(lengths):
         nested = _folded(nested, found, leaf)
     return _texts(nested)
@@ -194,6 +194,11 @@ def _folded(items: list[Any], lengths: np.ndarray, leaf: Leaf) -> list[Any]:
         raise _misfit(leaf, f"holds {len(items)} values, its row lengths add up to {sum(lengths.tolist())}")
     stops = np.cumsum(lengths).tolist()
     return [items[stop - length : stop] for stop, length in zip(stops, lengths.tolist(), strict=True)]
+
+
+def _listed(rows: np.ndarray | list[np.ndarray]) -> list[Any]:
+    """Each row as nested lists. Texts stay Python's own: an array of NumPy's would drop the NULs at their ends."""
+    return rows.tolist() if isinstance(rows, np.ndarray) else [row.tolist() for row in rows]
 
 
 def _texts(nested: list[Any]) -> np.ndarray:

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -50,6 +50,7 @@ def test_any_tensor_round_trips(data, dtype: str, encoding: str) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(items=st.lists(st.lists(st.lists(st.text(max_size=4), max_size=3), max_size=3), min_size=1, max_size=4))
+@example(items=[[["\0", "a\0"]]])
 def test_sequences_inside_steps_round_trip_as_json(items: list) -> None:
     found = values(Sequence(Sequence(Text())), items)
     assert (found is None and not any(items)) or [json.loads(text) for text in found] == items
