@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.acting import Act, Pair, Plan, acted
 from benchmarks.planting import Course
+from flows.simulators import named
 
 __all__ = ["FPS", "GRIPPER", "PROPRIOCEPTION", "TASKS", "pairs", "perform"]
 
@@ -30,6 +31,7 @@ TASKS = {  # what a demonstration is told to do; the first two are in the tiers 
     "window-open-v3": "open the window",
 }
 
+_SIMULATOR = "metaworld-2"  # the number is of what is recorded: a cache of another one is made anew
 _NOISE = 0.05  # standard deviation of everybody's action noise; actions lie in [-1, 1]
 _GAIN = (0.7, 1.0)
 _LIMIT = 320  # steps; nobody goes on for longer
@@ -79,7 +81,7 @@ class Take:
 def pairs(kind: str, tasks: Sequence[str], count: int, seed: int, cache: Path | None, workers: int = 2) -> list[Pair]:
     """``count`` scenes of each of ``tasks``, acted well and badly; see :func:`benchmarks.acting.acted`."""
     return acted(
-        "metaworld", perform, [Plan(task, kind, i, seed) for task in tasks for i in range(count)], cache, workers
+        _SIMULATOR, perform, [Plan(task, kind, i, seed) for task in tasks for i in range(count)], cache, workers
     )
 
 
@@ -164,9 +166,8 @@ def _run(task: str, seed: int, way: Way, *, steps: int | None = None, linger: in
     """Act ``way`` for ``steps`` steps; without, until ``linger`` steps after the success or ``_LIMIT``."""
     from metaworld.policies import ENV_POLICY_MAP
 
-    env, expert = _environment(task), ENV_POLICY_MAP[task]()
-    env.seed(seed)
-    state, _ = env.reset()
+    world, expert = _world(task), ENV_POLICY_MAP[task]()
+    state = world.reset(seed)
     draw = np.random.default_rng(seed)
     mind = _Mind(way, state)
     states: list[np.ndarray] = []
@@ -182,7 +183,7 @@ def _run(task: str, seed: int, way: Way, *, steps: int | None = None, linger: in
         action = np.clip(action, -1, 1).astype(np.float32)
         states.append(state.astype(np.float32))
         actions.append(action)
-        state, _, _, _, info = env.step(action)
+        state, _, _, _, info = world.env.step(action)
         if done is None and info["success"]:
             done = len(states) - 1
     return Take(np.stack(states), np.stack(actions), done, mind.span(len(states)))
@@ -244,10 +245,6 @@ class _Mind:
 
 
 @cache
-def _environment(task: str) -> Any:
+def _world(task: str) -> Any:
     """The simulator of ``task``, built once a process: every reset starts from the same clean state."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as environments
-
-    env = environments[f"{task}-goal-observable"](seed=0)
-    env._freeze_rand_vec, env.seeded_rand_vec = False, True  # object and goal placed anew from the seed at each reset
-    return env
+    return named(f"metaworld:{task}").open()

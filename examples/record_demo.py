@@ -33,6 +33,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.simulators import named
+
 FPS = 20
 LIMIT = 180  # steps; nobody goes on for longer
 TARGETS = 4  # a task
@@ -123,9 +125,8 @@ def perform(plan: Plan) -> Demonstration:
 def _attempt(plan: Plan, operator: Operator, rng: np.random.Generator) -> Demonstration:
     from metaworld.policies import ENV_POLICY_MAP
 
-    env, policy = _environment(plan.task), ENV_POLICY_MAP[plan.task]()
-    env.seed(int(rng.integers(2**31)))
-    observation, _ = env.reset()
+    world, policy = _world(plan.task), ENV_POLICY_MAP[plan.task]()
+    observation = world.reset(int(rng.integers(2**31)))
     belief = np.zeros(39)
     belief[4:6], belief[36:38] = _offset(operator, rng), _offset(operator, rng)
     patience, linger = int(rng.integers(operator.patience[0], operator.patience[1] + 1)), int(rng.integers(5, 50))
@@ -145,7 +146,7 @@ def _attempt(plan: Plan, operator: Operator, rng: np.random.Generator) -> Demons
         action = np.clip(action + (0.2 if pause else 1.0) * noise, -1.0, 1.0).astype(np.float32)
         observations.append(observation.astype(np.float32))
         actions.append(action)
-        observation, reward, _, _, info = env.step(action)
+        observation, reward, _, _, info = world.env.step(action)
         rewards.append(np.float32(reward))
         success = success or bool(info["success"])
         linger -= success
@@ -158,13 +159,9 @@ def _offset(operator: Operator, rng: np.random.Generator) -> np.ndarray:
 
 
 @cache
-def _environment(task: str) -> Any:
+def _world(task: str) -> Any:
     """The simulator of ``task``, built once a process: every reset starts from the same clean state."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as environments
-
-    env = environments[f"{task}-goal-observable"](seed=0)
-    env._freeze_rand_vec, env.seeded_rand_vec = False, True  # object and goal placed anew from the seed at each reset
-    return env
+    return named(f"metaworld:{task}").open()
 
 
 def record(episodes: int, seed: int, workers: int) -> Iterable[Demonstration]:

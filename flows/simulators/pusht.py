@@ -22,7 +22,7 @@ class PushT(Simulator):
 
     def open(self) -> GymWorld:
         """See :meth:`Simulator.open`."""
-        make = {"obs_type": "state", "max_episode_steps": self.limit}
+        make = {"obs_type": "state", "max_episode_steps": self.limit, "disable_env_checker": True}
         which = "gym_pusht:gym_pusht/PushT-v0"
         world = GymWorld(Gymnasium(id=which, limit=self.limit, progress="coverage", make=make))
         world.version = f"gym-pusht {version('gym-pusht')}"

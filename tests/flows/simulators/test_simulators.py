@@ -51,6 +51,38 @@ def test_metaworlds_first_observation_shows_where_things_are():
         np.testing.assert_allclose(first[:18], second[18:36], atol=1e-6)  # the frame before
 
 
+@pytest.mark.parametrize("task", ["window-open-v3", "pick-place-v3", "peg-insert-side-v3"])
+def test_metaworld_is_as_if_the_hand_had_been_brought_to_rest_by_simulation(task):
+    pytest.importorskip("metaworld", reason="the simulator metaworld is not installed")
+    import mujoco
+
+    world, whole = named(f"metaworld:{task}").open(), named(f"metaworld:{task}").open().env
+    actions = np.random.default_rng(1).uniform(-1, 1, (20, 4))
+    for seed in range(3):
+        first = world.reset(seed)
+        whole.seed(seed)
+        whole.reset()
+        mujoco.mj_forward(whole.model, whole.data)
+        whole._get_obs()
+        np.testing.assert_allclose(first, whole._get_obs(), atol=1e-4)
+        mine = np.stack([world.step(action).observation for action in actions])
+        theirs = np.stack([whole.step(action.astype(np.float32))[0] for action in actions])
+        np.testing.assert_allclose(mine, theirs, atol=1e-3)
+
+
+def test_pushts_progress_is_the_largest_coverage_so_far():
+    pytest.importorskip("gym_pusht", reason="the simulator gym_pusht is not installed")
+    world, seen = named("pusht").open(), []
+    state = world.reset(11)  # the block covers some of the goal
+    for _ in range(30):
+        step = world.step(state[2:4])  # right into the block
+        state = step.observation
+        seen.append(world.env.unwrapped._get_coverage())
+        assert step.progress == pytest.approx(max(seen))
+        assert step.success == (seen[-1] > 0.95)
+    assert max(seen) > seen[-1]
+
+
 def test_an_experts_rollout_succeeds_and_progress_never_falls():
     pytest.importorskip("metaworld", reason="the simulator metaworld is not installed")
     from metaworld.policies import ENV_POLICY_MAP
