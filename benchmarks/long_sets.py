@@ -24,11 +24,15 @@ CAMERA = "observation.images.top"
 
 @dataclass(frozen=True)
 class Shape:
-    """How many episodes of how many steps of ``width`` float32 numbers, a quarter of them the action."""
+    """How many episodes of how many steps of ``width`` float32 numbers, a quarter of them the action.
+
+    ``noisy``: how many of the steps are noise, all if None; the rest are zeros that robomimic files leave as holes.
+    """
 
     episodes: int
     steps: int
     width: int
+    noisy: int | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -45,10 +49,10 @@ def robomimic(path: Path, shape: Shape, seed: int = 0) -> Path:
         for number in range(shape.episodes):
             demo = data.create_group(f"demo_{number}")
             demo.attrs["num_samples"] = shape.steps
-            demo["actions"] = rng.standard_normal((shape.steps, shape.sizes["action"]), np.float32)
-            demo["obs/robot0_joint_pos"] = rng.standard_normal(
-                (shape.steps, shape.sizes["observation.state"]), np.float32
-            )
+            for name, column in (("actions", "action"), ("obs/robot0_joint_pos", "observation.state")):
+                width = shape.sizes[column]
+                values = demo.create_dataset(name, (shape.steps, width), np.float32)
+                values[: shape.noisy] = rng.standard_normal((shape.noisy or shape.steps, width), np.float32)
     return path
 
 

@@ -1,11 +1,14 @@
 """What an ingest needs as its source grows: ten times the bytes, ten times the episodes.
 
-    python benchmarks/long_source.py [--quick] [--json] [--only lerobot|robomimic|video|episodes ...] [--work FOLDER]
+    python benchmarks/long_source.py [--quick] [--json] [--work FOLDER]
+                                     [--only lerobot|robomimic|video|episodes|hundredfold ...]
 
 Synthetic sets of 0.5 and 5 GB (``--quick``: 50 and 500 MB) as LeRobot v3 of many files, the same with a video a data
 file, and robomimic HDF5 of many demonstrations; then sets of 10,000 and 100,000 (``--quick``: 1,000 and 10,000) short
-episodes. Each is ingested by the command line in a process of its own. ``peak`` is the most memory that the process and
-its children held at once: ``anon`` is their own, ``all`` counts mapped files and libraries too, each page once (PSS);
+episodes; then a robomimic file of 0.5 and 50 GB (``--quick``: 50 MB and 5 GB) whose demonstrations, of 2 MB, are
+zeros but for their first second, which file systems keep as holes: only so it fits a disk, and all of it is read.
+Each is ingested by the command line in a process of its own. ``peak`` is the most memory that the process and its
+children held at once: ``anon`` is their own, ``all`` counts mapped files and libraries too, each page once (PSS);
 clean pages of mapped files are the page cache's, which the kernel takes back at will. ``growth`` is the larger set's
 over the smaller's; time is linear in the episodes where their power is 1, and less where a fixed cost still counts.
 """
@@ -28,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.long_sets import Shape, clip, lerobot, robomimic
+from benchmarks.long_sets import FPS, Shape, clip, lerobot, robomimic
 
 _POLL_S = 0.05
 
@@ -149,6 +152,16 @@ def by_episodes() -> dict[str, Callable[[Path, int], Path]]:
     }
 
 
+def hundredfold() -> dict[str, Callable[[Path, int], Path]]:
+    """Sets of a wanted number of bytes, most of them holes of the file."""
+    steps, width = 1800, 288
+    return {
+        "robomimic": lambda work, size: robomimic(
+            work / "set.hdf5", Shape(size // (steps * width * 4), steps, width, noisy=FPS)
+        )
+    }
+
+
 def measured(
     work: Path, sets: dict[str, Callable[[Path, int], Path]], sizes: Sequence[int], workers: Sequence[int]
 ) -> Iterator[list[Ingest]]:
@@ -197,7 +210,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="sets of a tenth of the size")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    parser.add_argument("--only", nargs="+", default=["lerobot", "video", "robomimic", "episodes"])
+    parser.add_argument("--only", nargs="+", default=["lerobot", "video", "robomimic", "episodes", "hundredfold"])
     parser.add_argument("--work", type=Path, help="where the sets and lakes are made: 12 GB, a tenth with --quick")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     asked = parser.parse_args()
@@ -206,12 +219,13 @@ def main() -> int:
         ("bytes", {kind: make for kind, make in by_bytes(asked.quick).items() if kind in asked.only},
          [500_000_000 // tenth, 5_000_000_000 // tenth]),
         ("episodes", by_episodes() if "episodes" in asked.only else {}, [10_000 // tenth, 100_000 // tenth]),
+        ("bytes", hundredfold() if "hundredfold" in asked.only else {}, [5 * 10**8 // tenth, 5 * 10**10 // tenth]),
     ]  # fmt: skip
     answer: dict[str, list[Any]] = {}
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=asked.work) as folder:
         for name, sets, sizes in parts:
             if not asked.json and sets:
-                print(f"ten times the {name}\n\n{HEAD}")
+                print(f"{sizes[1] // sizes[0]} times the {name}\n\n{HEAD}")
             for rows in measured(Path(folder), sets, sizes, asked.workers):
                 grown = _growth(rows)
                 answer.setdefault(name, []).append({"ingests": [_as_dict(row) for row in rows], "growth": grown})

@@ -10,12 +10,15 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +34,7 @@ __all__ = ["Executor", "Local", "Shard", "execute", "executor", "run_shards", "s
 
 
 ONE_CPU = Resources()
+_WORTH_S = 3.0  # of work that pays for the start of one more process, which takes 1.6 s of computing
 
 
 @dataclass(frozen=True)
@@ -65,30 +69,57 @@ class Executor(ABC):
 
 
 class Local(Executor):
-    """This process, or with ``workers`` > 1 a pool of spawned ones that die with it."""
+    """This process, or a pool of spawned ones that die with it.
 
-    def __init__(self, workers: int = 1) -> None:
+    ``workers``: so many spawned ones, or this process alone for 1. None: this process, which spawns others to help it,
+    up to one a core, where the shards it has done show that the rest takes long enough to pay for their start.
+    """
+
+    def __init__(self, workers: int | None = 1) -> None:
         self.workers = workers
 
     def run(
         self, lake: Lake, function: str, shards: Sequence[Shard], resources: Resources
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """See :class:`Executor`."""
-        if self.workers <= 1 or len(shards) <= 1:
-            for index, shard in enumerate(shards):
-                yield index, execute(lake.uri, function, shard, resources.cpus)
+        if self.workers is not None and min(self.workers, len(shards)) > 1:
+            yield from self._pooled(lake, function, dict(enumerate(shards)), resources, min(self.workers, len(shards)))
             return
+        began = time.monotonic()
+        for index, shard in enumerate(shards):
+            left = len(shards) - index
+            helpers = 0 if self.workers else _helpers(left, (time.monotonic() - began) / max(index, 1), resources)
+            if helpers:
+                rest = dict(islice(enumerate(shards), index, None))
+                yield from self._pooled(lake, function, rest, resources, helpers, helping=True)
+                return
+            yield index, execute(lake.uri, function, shard, resources.cpus)
+
+    def _pooled(
+        self,
+        lake: Lake,
+        function: str,
+        shards: Mapping[int, Shard],
+        resources: Resources,
+        workers: int,
+        helping: bool = False,
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """``shards`` by index in ``workers`` processes; ``helping``: beside this one, which begins at the other end."""
         import multiprocessing
         from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 
         context = multiprocessing.get_context("spawn")
-        workers = min(self.workers, len(shards))
         with ProcessPoolExecutor(workers, context, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
             futures = {
-                pool.submit(execute, lake.uri, function, shard, resources.cpus): index
-                for index, shard in enumerate(shards)
+                pool.submit(execute, lake.uri, function, shards[index], resources.cpus): index
+                for index in sorted(shards, reverse=helping)
             }
             try:
+                for future, index in [*reversed(futures.items())] if helping else ():
+                    if not future.cancel():  # the helpers have come to here
+                        break
+                    del futures[future]
+                    yield index, execute(lake.uri, function, shards[index], resources.cpus)
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BrokenExecutor as error:
@@ -102,10 +133,27 @@ class Local(Executor):
                 raise
 
 
+def _helpers(left: int, seconds: float, resources: Resources) -> int:
+    """Processes to spawn beside this one for ``left`` shards that take ``seconds`` each here; 0 before one is known."""
+    if resources.gpus:  # one device, which this process has
+        return 0
+    most = min(int(_cores() / max(resources.cpus, 1)), left) - 1
+    return max(min(most, int(left * seconds / _WORTH_S)), 0)
+
+
+def _cores() -> float:
+    """Cores that this process may use: of its affinity and its container's quota."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with suppress(OSError, ValueError):  # "max 100000" where there is no quota
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, int(quota) / int(period))
+    return cores
+
+
 def executor(name: str, workers: int | None = None) -> Executor:
-    """The executor called ``name``: ``local`` or ``ray``. ``workers`` defaults to 1 locally, to the CPUs on Ray."""
+    """The executor called ``name``: ``local`` or ``ray``. ``workers``: None for as many as pay, on Ray one a CPU."""
     if name == "local":
-        return Local(workers or 1)
+        return Local(workers)
     if name == "ray":
         from flows.ray_executor import Ray
 

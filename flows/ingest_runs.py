@@ -128,7 +128,7 @@ class RunWriter:
             "provenance": episode.provenance,
             "labels": list(episode.labels),
             "parent": episode.parent,
-            "attributes": canonical_json(episode.attributes),
+            "attributes": canonical_json(episode.attributes) if episode.attributes else "{}",
             "videos": videos,
         }
 

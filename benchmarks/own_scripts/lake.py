@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_engine.recipe import MixtureRecipe, SelectRecipe, SourceRecipe
-from flows.executor import Local
+from flows.executor import executor
 from flows.ingest import ingest
 from flows.mix import mix
 from flows.progress import silent
@@ -16,7 +16,7 @@ def ingested(source: Path, folder: Path, form: str = "auto", **options: Any) -> 
     """A new lake at ``folder`` that holds ``source``. Raises ``RuntimeError`` where an episode could not be read."""
     lake = Lake.open(str(folder), create=True)
     recipe = SourceRecipe(name="set", uri=str(source), format=form, options=options)
-    receipt = ingest(lake, recipe, on=Local(), progress=silent(), run_id="run_benchmark")
+    receipt = ingest(lake, recipe, on=executor("local"), progress=silent(), run_id="run_benchmark")
     if receipt["quarantined"]:
         raise RuntimeError(f"{source}: {receipt['quarantined'][0]}")
     return lake

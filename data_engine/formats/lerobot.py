@@ -113,6 +113,7 @@ def read_info(source: Source, major: str, *, fps: float | None = None) -> Info |
 
 
 @lru_cache(maxsize=1024)  # asked for each episode, of few files
+@lru_cache(maxsize=1024)
 def fill(template: str, **fields: int | str) -> str:
     """``template`` of info.json with ``fields`` put in; only those names and plain integer widths are allowed.
 

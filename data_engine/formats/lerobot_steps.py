@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,6 +168,8 @@ def episodes_in(
     clock = _numpy(whole, TIMESTAMP)
     frame, task = _numpy(table, FRAME), _numpy(table, TASK)
     succeeded = _numpy(whole, "next.success")
+    jumps = [] if frame is None else (np.flatnonzero(frame[1:] != frame[:-1] + 1) + 1).tolist()
+    changes = [] if task is None else (np.flatnonzero(task[1:] != task[:-1]) + 1).tolist()
     for listed in wanted:
         span = spans.get(listed.index)
         if span is None:
@@ -193,23 +197,25 @@ def episodes_in(
                 notes.append(f"{name}: declared {declared_sizes[name]}, the images are {(camera.height, camera.width)}")
         if listed.length is not None and listed.length != stop - start:
             defects.append(Defect("steps_differ", f"declares {listed.length} steps and has {stop - start}"))
-        if frame is not None and not np.array_equal(frame[start:stop], np.arange(stop - start)):
+        if frame is not None and (frame[start] != 0 or _any_within(jumps, start, stop)):
             if times is not None and (np.diff(times) < 0).any():
                 yield Unreadable(
                     listed.key, "rows_out_of_order", "its rows lie in no order of frame_index and timestamp"
                 )
                 continue
             notes.append("frame_index does not count from 0")
-        shift = float(times[0]) if times is not None and np.isfinite(times[0]) else 0.0
+        shift = float(times[0]) if times is not None and math.isfinite(times[0]) else 0.0
         if times is not None and shift != 0.0:
             notes.append(f"timestamps start at {shift:g} s; shifted to 0")
             steps = steps.set_column(steps.column_names.index(TIMESTAMP), TIMESTAMP, pa.array(times - shift))
-        if task is not None and "language" not in looked_up and (task[start:stop] != task[start]).any():
+        changing = _any_within(changes, start, stop)
+        if changing and "language" not in looked_up:
             notes.append("its task changes over its steps, which the metadata do not list: no step keeps its own")
-        tasks = _tasks(task[start:stop] if task is not None else None, texts.get(TASK, {}), listed.tasks, notes)
+        numbers = () if task is None else task[start : stop if changing else start + 1].tolist()
+        tasks = _tasks(numbers, texts.get(TASK, {}), listed.tasks, notes)
         success = listed.fields.get("success")
         if success is None and flags is not None:
-            success = bool(np.any(flags == 1))
+            success = bool((flags == 1).any())
         yield SourceEpisode(
             key=listed.key,
             steps=steps,
@@ -265,18 +271,22 @@ def _stored(uri: str, path: str, column: str, groups: Sequence[int], index: int)
         raise SourceError(f"column {column!r} has no images", code="missing_image")
 
 
+def _any_within(positions: Sequence[int], start: int, stop: int) -> bool:
+    """Whether any of sorted ``positions`` lies after ``start`` and before ``stop``."""
+    following = bisect.bisect_right(positions, start)
+    return following < len(positions) and positions[following] < stop
+
+
 def _tasks(
-    index: np.ndarray | None, tasks: Mapping[int, str], listed: Sequence[str], notes: list[str]
+    numbers: Sequence[int], tasks: Mapping[int, str], listed: Sequence[str], notes: list[str]
 ) -> tuple[str, ...]:
     """The distinct task texts in the order of the steps, then those that only the metadata names."""
     found: dict[str, None] = {}
-    if index is not None and len(index):
-        first = np.sort(np.unique(index, return_index=True)[1]) if (index != index[0]).any() else [0]
-        for number in (int(index[position]) for position in first):
-            if number in tasks:
-                found[tasks[number]] = None
-            else:
-                notes.append(f"task_index {number} has no task")
+    for number in dict.fromkeys(map(int, numbers)):
+        if number in tasks:
+            found[tasks[number]] = None
+        else:
+            notes.append(f"task_index {number} has no task")
     return tuple({**found, **dict.fromkeys(listed)})
 
 

@@ -42,7 +42,7 @@ from data_engine.model import IMAGES, Feature
 __all__ = ["LeRobotV3"]
 
 _EPISODES = "meta/episodes"
-_FILE = " file"  # beside the columns of the metadata: no name of theirs
+_FILE = "meta/ file"  # beside the columns of the metadata: no name of theirs
 _BATCH_BYTES = 32 << 20  # of Arrow data held at a time, or one episode where that is more
 
 
@@ -259,7 +259,7 @@ def _listed(row: Mapping[str, Any], key: str, features: Sequence[Feature], video
         index=row[EPISODE],
         length=row.get("length"),
         tasks=tuple(str(task) for task in row.get("tasks") or ()),
-        fields=attributes_of({name: value for name, value in row.items() if name != _FILE}),
+        fields=attributes_of(row),
         cameras=cameras,
         defects=tuple(defects),
     )

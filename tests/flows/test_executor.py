@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from data_engine.errors import EngineError, RequestError, SourceError
-from flows.executor import Local, Shard, executor, run_shards
+from data_engine.scoring import Resources
+from flows.executor import Local, Shard, _helpers, executor, run_shards
 from flows.progress import silent
 
 
@@ -95,3 +96,24 @@ def wait_for(look, enough, limit=60.0):
     while not enough(found := look()) and time.monotonic() < end:
         time.sleep(0.05)
     return found
+
+
+def test_short_work_stays_in_this_process(lake, tmp_path):
+    found = run(lake, shards(tmp_path), Local(None))
+    assert {result["pid"] for result in found} == {os.getpid()}
+
+
+def test_long_work_is_helped_by_another_process(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.executor._WORTH_S", 1e-9)
+    monkeypatch.setattr("flows.executor._cores", lambda: 2.0)
+    found = run(lake, shards(tmp_path), Local(None), "tests.flows.work:meet")
+    assert [result["value"] for result in found] == [0, 1, 2, 3, 4]
+    assert found[0]["pid"] == os.getpid() != found[-1]["pid"]
+    assert len({result["pid"] for result in found}) == 2
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "helpers"), [(1, 0, 7), (3, 0, 1), (8, 0, 0), (1, 1, 0)])
+def test_helpers_leave_each_worker_its_cores_and_the_device_to_this_process(monkeypatch, cpus, gpus, helpers):
+    monkeypatch.setattr("flows.executor._cores", lambda: 8.0)
+    assert _helpers(1000, 60.0, Resources(cpus, gpus)) == helpers
+    assert _helpers(1000, 0.0, Resources(cpus, gpus)) == 0

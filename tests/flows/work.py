@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 from data_engine.errors import SourceError
 
@@ -26,3 +27,14 @@ def vanish(lake, payload, fingerprint, cpus):
 def sleep(lake, payload, fingerprint, cpus):
     time.sleep(600)
     return {}
+
+
+def meet(lake, payload, fingerprint, cpus):
+    """Every shard but the first waits until two processes are at work."""
+    log = Path(payload["log"])
+    with log.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    end = time.monotonic() + 120
+    while payload["value"] and len(set(log.read_text().split())) < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    return {"value": payload["value"], "pid": os.getpid()}
