@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from data_engine.canonical import digest
 
 __all__ = [
-    "ACTION", "DATASETS", "EMBEDDINGS", "EPISODES", "IMAGES", "PROVENANCE", "RECEIPTS", "REMOVALS", "REWARD", "RUNS",
-    "SCORES", "SELECTIONS", "STATE", "TABLES", "TERMINATED", "TIMESTAMP", "TRUNCATED", "VIDEO", "Dataset",
-    "Feature", "Finding", "episode_id",
+    "ACTION", "ANNOTATIONS", "DATASETS", "EMBEDDINGS", "EPISODES", "IMAGES", "PROVENANCE", "RECEIPTS", "REMOVALS",
+    "REWARD", "RUNS", "SCORES", "SELECTIONS", "STATE", "TABLES", "TERMINATED", "TIMESTAMP", "TRUNCATED", "VIDEO",
+    "Dataset", "Feature", "Finding", "episode_id",
 ]  # fmt: skip
 
 STATE = "observation.state"
@@ -272,26 +272,51 @@ QUARANTINE = _schema(
 ANNOTATIONS = _schema(
     ("episode_id", pa.string()),
     ("content_hash", pa.string()),
+    ("kind", pa.string()),  # segment, keypose, progress, reward, caption, ...
     ("start", pa.int64()),
     ("stop", pa.int64()),
-    ("kind", pa.string()),
-    ("label", pa.string()),
-    ("values", pa.list_(pa.float32())),
+    ("label", pa.string()),  # a short category
+    ("text", pa.string()),  # words, or the raw answer of a judge
+    ("value", pa.float64()),  # null, never NaN
+    ("step_values", pa.list_(pa.float32())),  # a number a step of [start, stop)
+    ("confidence", pa.float64()),  # 0 to 1
+    ("reason", pa.string()),
     ("producer", pa.string()),
     ("version", pa.string()),
     ("config_hash", pa.string()),
-    ("confidence", pa.float64()),
+    ("fit_id", pa.string()),
     ("run_id", pa.string()),
+)
+
+ITEM = pa.struct(
+    [
+        ("episode_id", pa.string()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("camera", pa.string()),  # that it was seen through; null where nothing was
+        ("content_hash", pa.string()),
+    ]
 )
 
 PREFERENCES = _schema(
     ("preference_id", pa.string()),
-    ("first", pa.string()),
-    ("second", pa.string()),
-    ("verdict", pa.float64()),  # probability that the second is better; 0.5 a tie; null undecided
+    ("collection", pa.string()),  # what it was gathered for: a reward is learned from one
+    ("kind", pa.string()),  # pair, ranking, winner
+    ("task", pa.string()),
+    ("items", pa.list_(ITEM)),
+    ("ranks", pa.list_(pa.int64())),  # of the items, 0 the best; equal ones tie, a winner's rivals all have 1
+    ("probability", pa.float64()),  # of a pair, that the second is better; 0.5 a tie; null undecided
+    ("reason", pa.string()),  # why it is undecided
     ("annotator", pa.string()),
+    ("annotator_kind", pa.string()),  # human, model
+    ("model", pa.string()),
+    ("version", pa.string()),  # of the prompt and of how its answer is read
     ("prompt", pa.string()),
-    ("answer", pa.string()),
+    ("answer", pa.string()),  # as it was given
+    ("flipped", pa.bool_()),  # asked in both orders, it chose by the place; null where it was not
+    ("reviews", pa.string()),  # the preference that this one read again
+    ("contradicts", pa.bool_()),  # and says the opposite of
+    ("run_id", pa.string()),
     ("created_at", _TIME),
 )
 

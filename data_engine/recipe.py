@@ -21,8 +21,8 @@ from data_engine.fs import resolve as resolve_uri
 
 __all__ = [
     "Base", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixtureRecipe", "Recipe", "ScheduleRecipe", "ScoreRecipe",
-    "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target", "apply_overrides", "parse", "read", "render", "schema",
-    "template", "validate",
+    "SegmentsRecipe", "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target", "apply_overrides", "parse", "read",
+    "render", "schema", "template", "validate",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -107,10 +107,11 @@ class ScoreRecipe(_Part):
 
 
 class LabelRecipe(_Part):
-    """A labeller to run."""
+    """A labeller to run. ``fit`` names a stored fit; without one it is fitted on the recipe's episodes."""
 
     labeller: str
     params: dict[str, Any] = Field(default_factory=dict)
+    fit: str | None = None
 
 
 class Target(_Part):
@@ -130,11 +131,23 @@ class Target(_Part):
         return self
 
 
+class SegmentsRecipe(_Part):
+    """Step ranges that a labeller named, to choose among in the place of whole episodes.
+
+    ``where``: an expression over label, text, value, confidence, start, stop, steps and seconds of each.
+    """
+
+    producer: str
+    kind: str = "segment"
+    where: str | None = None
+
+
 class SelectRecipe(_Part):
     """A selection to make among the episodes that ``where`` admits.
 
     ``within`` chooses in each task (operator, scene, dataset) apart, towards that group's own targets: an automatic
-    budget over several tasks at once grows too far, because one task's targets judge another's candidates.
+    budget over several tasks at once grows too far, because one task's targets judge another's candidates. ``segments``
+    chooses among spans of those episodes, and of the targets, and the budget counts them.
     """
 
     name: Name
@@ -144,6 +157,7 @@ class SelectRecipe(_Part):
     budget: int | float | Literal["auto"] | None = None
     where: str | None = None
     within: tuple[Literal["task", "operator", "scene", "dataset"], ...] = ()
+    segments: SegmentsRecipe | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
 
@@ -334,6 +348,7 @@ def validate(value: Mapping[str, Any]) -> Recipe:
         )
         fix = "give it in the recipe, or as --set source.uri=PATH" if lacks_source and "source" in value else None
         raise RequestError(f"recipe: {registry.explain(error, Recipe)}", code="bad_recipe", fix=fix) from error
+    spaces = [space.name for space in recipe.spaces]
     entries = recipe.mixture.entries or tuple(EntryRecipe(selection=selection.name) for selection in recipe.select)
     for entry in entries:
         registry.load("weighers", entry.weigher)
@@ -348,6 +363,7 @@ def validate(value: Mapping[str, Any]) -> Recipe:
                 for space in recipe.spaces
             ),
             "score": tuple(_resolved_score(score) for score in recipe.score),
+            "label": tuple(_resolved_label(item, spaces) for item in recipe.label),
             "select": tuple(_resolved_selection(selection) for selection in recipe.select),
             "mixture": recipe.mixture.model_copy(
                 update={"name": recipe.mixture.name or recipe.name, "entries": entries}
@@ -389,6 +405,18 @@ def _resolved_score(score: ScoreRecipe) -> ScoreRecipe:
             fix="add base: {where: ...}, {ids: [...]} or {selection: ...}",
         )
     return score.model_copy(update={"params": scorer.config})
+
+
+def _resolved_label(item: LabelRecipe, spaces: Sequence[str]) -> LabelRecipe:
+    labeller = registry.make("labellers", item.labeller, item.params)
+    for name in labeller.needs.spaces:
+        if name not in spaces:
+            raise RequestError(
+                f"labeller {item.labeller!r} reads space {name!r}; the recipe makes {', '.join(spaces) or 'none'}",
+                code="bad_recipe",
+                fix="add it to spaces, or name another in params",
+            )
+    return item.model_copy(update={"params": labeller.config})
 
 
 def _resolved_selection(selection: SelectRecipe) -> SelectRecipe:
@@ -434,6 +462,9 @@ score:                         # evidence; nothing is dropped by a score
   - {scorer: mutual_information, params: {}}
   # - {scorer: compatibility, base: {where: "operator = 'anna'"}}    # or {ids: [ep_...]} or {selection: NAME}
 
+# label:                       # what is said of spans: segments, progress, rewards; their sums are scores, too
+#   - {labeller: keyposes, params: {}}
+
 select:
   - name: chosen
     method: transport          # transport, nearest, random, filter
@@ -443,6 +474,7 @@ select:
     where: "integrity = 0"     # who may be chosen at all
     within: [task]             # choose in each task apart
     seed: 0
+    # segments: {producer: keyposes, where: "label = 'gripper_closes'"}   # choose spans, not whole episodes
 
 mixture:
   entries:

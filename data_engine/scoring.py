@@ -19,7 +19,10 @@ from data_engine.canonical import digest
 from data_engine.model import ACTION, STATE, Dataset
 from data_engine.registry import Plugin
 
-__all__ = ["Encoder", "EpisodeBatch", "Fit", "Metric", "Needs", "Resources", "ScoreRow", "Scorer", "Span", "Spec"]
+__all__ = [
+    "Clips", "Encoded", "Encoder", "EpisodeBatch", "Fit", "Metric", "Needs", "Producer", "Resources", "ScoreRow",
+    "Scorer", "Span", "Spec",
+]  # fmt: skip
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -38,13 +41,14 @@ class Needs:
     """What a scorer must be given: step columns, embedding spaces, decoded frames.
 
     ``scores``: metrics of other scorers (``name.metric``) that it combines. These run first, with their defaults and
-    on the same reference set.
+    on the same reference set. ``preferences``: the collection that it learns from.
     """
 
     columns: tuple[str, ...] = (STATE, ACTION)
     spaces: tuple[str, ...] = ()
     frames: bool = False
     scores: tuple[str, ...] = ()
+    preferences: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Spec:
     scored episodes; ``reference``, the same, and it must be named; ``targets``, demonstrations beside the reference
     that it must be given: ``fit`` is called with them alone first, and the outcome is the ``base`` of the second call.
     ``set_metrics``: what it says of a set of episodes as a whole (``score_set``), a dataset's or an operator's.
+    ``learns``: without it ``fit`` is handed no episodes: new ones never make a new fit, and what is done stays done (a
+    pretrained encoder, a judge of a fixed prompt). Such scores have no reference set, so no percentiles.
     """
 
     name: str
@@ -74,6 +80,49 @@ class Spec:
     resources: Resources = Resources()
     base: Literal["optional", "reference", "targets"] = "optional"
     set_metrics: tuple[Metric, ...] = ()
+    learns: bool = True
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The vectors of one episode in an embedding space, by camera and then by time.
+
+    ``starts``, ``stops``: int64 [m], the steps that each vector stands for; ``cameras``: [m], None where a vector is of
+    no camera; ``vectors``: float32 [m, d], d 0 where there is none.
+    """
+
+    starts: np.ndarray
+    stops: np.ndarray
+    cameras: tuple[str | None, ...]
+    vectors: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def of(self, camera: str | None) -> Clips:
+        """Those of one camera."""
+        mine = np.array([name == camera for name in self.cameras], bool)
+        kept = tuple(name for name in self.cameras if name == camera)
+        return Clips(self.starts[mine], self.stops[mine], kept, self.vectors[mine])
+
+    @classmethod
+    def none(cls) -> Clips:
+        """No vectors at all."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), (), np.zeros((0, 0), np.float32))
+
+    @classmethod
+    def whole(cls, n_steps: int, vector: np.ndarray, camera: str | None = None) -> Clips:
+        """One vector [d] of all the steps of an episode."""
+        matrix = np.asarray(vector, np.float32)[None]
+        return cls(np.array([0]), np.array([n_steps]), (camera,), matrix)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder makes of one episode: its clips, and by camera why there are none of it."""
+
+    clips: Clips
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,17 +131,22 @@ class EpisodeBatch:
 
     ``episodes``: rows of the episodes table (E of them). ``steps``: their step rows (N), columns as stored.
     ``offsets``: int64 [E + 1]; episode i's steps are rows ``offsets[i]:offsets[i + 1]``. ``dataset``: features and fps.
-    ``spaces``: vectors by space name, [E, d]. ``frames(episode, camera, times)``: uint8 [len(times), h, w, 3], decoded
-    on demand; None where there are none. ``scores``: float64 [E] by ``name.metric``, null as NaN.
+    ``spaces``: by the name of an embedding space, the clips of each episode (E of them). ``frames(episode, camera,
+    times)``: uint8 [len(times), h, w, 3], decoded on demand; None where there are none. ``scores``: float64 [E] by
+    ``name.metric``, null as NaN.
+    ``preferences``: while fitting, the rows of the collection that was asked for. ``answers``: the stored answer of a
+    model (:class:`data_engine.asking.Answer`) by the key of its question, None where there is none.
     """
 
     dataset: Dataset
     episodes: pa.Table
     steps: pa.Table
     offsets: np.ndarray
-    spaces: Mapping[str, np.ndarray] = field(default_factory=dict)
+    spaces: Mapping[str, Sequence[Clips]] = field(default_factory=dict)
     frames: Callable[[int, str, Sequence[float]], np.ndarray] | None = None
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    preferences: pa.Table | None = None
+    answers: Callable[[str], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -110,9 +164,11 @@ class EpisodeBatch:
             self.episodes.slice(index, 1),
             self.steps.slice(start, stop - start),
             np.array([0, stop - start]),
-            {name: vectors[index : index + 1] for name, vectors in self.spaces.items()},
+            {name: clips[index : index + 1] for name, clips in self.spaces.items()},
             None if frames is None else lambda _, camera, times: frames(index, camera, times),
             {name: values[index : index + 1] for name, values in self.scores.items()},
+            self.preferences,
+            self.answers,
         )
 
     @cached_property
@@ -188,16 +244,25 @@ class ScoreRow:
     spans: tuple[Span, ...] = ()
 
 
-class Scorer(Plugin):
-    """A measure. Its fields are its parameters; ``spec`` is what it says of itself."""
+class Producer(Plugin):
+    """Whatever learns from a reference set and then says something of episodes: scorer, labeller, encoder."""
 
     spec: ClassVar[Spec]
+
+    @property
+    def needs(self) -> Needs:
+        """What it must be given; a parameter may name a space or column."""
+        return self.spec.needs
 
     @abstractmethod
     def fit(
         self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
     ) -> Fit:
         """Learn from a reference set, streamed. The result does not depend on the order of batches or episodes."""
+
+
+class Scorer(Producer):
+    """A measure. Its fields are its parameters; ``spec`` is what it says of itself."""
 
     @abstractmethod
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
@@ -215,20 +280,18 @@ class Scorer(Plugin):
         return []
 
 
-class Encoder(Plugin):
+class Encoder(Producer):
     """Makes the vectors of an embedding space. Vectors of unlike (embodiment, control mode) never share a space."""
 
-    spec: ClassVar[Spec]
+    def version(self) -> str | None:
+        """What names the vectors of a model that others trained: sha256 over its weights, preprocessing and tokenizer,
+        a dot, and what of an episode it is shown. None where vectors come of what is learned here.
+        """
+        return None
 
     @abstractmethod
-    def fit(
-        self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
-    ) -> Fit:
-        """Learn normalisation (or load weights) from a reference set, streamed."""
-
-    @abstractmethod
-    def encode(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[np.ndarray | None]:
-        """float32 [d] of each episode, or None where it has no finite steps to encode."""
+    def encode(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[Encoded]:
+        """The vectors of each episode, in its order: of the whole of it or of many ranges. One bad never harms others."""
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

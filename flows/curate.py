@@ -24,6 +24,7 @@ from flows.executor import executor as make_executor
 from flows.export import export
 from flows.index import embed, index, vectors
 from flows.ingest import ingest
+from flows.label import label
 from flows.mix import mix
 from flows.progress import Progress, terminal
 from flows.query import score_column
@@ -72,8 +73,6 @@ class _Curation:
 
     def run(self) -> dict[str, Any]:
         recipe, lake = self.recipe, self.lake
-        if recipe.label:
-            raise RequestError(f"labeller {recipe.label[0].labeller!r} is not installed", code="unknown_labeller")
         receipts = [
             self._timed(f"ingest {source.dataset}", lambda source=source: ingest(lake, source, **self.common))
             for source in recipe.sources
@@ -84,15 +83,26 @@ class _Curation:
             raise EngineError(
                 "no episode of any source could be read", code="nothing_ingested", fix="see the quarantine"
             )
-        scores = [
-            self._timed(f"score {item.scorer}", lambda item=item: score(lake, item, episodes, **self.common))
-            for item in recipe.score
-        ]
         spaces = [
             self._timed(f"index {item.name}", lambda item=item: self._space(item, episodes)) for item in recipe.spaces
         ]
-        fits = {item["scorer"]: item["fit_id"] for item in scores}
         versions = {item["space"]: item["encoder_version"] for item in spaces}
+        scores = [
+            self._timed(
+                f"score {item.scorer}",
+                lambda item=item: score(lake, item, episodes, versions=versions, **self.common),
+            )
+            for item in recipe.score
+        ]
+        fits = {item["scorer"]: item["fit_id"] for item in scores}
+        labels = [
+            self._timed(
+                f"label {item.labeller}",
+                lambda item=item: label(lake, item, episodes, versions=versions, **self.common),
+            )
+            for item in recipe.label
+        ]
+        fits |= {item["labeller"]: item["fit_id"] for item in labels}
         selections = [
             self._timed(
                 f"select {item.name}",
@@ -104,6 +114,10 @@ class _Curation:
             for item in recipe.select
         ]  # fmt: skip
         lineage = [{key: item[key] for key in ("scorer", "version", "config_hash", "fit_id")} for item in scores]
+        lineage += [
+            {"scorer": item["labeller"], **{key: item[key] for key in ("version", "config_hash", "fit_id")}}
+            for item in labels
+        ]
         lineage += [item["lineage"] for item in spaces]
         pinned = {item["name"]: item["selection_id"] for item in selections}
         mixture = self._timed(
@@ -133,6 +147,7 @@ class _Curation:
             "exports": exports,
             "selections": selections,
             "scores": scores,
+            "labels": labels,
             "datasets": [{key: receipt[key] for key in ("dataset", "in", "stored", "unchanged")}
                          | {"quarantined": len(receipt["quarantined"])} for receipt in receipts],
             "batch": batch,

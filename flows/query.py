@@ -12,7 +12,7 @@ from data_engine import expression, registry
 from data_engine.errors import RequestError
 from data_engine.expression import ScoreRef
 from data_engine.model import TABLES
-from data_engine.scoring import Metric
+from data_engine.scoring import Metric, Spec
 from storage import removals
 from storage.lake import Lake
 
@@ -103,23 +103,29 @@ def score_reference(name: str, columns: Mapping[str, Any] | None = None) -> Scor
 def score_metric(name: str) -> Metric:
     """The metric that a score's name stands for, with its unit and better direction."""
     reference = score_reference(name)
-    metrics = registry.load("scorers", reference.scorer).spec.metrics
+    metrics = _spec(reference.scorer).metrics
     return next((metric for metric in metrics if metric.name == reference.metric), metrics[0])
 
 
 class _Metrics(Mapping[str, list[str]]):
-    """Metric names by scorer, the headline first; a scorer is imported when its metrics are asked for."""
+    """Metric names by scorer or labeller, the headline first; either is imported when its metrics are asked for."""
 
     def __getitem__(self, name: str) -> list[str]:
-        if name not in registry.names("scorers"):
+        if name not in tuple(self):
             raise KeyError(name)
-        return [metric.name for metric in registry.load("scorers", name).spec.metrics]
+        return [metric.name for metric in _spec(name).metrics]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(registry.names("scorers"))
+        return iter(dict.fromkeys((*registry.names("scorers"), *registry.names("labellers"))))
 
     def __len__(self) -> int:
-        return len(registry.names("scorers"))
+        return sum(1 for _ in self)
+
+
+def _spec(name: str) -> Spec:
+    """What the scorer of that name says of itself, else the labeller."""
+    spec: Spec = registry.load("scorers" if name in registry.names("scorers") else "labellers", name).spec
+    return spec
 
 
 def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mapping[str, str] | None = None) -> pl.Series:

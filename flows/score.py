@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,19 @@ import polars as pl
 import pyarrow as pa
 
 from data_engine import registry
+from data_engine.asking import Asking
 from data_engine.canonical import canonical_json, digest
 from data_engine.errors import RequestError
 from data_engine.model import SCORES, TIMESTAMP
 from data_engine.recipe import ScoreRecipe
-from data_engine.scoring import EpisodeBatch, Fit, Scorer, ScoreRow, Spec
+from data_engine.scoring import EpisodeBatch, Fit, Producer, Scorer, ScoreRow, Spec
+from flows.ask import stored_answer
+from flows.clips import clips, pinned
 from flows.executor import Executor, Shard, run_shards, set_threads
 from flows.progress import Progress
 from flows.query import matching
 from storage.lake import Lake
+from storage.preferences import pinned_preferences
 from storage.removals import taken_back
 
 __all__ = ["again", "chunks", "device", "episode_row", "fit_once", "in_order", "score"]
@@ -41,23 +46,37 @@ def score(
     progress: Progress,
     run_id: str,
     seed: int = 0,
+    versions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Score ``episodes`` and return ``{"scorer", "version", "config_hash", "fit_id", "scored", "nulls", ...}``.
 
-    Fits on all of ``episodes``, or on the base set that the recipe names, unless it names a stored fit. Raises
-    ``RequestError`` where the scorer needs a base set and is given none.
+    Fits on all of ``episodes``, or on the base set that the recipe names, unless it names a stored fit. ``versions``
+    pins the encoder version of spaces that the scorer reads. Raises ``RequestError`` where the scorer needs a base set
+    and is given none.
     """
     scorer: Scorer = registry.make("scorers", recipe.scorer, recipe.params)
     spec = scorer.spec
     base = _base(lake, recipe, spec, progress)
     beside = base if spec.base == "targets" else None
     learned = base.drop("unwanted") if base is not None and beside is None else episodes
-    parts = _parts(lake, scorer, recipe.fit, learned, episodes, on=on, progress=progress, run_id=run_id, seed=seed)
+    parts = _parts(
+        lake,
+        scorer,
+        recipe.fit,
+        learned,
+        episodes,
+        on=on,
+        progress=progress,
+        run_id=run_id,
+        seed=seed,
+        versions=versions,
+    )
     fit_id, reference = fit_once(
         lake, "scorers", recipe.scorer, recipe.params, recipe.fit, learned, on=on, progress=progress, seed=seed,
         base=beside, parts=parts,
     )  # fmt: skip
-    reference = learned if reference is None else reference
+    if reference is None:
+        reference = learned if spec.learns else learned.clear()
     mine = (
         (pl.col("scorer") == spec.name) & (pl.col("fit_id") == fit_id) & (pl.col("config_hash") == scorer.config_hash)
     )
@@ -129,14 +148,16 @@ def fit_once(
     spec = producer.spec
     if fit_id is not None:
         fit = lake.get_fit(spec.name, fit_id)
-        if (fit.version, dict(fit.config)) != (spec.version, producer.config):
+        if (fit.version, dict(fit.config)) != (spec.version, producer.identity):
             raise RequestError(
                 f"fit {fit_id} was made by version {fit.version} of {spec.name} with {canonical_json(fit.config)}",
                 code="unlike_fit",
                 fix="give the same parameters, or leave the fit out to fit anew",
             )
         return fit_id, lake.episodes().filter(pl.col("content_hash").is_in(list(fit.reference)))
-    if not len(episodes):
+    if not spec.learns:
+        episodes = episodes.clear()
+    elif not len(episodes):
         raise RequestError(f"there are no episodes to fit {spec.name} on", code="no_episodes")
     before = digest("parts", parts) if parts else None
     if base is not None:
@@ -146,7 +167,7 @@ def fit_once(
         before = _targets_id(producer, base, seed)
     seen = episodes if base is None else pl.concat([episodes, base.drop("unwanted")])
     reference = tuple(sorted(set(seen["content_hash"])))
-    fit_id = Fit(spec.name, spec.version, producer.config, seed, reference, base=before).id
+    fit_id = Fit(spec.name, spec.version, producer.identity, seed, reference, base=before).id
     body = {
         "kind": kind,
         "name": name,
@@ -178,6 +199,9 @@ def fit_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: in
         base = producer.less(base, unwanted) if unwanted else base
     parts = payload.get("parts", {})
     episodes = in_order(lake, producer, payload["episodes"], parts)
+    if collection := producer.needs.preferences:
+        told = pinned_preferences(lake, collection, parts[f"preferences {collection}"])
+        episodes = (replace(batch, preferences=told) for batch in episodes)
     fit = producer.fit(episodes, base=base, seed=payload["seed"], device=device())
     if parts:
         fit = replace(fit, base=digest("parts", parts), meta={**fit.meta, "parts": parts})
@@ -252,6 +276,8 @@ def in_order(
     lake: Lake, producer: Any, ids: Sequence[str], parts: Mapping[str, str] | None = None
 ) -> Iterator[EpisodeBatch]:
     """The episodes ``ids`` in the order of their content, as ``producer`` needs them."""
+    if not ids:
+        return iter(())
     return _batches(lake, producer, _named(lake, ids).sort("content_hash", "episode_id"), parts or {})
 
 
@@ -266,20 +292,24 @@ def _parts(
     progress: Progress,
     run_id: str,
     seed: int,
+    versions: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The fit of each scorer whose metrics ``scorer`` combines, once these have scored all that it reads of them."""
-    names = list(dict.fromkeys(metric.partition(".")[0] for metric in scorer.spec.needs.scores))
-    if fit_id is not None and names:
-        fits = dict(lake.get_fit(scorer.spec.name, fit_id).meta["parts"])
+    """What scores of ``scorer`` stand on: the fit of each scorer whose metrics it combines, once these have scored all
+    that it reads of them, and the encoder version of each space.
+    """
+    names = list(dict.fromkeys(metric.partition(".")[0] for metric in scorer.needs.scores))
+    if fit_id is not None:
+        parts = dict(lake.get_fit(scorer.spec.name, fit_id).meta.get("parts", {}))
     else:
-        fits = {
+        parts = {
             name: fit_once(lake, "scorers", name, {}, None, learned, on=on, progress=progress, seed=seed)[0]
             for name in names
-        }
+        } | pinned(lake, scorer.needs.spaces, episodes, versions)
     everyone = pl.concat([learned, episodes]).unique("episode_id", maintain_order=True) if names else episodes
-    for name, fit in fits.items():
-        score(lake, ScoreRecipe(scorer=name, fit=fit), everyone, on=on, progress=progress, run_id=run_id, seed=seed)
-    return fits
+    for name in names:
+        given = ScoreRecipe(scorer=name, fit=parts[name])
+        score(lake, given, everyone, on=on, progress=progress, run_id=run_id, seed=seed)
+    return parts
 
 
 def _base(lake: Lake, recipe: ScoreRecipe, spec: Spec, progress: Progress) -> pl.DataFrame | None:
@@ -335,20 +365,25 @@ def _ids(base: pl.DataFrame, *, wanted: bool) -> list[str]:
 
 def _targets_id(producer: Any, base: pl.DataFrame, seed: int) -> str:
     """The id of the fit on targets alone that ``fit_shard`` will hand over."""
-    spec, config = producer.spec, producer.config
+    spec, config = producer.spec, producer.identity
     unwanted = sorted(set(base.filter(pl.col("unwanted"))["content_hash"]))
     away = Fit(spec.name, spec.version, config, seed, tuple(unwanted)).id if unwanted else None
     return Fit(spec.name, spec.version, config, seed, tuple(sorted(set(base["content_hash"]))), base=away).id
 
 
 def _batches(lake: Lake, producer: Any, episodes: pl.DataFrame, parts: Mapping[str, str]) -> Iterator[EpisodeBatch]:
-    needs = producer.spec.needs
+    needs = producer.needs
     scores = _stored(lake, needs.scores, parts)
     for _, part in episodes.group_by("dataset", maintain_order=True):
-        for batch in lake.batches(part, columns=[TIMESTAMP, *needs.columns] if needs.columns else None):
-            ids = batch.episodes["episode_id"].to_pylist()
+        for batch in lake.batches(
+            part, columns=list(dict.fromkeys((TIMESTAMP, *needs.columns))) if needs.columns else None
+        ):
+            ids, hashes = (batch.episodes[name].to_pylist() for name in ("episode_id", "content_hash"))
             found = {name: np.array([values.get(one, np.nan) for one in ids]) for name, values in scores.items()}
-            yield replace(batch, scores=found) if found else batch
+            spaces = {name: clips(lake, name, parts[f"space {name}"], ids, hashes) for name in needs.spaces}
+            if isinstance(producer, Asking):
+                batch = replace(batch, answers=partial(stored_answer, lake))
+            yield replace(batch, scores=found, spaces=spaces) if found or spaces else batch
 
 
 def _stored(lake: Lake, metrics: Sequence[str], parts: Mapping[str, str]) -> dict[str, dict[str, float]]:
@@ -362,7 +397,9 @@ def _stored(lake: Lake, metrics: Sequence[str], parts: Mapping[str, str]) -> dic
     return found
 
 
-def episode_row(scorer: Scorer, fit_id: str, episode: Mapping[str, Any], n_steps: int, row: ScoreRow) -> dict[str, Any]:
+def episode_row(
+    scorer: Producer, fit_id: str, episode: Mapping[str, Any], n_steps: int, row: ScoreRow
+) -> dict[str, Any]:
     """A row of the scores table, without percentile and run."""
     metric = next(m for m in (*scorer.spec.metrics, *scorer.spec.set_metrics) if m.name == row.metric)
     value = None if row.value is None or not np.isfinite(row.value) else float(row.value)

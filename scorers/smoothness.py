@@ -19,6 +19,7 @@ from data_engine.reference import RawEpisode, Reference, episodes
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Span, Spec
 from data_engine.view import View, fit_views
 from scorers.kernels.smooth import high_frequency_ratio, log_dimensionless_jerk, spectral_arc_length
+from scorers.motion import fast, path, speeds
 
 __all__ = ["Smoothness"]
 
@@ -95,13 +96,13 @@ class Smoothness(Scorer):
             named = [metric.name for metric in self.spec.metrics if metric.name != "length"]
             rows = [ScoreRow(name, None, "undefined", reason) for name in named]
             return [*rows, ScoreRow("length", float(len(raw.state)))]
-        when, position, levels, period = _path(raw, view)
+        when, position, levels, period = path(raw, view)
         rate = 1 / period
         even, bridged = _even(when, position, period)
         note = f"{bridged:.0%} of the time bridged across missing steps" if bridged > 0.01 else None
         velocity = np.diff(even, axis=0) * rate
         limit = self.still * float(usual["speed"])
-        speed = _speed(when, position)
+        speed = speeds(when, position)
         still = (speed < limit) & ~_changes(levels)
         spans, times = self._rests(still, when, period)
         steps = np.full(len(raw.state), np.nan)
@@ -154,23 +155,6 @@ def _row(
     return ScoreRow(name, value, reason=note, step_values=step_values, spans=spans)
 
 
-def _path(raw: RawEpisode, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Seconds [m], continuous positions [m, dc] and discrete ones [m, dd] of the finite steps, and the median period.
-
-    Where timestamps are missing or do not increase, rows are taken to be even at the dataset's rate.
-    """
-    measured = view.measure(raw)
-    discrete = np.array([levels for *_, levels in view.position], bool)
-    position = measured.state[:, : measured.positions].astype(np.float64)
-    rows = np.flatnonzero(raw.finite)
-    when = rows / raw.dataset.fps
-    if raw.time is not None and np.isfinite(raw.time[rows]).all() and (np.diff(raw.time[rows]) > 0).all():
-        when = raw.time[rows]
-    steps = np.diff(when) / np.diff(rows)
-    period = float(np.median(steps)) if len(steps) else 1 / raw.dataset.fps
-    return when, position[:, ~discrete], position[:, discrete], period
-
-
 def _even(when: np.ndarray, position: np.ndarray, period: float) -> tuple[np.ndarray, float]:
     """``position`` on an even clock, linearly, and the share of the time that lies in gaps of over 1.5 periods."""
     count = round((when[-1] - when[0]) / period) + 1
@@ -178,12 +162,6 @@ def _even(when: np.ndarray, position: np.ndarray, period: float) -> tuple[np.nda
     even = np.stack([np.interp(clock, when, column) for column in position.T], axis=1) if position.size else position
     gaps = np.diff(when)
     return even, float(gaps[gaps > 1.5 * period].sum() / max(when[-1] - when[0], 1e-12))
-
-
-def _speed(when: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Distance to the next step per second [m]; the last step has that of the one before."""
-    speed = np.linalg.norm(np.diff(position, axis=0), axis=1) / np.diff(when)
-    return np.append(speed, speed[-1:])
 
 
 def _changes(levels: np.ndarray) -> np.ndarray:
@@ -194,11 +172,6 @@ def _changes(levels: np.ndarray) -> np.ndarray:
 
 def _usual(found: list[RawEpisode], view: View) -> dict[str, Any]:
     """The fast speed of the median episode, and (dimension, middle, quarter of the range) of each gripper command."""
-    speeds = []
-    for raw in found:
-        when, position, _, _ = _path(raw, view)
-        if len(when) > 1:
-            speeds.append(float(np.quantile(_speed(when, position), 0.9)))
     feature = found[0].dataset.feature(ACTION)
     named = {dim for part in (parts(feature) if feature else ()) if part.role == "gripper" for dim in part.components}
     actions = [raw.action[raw.finite] for raw in found]
@@ -208,7 +181,7 @@ def _usual(found: list[RawEpisode], view: View) -> dict[str, Any]:
         high = float(np.median([x[:, dim].max() for x in actions]))
         if high > low:
             grippers.append([dim, (low + high) / 2, (high - low) / 4])
-    return {"speed": float(np.median(speeds)) if speeds else 0.0, "grippers": grippers}
+    return {"speed": fast(found, view), "grippers": grippers}
 
 
 def _cycles(action: np.ndarray, grippers: list[list[float]]) -> float | None:

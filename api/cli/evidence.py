@@ -85,9 +85,52 @@ def describe(lake: str, dataset: str | None, where: str | None, space: str) -> d
 
     target = existing(lake)
     answer = run_describe(target, episodes(target, dataset, where), space)
-    parts = [printing.table(answer[name]) for name in ("items", "shortcuts", "disparities") if answer[name]]
+    parts = [
+        printing.table(answer[name]) for name in ("items", "shortcuts", "disparities", "agreements") if answer[name]
+    ]
     scaling = [{key: value for key, value in row.items() if key != "points"} for row in answer["scaling"]]
     return {**answer, "text": "\n\n".join([*parts, printing.table(scaling)])}
+
+
+@verb()
+@click.argument("labeller", nargs=-1, required=True)
+@click.option("--dataset", help="Only this dataset.")
+@WHERE
+@click.option("--fit", metavar="ID", help="A stored fit of the labeller; default: it learns from these episodes.")
+@click.option("--against", metavar="LABELLER", help="Say how far its segments agree with those of this one.")
+@click.option("--tolerance", default=0.5, show_default=True, type=click.FloatRange(0), help="Seconds, for --against.")
+@OPTION
+@EXECUTOR
+@WORKERS
+def label(
+    lake: str, labeller: tuple[str, ...], dataset: str | None, where: str | None, fit: str | None,
+    against: str | None, tolerance: float, pairs: tuple[str, ...], executor: str, workers: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Annotate spans of episodes with one or more labellers; read what they said by `query --table annotations`."""
+    from data_engine.recipe import LabelRecipe
+    from flows import executor as executors
+    from flows.agreement import agreement
+    from flows.label import label as run_label
+    from flows.progress import terminal
+    from flows.runs import recorded
+
+    target = existing(lake)
+    params = options(pairs)
+    if (params or fit) and len(labeller) > 1:
+        raise RequestError("options and a fit belong to one labeller", code="bad_option", fix="name a single labeller")
+    recipes = [
+        LabelRecipe(labeller=name, params=registry.make("labellers", name, params).config, fit=fit) for name in labeller
+    ]
+    found = episodes(target, dataset, where)
+    request = {"labellers": [recipe.model_dump(mode="json") for recipe in recipes], "dataset": dataset, "where": where}
+    with executors.executor(executor, workers) as on, recorded(target, "label", request) as run:
+        progress = terminal()
+        items = [run_label(target, recipe, found, on=on, progress=progress, run_id=run.id) for recipe in recipes]
+        for item in items if against else ():
+            fits = {item["labeller"]: item["fit_id"]}
+            item["agreement"] = agreement(target, found, item["labeller"], against, tolerance_s=tolerance, fits=fits)
+        run.result = {"items": items}
+    return {"items": items, "run_id": run.id}
 
 
 @verb()
@@ -95,13 +138,14 @@ def describe(lake: str, dataset: str | None, where: str | None, space: str) -> d
 @click.option("--space", help="The space's name; default: the encoder's.")
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
+@OPTION
 @EXECUTOR
 @WORKERS
 def embed(
-    lake: str, encoder: tuple[str, ...], space: str | None, dataset: str | None, where: str | None, executor: str,
-    workers: int | None,
+    lake: str, encoder: tuple[str, ...], space: str | None, dataset: str | None, where: str | None,
+    pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Embed episodes with one or more encoders."""
+    """Embed episodes with one or more encoders (without a name: trajectory)."""
     from data_engine.recipe import SpaceRecipe
     from flows import executor as executors
     from flows.index import embed as run_embed
@@ -109,11 +153,12 @@ def embed(
     from flows.runs import recorded
 
     target = existing(lake)
-    wanted = list(encoder) or registry.names("encoders")
-    if space and len(wanted) > 1:
-        raise RequestError("a space has one encoder", code="bad_option", fix="name a single encoder")
+    wanted, params = list(encoder) or ["trajectory"], options(pairs)
+    if (space or params) and len(wanted) > 1:
+        raise RequestError("a space and options belong to one encoder", code="bad_option", fix="name a single encoder")
     recipes = [
-        SpaceRecipe(name=space or name, encoder=name, params=registry.make("encoders", name).config) for name in wanted
+        SpaceRecipe(name=space or name, encoder=name, params=registry.make("encoders", name, params).config)
+        for name in wanted
     ]
     found = episodes(target, dataset, where)
     request = {"spaces": [recipe.model_dump(mode="json") for recipe in recipes], "dataset": dataset, "where": where}
@@ -141,7 +186,7 @@ def index(lake: str, space: str, executor: str, workers: int | None) -> dict[str
     found = episodes(target, None, None)
     with recorded(target, "index", {"space": space}) as run:
         version = None
-        if space in registry.names("encoders"):
+        if space in registry.names("encoders") and registry.load("encoders", space).spec.learns:
             recipe = SpaceRecipe(name=space, encoder=space, params=registry.make("encoders", space).config)
             with executors.executor(executor, workers) as on:
                 version = complete(target, recipe, found, on=on, progress=terminal(), run_id=run.id)

@@ -130,6 +130,19 @@ def scorers(lake: str) -> dict[str, Any]:
 
 
 @verb()
+def labellers(lake: str) -> dict[str, Any]:
+    """The installed labellers, the kinds of annotations each makes, and the numbers that sum an episode up."""
+    items = []
+    for name in registry.names("labellers"):
+        spec = registry.load("labellers", name).spec
+        items.append(
+            {"name": name, "kinds": ", ".join(spec.kinds), "metrics": ", ".join(each.name for each in spec.metrics),
+             "version": spec.version}
+        )  # fmt: skip
+    return {"items": items}
+
+
+@verb()
 def formats(lake: str) -> dict[str, Any]:
     """The formats that are read and written, and what each is."""
     readers, writers = registry.names("formats"), registry.names("exporters")

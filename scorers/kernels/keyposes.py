@@ -1,0 +1,60 @@
+"""Keyposes of one movement: where the gripper changes, where the arm comes to rest, and its last step.
+
+The rule of James and Davison, "Q-attention" (2022), section on keyframe discovery, and of the tools that follow it. Two
+things differ: a rest is one keypose, at its first step, and not one more every few steps; and a rest that the recording
+begins with is none.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["keyposes", "sides"]
+
+_BEFORE, _AFTER = 2, 1  # steps around a stop that hold no gripper change
+
+
+def keyposes(still: np.ndarray, side: np.ndarray, apart: int = 4) -> tuple[np.ndarray, list[str]]:
+    """Steps int64 [k], rising, and why each is one: ``gripper``, ``stop`` or, for the last step, ``end``.
+
+    ``still`` bool [n]: the arm stands still at the step. ``side`` int [n, g]: the side of its range that each gripper
+    is on. Any two are at least ``apart`` steps from each other: the last step comes before a change, a change before a
+    stop, of two changes or stops the earlier one. Nothing for no steps. O(n log n).
+    """
+    count = len(still)
+    if count == 0:
+        return np.zeros(0, np.int64), []
+    found = {count - 1: "end"}
+
+    def take(steps: np.ndarray, why: str) -> None:
+        taken = np.array(sorted(found))
+        before = -apart
+        for step in steps.tolist():
+            place = int(np.searchsorted(taken, step))
+            near = taken[max(place - 1, 0) : place + 1]
+            if step - before >= apart and (np.abs(near - step) >= apart).all():
+                found[step] = why
+                before = step
+
+    changes = np.flatnonzero((np.diff(side, axis=0) != 0).any(axis=1)) + 1
+    take(changes, "gripper")
+    stops = np.flatnonzero(still[1:] & ~still[:-1]) + 1
+    busy = np.zeros(count, bool)
+    for shift in range(-_AFTER, _BEFORE + 1):  # a step i with a change at i - 2 .. i + 1
+        busy[np.clip(changes + shift, 0, count - 1)] = True
+    take(stops[~busy[stops] & (stops < count - 2)], "stop")
+    steps = np.array(sorted(found), np.int64)
+    return steps, [found[step] for step in steps.tolist()]
+
+
+def sides(values: np.ndarray, middle: float, margin: float) -> np.ndarray:
+    """int8 [n]: -1 below ``middle`` and 1 above, changed only by a value at least ``margin`` away from it.
+
+    Where ``values`` [n] begins within the margin it is on the side that it reaches first; 0 where it never leaves.
+    """
+    sign = np.where(np.abs(values - middle) >= margin, np.sign(values - middle), 0).astype(np.int8)
+    known = np.flatnonzero(sign)
+    if not len(known):
+        return sign
+    last = np.maximum.accumulate(np.where(sign != 0, np.arange(len(sign)), known[0]))
+    return sign[last]
