@@ -18,6 +18,7 @@ import polars as pl
 from data_engine import mixture as mixtures
 from data_engine.errors import EngineError, RequestError
 from data_engine.model import REWARD
+from flows.agreement import agreements
 from flows.index import vectors
 from scorers.kernels.diversity import bandwidth, mmd, normalised_information, sinkhorn
 from storage.lake import Lake
@@ -32,8 +33,8 @@ _POINTS = 3  # mixtures of unlike breadth below which no law is fitted
 
 
 def describe(lake: Lake, episodes: pl.DataFrame, space: str = "trajectory") -> dict[str, Any]:
-    """``{"items", "shortcuts", "disparities", "scaling"}`` of ``episodes``. What cannot be known is None beside a
-    ``reason``.
+    """``{"items", "shortcuts", "disparities", "scaling", "agreements"}`` of ``episodes``. What cannot be known is None
+    beside a ``reason``.
 
     ``items``: of each dataset the counts and ``trajectory_quality``, (mean return - worst) / (best - worst) by task,
     worst and best over all of ``episodes``, mean over tasks weighed by their episodes. ``shortcuts``: by factor beside
@@ -41,7 +42,8 @@ def describe(lake: Lake, episodes: pl.DataFrame, space: str = "trajectory") -> d
     gives it away). ``disparities``: of every two datasets, how unlike their vectors in ``space`` are: squared ``mmd``
     (0 for one distribution) and ``sinkhorn`` divergence, on at most 256 episodes each. ``scaling``: by ``scenes`` and
     ``objects``, the power law 1 - success = a n^b over the mixtures that
-    were evaluated, by how many their episodes hold.
+    were evaluated, by how many their episodes hold. ``agreements``: of every two labellers that cut episodes into
+    segments, how far their cuts agree (:func:`flows.agreement.agreement`).
     """
     returns = _returns(lake, episodes)
     quality = _quality(episodes, returns)
@@ -66,6 +68,7 @@ def describe(lake: Lake, episodes: pl.DataFrame, space: str = "trajectory") -> d
         "shortcuts": [_shortcut(episodes, factor) for factor in _FACTORS],
         "disparities": _disparities(lake, episodes, space),
         "scaling": [_scaling(lake, breadth) for breadth in ("scenes", "objects")],
+        "agreements": agreements(lake, episodes),
     }
 
 

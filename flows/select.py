@@ -22,11 +22,13 @@ from data_engine.selection import Budget, Candidates, Selector, resolve_budget
 from flows.index import vectors
 from flows.progress import Progress
 from flows.query import matching, score_column, score_metric
+from flows.segments import cut, mean_vectors, whole
 from storage.lake import Lake
 
 __all__ = ["select", "stored"]
 
 _KIND = ["embodiment", "control_mode"]
+_UNIT = ["unit", "episode_id", "content_hash", "start", "stop"]
 
 
 def select(
@@ -41,6 +43,7 @@ def select(
 ) -> dict[str, Any]:
     """Choose among ``episodes`` and store the selection, which becomes the newest of its name.
 
+    With ``segments`` in the recipe the units are step ranges, each with a rank and weight of its own; else episodes.
     Returns ``{"selection_id", "name", "method", "candidates", "targets", "chosen", "undecided", "report"}``. ``fits``
     and ``encoder_version`` pin what scores and vectors count. Raises ``RequestError`` where nothing can be chosen from.
     """
@@ -59,24 +62,46 @@ def select(
             code="no_candidates",
             fix="loosen where, or name fewer targets",
         )
-    reasons = dict.fromkeys(targets["episode_id"], "target")
+    segments: dict[str, Any] | None = None
+    reasons: dict[str, str] = {}
+    if recipe.segments is not None:
+        both = pl.concat([admitted, targets])
+        units, fit = cut(lake, both, recipe.segments, fits, progress)
+        uncut = both.join(units, on="episode_id", how="anti")["episode_id"]
+        reasons |= dict.fromkeys(uncut, "left out: it has no such segment")
+        segments = {**recipe.segments.model_dump(mode="json"), "fit": fit}
+        admitted, targets = (
+            units.join(group, on="episode_id", how="semi", maintain_order="left") for group in (admitted, targets)
+        )
+        if not len(admitted):
+            raise RequestError(
+                f"selection {recipe.name!r}: no segment of these episodes fits where: {recipe.segments.where}",
+                code="no_candidates",
+                fix="loosen segments.where",
+            )
+    else:
+        admitted, targets = whole(admitted), whole(targets)
+    offered = pl.concat([admitted, targets]).select(_UNIT)
+    reasons |= dict.fromkeys(targets["unit"], "target")
     version = None
     if selector.needs_vectors:
         both = pl.concat([admitted, targets])
-        found, version = vectors(lake, recipe.space, both, encoder_version)
-        lacking = both.join(found, on="episode_id", how="anti")["episode_id"].to_list()
+        of_units = vectors if segments is None else mean_vectors
+        found, version = of_units(lake, recipe.space, both, encoder_version)
+        lacking = both.join(found, on="unit", how="anti")["unit"].to_list()
         reasons |= dict.fromkeys(lacking, f"left out: space {recipe.space!r} holds no vector of it")
         if lacking:
-            progress.warn(f"selection {recipe.name}: space {recipe.space!r} holds no vector of {len(lacking)} episodes")
+            kind = "episodes" if segments is None else "segments"
+            progress.warn(f"selection {recipe.name}: space {recipe.space!r} holds no vector of {len(lacking)} {kind}")
         for role, group in (("candidate", admitted), ("target", targets)):
-            if len(group) and not found["episode_id"].is_in(group["episode_id"].implode()).any():
+            if len(group) and not found["unit"].is_in(group["unit"].implode()).any():
                 raise RequestError(
                     f"selection {recipe.name!r}: no {role} has a vector in space {recipe.space!r}",
                     code="not_embedded",
                     fix="embed them, or choose others",
                 )
         admitted, targets = (
-            found.join(group, on="episode_id", how="semi", maintain_order="left") for group in (admitted, targets)
+            found.join(group, on="unit", how="semi", maintain_order="left") for group in (admitted, targets)
         )
     fallback = selector.needs_targets and not len(targets)
     if fallback:
@@ -99,8 +124,12 @@ def select(
         "fits": dict(sorted((fits or {}).items())),
         "seed": recipe.seed,
     }
+    if segments is not None:
+        spans = pl.concat_str("content_hash", "start", "stop", separator=":")
+        inputs |= {"segments": segments, "candidates": digest(sorted(admitted.select(spans).to_series()))}
     selection_id = "sel_" + digest(recipe.name, inputs, length=20)
-    rows = _rows(episodes, chosen, reasons | said)
+    others = whole(episodes.join(offered, on="episode_id", how="anti", maintain_order="left")).select(_UNIT)
+    rows = _rows(pl.concat([offered, others]), chosen, reasons | said)
     before = _newest(lake, recipe.name)
     kept = set(before["selection_id"]) == {selection_id} and set(before["episode_id"]) == set(episodes["episode_id"])
     if not kept:
@@ -210,7 +239,7 @@ def _choose(
     groups = []
     for kind, group, mine in _groups([*(_KIND if selector.needs_vectors else ()), *recipe.within], admitted, targets):
         if selector.needs_targets and not len(mine):
-            reasons |= dict.fromkeys(group["episode_id"], f"left out: no target of the same {', '.join(recipe.within)}")
+            reasons |= dict.fromkeys(group["unit"], f"left out: no target of the same {', '.join(recipe.within)}")
         else:
             groups.append((kind, group, mine))
     if not groups:
@@ -222,12 +251,12 @@ def _choose(
     shares = _shares(budget, [len(group) for _, group, _ in groups])
     for (kind, group, mine), share in zip(groups, shares, strict=True):
         if share == 0:
-            reasons |= dict.fromkeys(group["episode_id"], f"left out: the budget leaves none for {kind}")
+            reasons |= dict.fromkeys(group["unit"], f"left out: the budget leaves none for {kind}")
             continue
         result = selector.select(
             _candidates(group), _candidates(mine) if len(mine) else None, budget=share, seed=recipe.seed
         )
-        ids = group["episode_id"].to_list()
+        ids = group["unit"].to_list()
         reasons |= dict(zip(ids, result.reasons, strict=True))
         chosen += [
             (ids[at], float(round_significant(float(weight), 9) or 0.0))
@@ -269,21 +298,21 @@ def _shares(budget: Budget | None, sizes: list[int]) -> list[Budget | None]:
 def _candidates(episodes: pl.DataFrame) -> Candidates:
     matrix = np.asarray(episodes["vector"].to_list(), np.float32) if "vector" in episodes.columns else None
     return Candidates(
-        ids=episodes["episode_id"].to_list(),
+        ids=episodes["unit"].to_list(),
         content_hashes=episodes["content_hash"].to_list(),
         n_steps=episodes["n_steps"].to_numpy(),
         vectors=matrix,
     )
 
 
-def _rows(episodes: pl.DataFrame, chosen: list[tuple[str, float]], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+def _rows(units: pl.DataFrame, chosen: list[tuple[str, float]], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
     rank = {name: (place, weight) for place, (name, weight) in enumerate(chosen)}
     rows = []
-    for name, content, stop in episodes.select("episode_id", "content_hash", "n_steps").iter_rows():
-        place, weight = rank.get(name, (None, None))
-        reason = reasons.get(name, "not admitted by where")
+    for unit, name, content, start, stop in units.select(_UNIT).iter_rows():
+        place, weight = rank.get(unit, (None, None))
+        reason = reasons.get(unit, "not admitted by where")
         rows.append(
-            {"rank": place, "episode_id": name, "content_hash": content, "start": 0, "stop": stop, "weight": weight,
+            {"rank": place, "episode_id": name, "content_hash": content, "start": start, "stop": stop, "weight": weight,
              "reason": reason}
         )  # fmt: skip
     return rows

@@ -53,14 +53,17 @@ def curate(
 @click.option("--target", metavar="EXPR", help="Which episodes to select towards.")
 @click.option("--budget", help="A count, a share in (0, 1), or auto.")
 @click.option("--space", default="trajectory", show_default=True)
+@click.option("--segments", metavar="LABELLER", help="Choose spans that this labeller named, not whole episodes.")
+@click.option("--segments-where", metavar="EXPR", help="Over label, value, confidence, steps, seconds of the spans.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
 @OPTION
 @FITS
 def select(
-    lake: str, method: str, name: str, target: str | None, budget: str | None, space: str, seed: int,
-    dataset: str | None, where: str | None, pairs: tuple[str, ...], fits: tuple[str, ...],
+    lake: str, method: str, name: str, target: str | None, budget: str | None, space: str, segments: str | None,
+    segments_where: str | None, seed: int, dataset: str | None, where: str | None, pairs: tuple[str, ...],
+    fits: tuple[str, ...],
 ) -> dict[str, Any]:  # fmt: skip
     """Choose episodes and store the choice as a selection."""
     from data_engine.recipe import SelectRecipe
@@ -77,8 +80,11 @@ def select(
         "budget": options([f"budget={budget}"])["budget"] if budget else None,
         "where": where,
         "params": registry.make("selectors", method, options(pairs)).config,
+        "segments": {"producer": segments, "where": segments_where} if segments else None,
         "seed": seed,
     }
+    if segments_where and not segments:
+        raise RequestError("--segments-where goes with --segments", code="bad_option")
     recipe = parsed(SelectRecipe, facts)
     selector = registry.load("selectors", method)
     if selector.needs_targets and not target:
@@ -104,7 +110,7 @@ def selections_list(lake: str) -> dict[str, Any]:
 
     rows = existing(lake).scan("selections").group_by("selection_id", "name", "method").agg(
         pl.col("rank").count().alias("episodes"),
-        pl.col("stop").filter(pl.col("rank").is_not_null()).sum().alias("steps"),
+        (pl.col("stop") - pl.col("start")).filter(pl.col("rank").is_not_null()).sum().alias("steps"),
         pl.col("created_at").max(),
     )  # fmt: skip
     return {
