@@ -3,10 +3,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH := $(VENV)/.bench
 export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test conformance lint bench wheels clean
+.PHONY: demo test conformance lint bench uplift wheels clean
 
 demo: $(READY)
 	$(BIN)/python examples/record_demo.py demo/sources
@@ -31,6 +32,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/rlds.py
 	$(BIN)/python benchmarks/long_source.py --quick
 
+uplift: $(BENCH)  # hours; begun again, it goes on where it was
+	$(BIN)/python benchmarks/uplift.py --cache demo/uplift
+
 wheels: $(READY)
 	$(BIN)/uv build --wheel --out-dir dist .
 	$(BIN)/uv build --wheel --out-dir dist infra/light
@@ -43,3 +47,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[demo,dev]"
 	touch $(READY)
+
+$(BENCH): $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[bench,demo,dev]"
+	touch $(BENCH)

@@ -1,16 +1,19 @@
 """What a selection is worth: behaviour cloning on what it keeps, rolled out in the simulator, against all the data.
 
-    python benchmarks/uplift.py [--quick] [--cache DIR] [--sets mixed clean strategies pusht] [--json FILE]
+    python benchmarks/uplift.py [--quick] [--cache DIR] [--sets mixed clean strategies pusht] [--budgets 0.5 0.25]
+                                [--minutes N] [--json FILE]
 
 Sets are recorded in Meta-World and PushT (``uplift_sets``). Each arm is a way to choose and a budget; its policies are
 trained on what it keeps, several seeds of each task as one batched model, and rolled out from the same initial
 conditions as every other arm's, beginning alike. Differences are paired by training (task and seed); the interval is a
 bootstrap over trainings, and beside it stands the least true difference that this many trainings would have shown
-(power 80 %).
+(power 80 %). The recorded set is taken as it is: what another one would give is outside of the intervals.
 ``random`` draws anew for each seed. Label-free scores see states and actions; those that use labels are told a few good
 demonstrations that nobody trains on; ``oracle`` knows which succeeded, then which had the least noise.
 
-Outcomes are kept in ``--cache``, so that a run that was cut off goes on. A full run takes hours.
+Outcomes are kept in ``--cache`` as they come, one JSON line an arm and task, so that a run that was cut off goes on.
+Budgets are measured in the order asked for; after ``--minutes`` nothing new is begun and the tables show what is whole.
+A full run takes hours.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,92 +35,39 @@ import numpy as np
 
 from benchmarks import uplift_sets as sets
 from benchmarks.acting import end_with_parent
-from benchmarks.measures import baselines, batch_of
+from benchmarks.measures import baselines, batch_of, measure
+from benchmarks.uplift_arms import ALL, METHODS, ORACLE, PARTS, QUICK, RIVAL, Arm, Found, Settings, arms
+from benchmarks.uplift_report import report
 from benchmarks.uplift_sets import Demonstration
 from data_engine import registry
 from data_engine.canonical import digest
-from data_engine.outcomes import Difference, paired_difference, wilson
 from data_engine.reference import Reference
 from data_engine.scoring import EpisodeBatch
 from data_engine.view import fit_views
 from flows.policy import Coordinates, Policy, PolicyConfig
 from flows.rollout import roll
 
-BASELINES = ("random", "shortest", "lowest jerk")
-LABEL_FREE = ("composite", "mutual_information", "action_divergence")
-LABEL_USING = ("compatibility", "influence")
-ALL, ORACLE, RIVAL = "all data", "oracle", "rdq"
-PARTS = ("mixed", "clean", "strategies", "pusht")
 DATA = Path(__file__).resolve().parents[2] / "shared/data"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How large a run is. ``rollouts`` are of one training; an arm has tasks x seeds x rollouts of them."""
-
-    tasks: tuple[str, ...] = sets.TASKS
-    candidates: int = 120
-    targets: int = 8
-    budgets: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
-    seeds: int = 5
-    rollouts: int = 60
-    config: PolicyConfig = field(default_factory=lambda: PolicyConfig(limit=1500))
-    seed: int = 0
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What an outcome depends on besides its arm."""
-        return {"candidates": self.candidates, "targets": self.targets, "seeds": self.seeds, "seed": self.seed,
-                "rollouts": self.rollouts, "config": self.config.config}  # fmt: skip
-
-
-QUICK = Settings(
-    tasks=sets.TASKS[:2], candidates=60, targets=6, budgets=(0.25, 0.5), seeds=3, rollouts=8,
-    config=PolicyConfig(limit=600, hidden=96),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to choose, and the share of the candidates that is kept."""
-
-    method: str
-    budget: float
-
-
-@dataclass
-class Found:
-    """Everything that came of a set: by arm, for each task the mean success (in PushT, progress) of each training
-    [seeds]; the shares of good episodes kept; what was not measured and why."""
-
-    success: dict[Arm, list[np.ndarray]] = field(default_factory=dict)
-    kept_good: dict[Arm, list[float]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-
+NO_TIME = "no time was left"
 
 Each = Callable[[Callable[..., Any], Sequence[Any]], Iterable[Any]]
 
 
-def arms(part: str, methods: Sequence[str], budgets: Sequence[float]) -> list[Arm]:
-    """All data, and every method at every budget; a set that selection can only harm is halved and no more."""
-    kept = budgets if part in ("mixed", "pusht") else (0.5,)
-    return [Arm(ALL, 1.0), *(Arm(method, budget) for method in methods for budget in kept)]
-
-
 @dataclass(frozen=True)
 class Judging:
-    """A set of one task, and the method that is to order it."""
+    """A set of one task, and the method that is to order it before the time ``until`` (seconds since 1970)."""
 
     task: str
     demos: Sequence[Demonstration]
     targets: Sequence[Demonstration]
     method: str
     seed: int
+    until: float = float("inf")
 
 
 def badness(job: Judging) -> np.ndarray:
     """[E] float64, higher is left out first; what a score leaves undefined comes last of all. Raises whatever the
-    method raises: it may not be installed."""
+    method raises (it may not be installed), and ``RuntimeError`` where it says nothing of any episode."""
     courses, where = [demo.course for demo in job.demos], sets.stage(job.task)
     if job.method in ("shortest", "lowest jerk"):
         figures = baselines(courses, where.hand, job.seed)
@@ -129,8 +79,10 @@ def badness(job: Judging) -> np.ndarray:
 
         values = rate(RIVAL, courses, where.fps)
     else:
-        targets = batch_of([demo.course for demo in job.targets], fps=where.fps)
+        targets = batch_of([demo.course for demo in job.targets], fps=where.fps) if job.targets else None
         values = _scored(job.method, batch_of(courses, fps=where.fps), targets, job.seed)
+    if np.isnan(values).all():
+        raise RuntimeError("it is undefined for every episode")
     return np.where(np.isnan(values), np.inf, values)
 
 
@@ -139,26 +91,32 @@ def judged(job: Judging) -> np.ndarray | str:
     import torch
 
     torch.set_num_threads(1)
+    if time.time() > job.until:
+        return NO_TIME
     try:
         return badness(job)
     except Exception as error:
         return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def _scored(name: str, batch: EpisodeBatch, targets: EpisodeBatch, seed: int) -> np.ndarray:
-    from benchmarks.measures import measure
-
+def _scored(method: str, batch: EpisodeBatch, targets: EpisodeBatch | None, seed: int) -> np.ndarray:
+    """[E] badness by ``SCORER`` (its headline metric) or ``SCORER.METRIC``."""
+    name, _, which = method.partition(".")
     scorer = registry.make("scorers", name)
     if scorer.spec.base == "optional":
-        found = measure(batch, [name], seed=seed)
-        if name in found.failed:
-            raise RuntimeError(found.failed[name])
-        return found.figures[name].badness
+        parts = {metric.partition(".")[0] for metric in scorer.spec.needs.scores}
+        found = measure(batch, [name, *sorted(parts)], seed=seed)
+        failed = [f"{part}: {found.failed[part]}" for part in (name, *sorted(parts)) if part in found.failed]
+        if failed:
+            raise RuntimeError("; ".join(failed))
+        return found.figures[method].badness
+    if targets is None:
+        raise RuntimeError("it needs targets")
     if scorer.spec.base == "reference":
         fit = scorer.fit([targets], seed=seed)
     else:
         fit = scorer.fit([batch], base=scorer.fit([targets], seed=seed), seed=seed)
-    metric = scorer.spec.metrics[0]
+    metric = next(each for each in scorer.spec.metrics if each.name == (which or scorer.spec.metrics[0].name))
     rows = [next(row for row in rows if row.metric == metric.name) for rows in scorer.score(batch, fit)]
     sign = -1.0 if metric.better == "higher" else 1.0
     return np.array([np.nan if row.value is None else sign * row.value for row in rows])
@@ -205,17 +163,21 @@ def trained(demos: Sequence[Demonstration], kept: np.ndarray, config: PolicyConf
 
 @dataclass(frozen=True)
 class Trial:
-    """An arm of one task: what its trainings learn from, bool [seeds, E], and what they are put through."""
+    """An arm of one task: what its trainings learn from, bool [seeds, E], and what they are put through; not begun
+    after ``until`` (seconds since 1970)."""
 
     task: str
     demos: Sequence[Demonstration]
     kept: np.ndarray
     how: Settings
+    until: float = float("inf")
 
 
-def tried(trial: Trial) -> dict[str, Any]:
+def tried(trial: Trial) -> dict[str, Any] | None:
     """What came of an arm: mean ``success`` and ``progress`` of each training, the share of good episodes that it
-    kept, steps taken, and seconds of processor time for training and rollouts."""
+    kept, steps taken, and seconds of processor time for training and rollouts. None where no time was left."""
+    if time.time() > trial.until:
+        return None
     began = time.process_time()
     policies = trained(trial.demos, trial.kept, trial.how.config, trial.how.seed)
     middle = time.process_time()
@@ -234,27 +196,30 @@ def tried(trial: Trial) -> dict[str, Any]:
 
 
 class Kept:
-    """Outcomes of arms that were measured before, one JSON line each; in memory alone without a folder."""
+    """What was measured before, one JSON line each; in memory alone without a folder. A last line that was cut off is
+    as if it had never been begun."""
 
     def __init__(self, folder: Path | None) -> None:
         self._path = folder / "uplift-outcomes.jsonl" if folder else None
         self._known: dict[str, dict[str, Any]] = {}
-        if self._path and self._path.exists():
-            for line in self._path.read_text().splitlines():
+        for line in self._path.read_text().split("\n") if self._path and self._path.exists() else ():
+            try:
                 row = json.loads(line)
-                self._known[row["key"]] = row
+            except ValueError:
+                continue
+            self._known[row["key"]] = row
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """What is known of an arm."""
+        """What is known under ``key``."""
         return self._known.get(key)
 
     def put(self, key: str, **facts: Any) -> None:
-        """Keep what came of an arm."""
+        """Keep ``facts`` under ``key``."""
         self._known[key] = {"key": key, **facts}
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
-                file.write(json.dumps(self._known[key]) + "\n")
+                file.write("\n" * (file.tell() > 0) + json.dumps(self._known[key]))
 
 
 def gathered(
@@ -269,37 +234,84 @@ def gathered(
 
 
 def measure_set(
-    part: str, methods: Sequence[str], how: Settings, cache: Path | None, each: Each, data: Path = DATA
-) -> Found:
-    """Train and roll out every arm of a set."""
+    part: str, methods: Sequence[str], how: Settings, cache: Path | None, each: Each, data: Path = DATA,
+    until: float = float("inf"),
+) -> Found:  # fmt: skip
+    """Train and roll out every arm of a set, as far as there is time."""
     found, known, asked = Found(), Kept(cache), arms(part, methods, how.budgets)
-    for task in how.tasks:
-        keys = {arm: _key(part, task, arm, how) for arm in asked}
-        missing = [arm for arm in asked if known.get(keys[arm]) is None]
-        if missing:
-            demos, targets = gathered(part, task, how, cache, data, each)
-            told = sorted({arm.method for arm in missing} - {ALL, "random"} - set(found.missing))
-            worth = dict(
-                zip(told, each(judged, [Judging(task, demos, targets, m, how.seed) for m in told]), strict=True)
-            )
-            found.missing |= {method: value for method, value in worth.items() if isinstance(value, str)}
-            todo = [(arm, keys[arm], _kept(task, len(demos), arm, how, worth))
-                    for arm in missing if arm.method not in found.missing]  # fmt: skip
-            _perform(task, demos, todo, how, known, each)
-        for arm in asked:
-            row = known.get(keys[arm])
-            if row is not None:
-                found.success.setdefault(arm, []).append(np.array(row[sets.stage(task).outcome]))
-                found.kept_good.setdefault(arm, []).append(row["kept_good"])
-    found.success = {arm: rows for arm, rows in found.success.items() if len(rows) == len(how.tasks)}
+    keys = {(arm, task): _key(part, task, arm, how) for arm in asked for task in how.tasks}
+    left = [pair for pair in keys if known.get(keys[pair]) is None]
+    trials: dict[tuple[Arm, str], Trial] = {}
+    for task in sorted({task for _, task in left}, key=how.tasks.index):
+        mine = [arm for arm, where in left if where == task]
+        demos, targets = gathered(part, task, how, cache, data, each)
+        told = list(dict.fromkeys(arm.method for arm in mine if arm.method not in (ALL, "random", *found.missing)))
+        jobs = [Judging(task, demos, targets, method, how.seed, until) for method in told]
+        worth = dict(zip(told, _judged(part, jobs, how, known, each), strict=True))
+        found.missing |= {method: value for method, value in worth.items() if isinstance(value, str)}
+        for arm in mine:
+            if arm.method not in found.missing:
+                trials[arm, task] = Trial(task, demos, _kept(task, len(demos), arm, how, worth), how, until)
+    order = [pair for pair in left if pair in trials and pair[0].method not in found.missing]
+    began = time.perf_counter()
+    for (arm, task), facts in zip(order, each(tried, [trials[pair] for pair in order]), strict=True):
+        if facts is None:
+            continue
+        known.put(keys[arm, task], part=part, task=task, **asdict(arm), **facts)
+        print(
+            f"{part} {task}: {arm.method} {arm.budget:.0%} at {time.perf_counter() - began:.0f} s (processor: training "
+            f"{facts['training_s']:.0f} s, {facts['steps']} steps of rollouts {facts['rollout_s']:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+    for arm in asked:
+        rows = [known.get(keys[arm, task]) for task in how.tasks]
+        whole = [row for row in rows if row is not None]
+        if len(whole) == len(rows):
+            found.success[arm] = [
+                np.array(row[sets.stage(task).outcome]) for row, task in zip(whole, how.tasks, strict=True)
+            ]
+            found.kept_good[arm] = [row["kept_good"] for row in whole]
+        elif arm.method not in found.missing:
+            found.open.append(arm)
     return found
 
 
+def _judged(part: str, jobs: Sequence[Judging], how: Settings, known: Kept, each: Each) -> list[np.ndarray | str]:
+    """What each method says of a set, as it was said before or anew."""
+    keys = [
+        digest("uplift judgement", sets.VERSION, part, job.task, job.method, _version(job.method), job.seed,
+               how.candidates, how.targets, length=16)
+        for job in jobs
+    ]  # fmt: skip
+    new = [(key, job) for key, job in zip(keys, jobs, strict=True) if known.get(key) is None]
+    fresh: dict[str, np.ndarray | str] = {}
+    for (key, job), values in zip(new, each(judged, [job for _, job in new]), strict=True):
+        fresh[key] = values
+        if not isinstance(values, str):
+            said = [value if np.isfinite(value) else None for value in values.tolist()]
+            known.put(key, part=part, task=job.task, method=job.method, badness=said)
+    return [fresh[key] if key in fresh else _told(known.get(key)) for key in keys]
+
+
+def _told(row: dict[str, Any] | None) -> np.ndarray:
+    assert row is not None
+    return np.array([np.inf if value is None else value for value in row["badness"]])
+
+
+def _version(method: str) -> list[str]:
+    """Another version of a score is another method."""
+    name = method.partition(".")[0]
+    if name not in registry.names("scorers"):
+        return []
+    parts = sorted({metric.partition(".")[0] for metric in registry.load("scorers", name).spec.needs.scores})
+    return [str(fact) for part in (name, *parts) for fact in
+            (registry.load("scorers", part).spec.version, registry.make("scorers", part).config_hash)]  # fmt: skip
+
+
 def _key(part: str, task: str, arm: Arm, how: Settings) -> str:
-    """What an outcome is kept under: another version of a set or a score is another arm."""
-    kind: Any = registry.load("scorers", arm.method) if arm.method in registry.names("scorers") else None
-    version = [kind.spec.version, kind().config_hash] if kind else []
-    return digest("uplift", how.key, sets.VERSION, part, task, asdict(arm), version, length=16)
+    """What an outcome is kept under."""
+    return digest("uplift", how.key, sets.VERSION, part, task, asdict(arm), _version(arm.method), length=16)
 
 
 def _kept(task: str, count: int, arm: Arm, how: Settings, worth: dict[str, Any]) -> np.ndarray:
@@ -313,114 +325,28 @@ def _kept(task: str, count: int, arm: Arm, how: Settings, worth: dict[str, Any])
     return np.stack([keep(worth[arm.method], arm.budget, how.seed)] * how.seeds)
 
 
-def _perform(
-    task: str, demos: Sequence[Demonstration], todo: Sequence[tuple[Arm, str, np.ndarray]], how: Settings, known: Kept,
-    each: Each,
-) -> None:  # fmt: skip
-    began = time.perf_counter()
-    for (arm, key, _), facts in zip(
-        todo, each(tried, [Trial(task, demos, kept, how) for _, _, kept in todo]), strict=True
-    ):
-        known.put(key, **facts)
-        print(
-            f"{task}: {arm.method} {arm.budget:.0%} at {time.perf_counter() - began:.0f} s (processor: training "
-            f"{facts['training_s']:.0f} s, {facts['steps']} steps of rollouts {facts['rollout_s']:.0f} s)",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-# the report
-
-
-def report(part: str, found: Found, methods: Sequence[str], how: Settings) -> list[str]:
-    """The tables of a set, as lines."""
-    everything = found.success.get(Arm(ALL, 1.0))
-    if everything is None:
-        return [f"{part}: nothing was measured"]
-    trials = len(how.tasks) * how.seeds * how.rollouts
-    low, high = wilson(round(_mean(everything) * trials), trials)
-    what = "coverage of the goal" if part == sets.PUSHT else f"success (Wilson {low:.1%} to {high:.1%})"
-    lines = [
-        f"{part}: {len(how.tasks)} tasks x {how.seeds} seeds x {how.rollouts} rollouts = {trials} an arm, of "
-        f"{how.candidates} candidates a task",
-        f"  all data: {_mean(everything):.1%} {what}; "
-        f"{np.mean(found.kept_good[Arm(ALL, 1.0)]):.0%} of the episodes succeeded",
-    ]
-    for title, names in (
-        ("label-free", [name for name in methods if name not in (*LABEL_USING, ORACLE)]),
-        ("label-using", [name for name in methods if name in (*LABEL_USING, ORACLE)]),
-    ):
-        lines += ["", f"  {title:<20} budget  success  gain over all data          detectable  good kept  "]
-        for name in names:
-            lines += [_line(arm, found, everything, part) for arm in found.success if arm.method == name]
-            if name in found.missing:
-                lines.append(f"  {name:<20} not measured: {found.missing[name]}")
-    return [*lines, "", *_verdicts(part, found, methods, everything), ""]
-
-
-def _line(arm: Arm, found: Found, everything: Sequence[np.ndarray], part: str) -> str:
-    gain = paired_difference(found.success[arm], everything)
-    return (
-        f"  {arm.method:<20} {arm.budget:>5.0%}  {_mean(found.success[arm]):>7.1%}  {_span(gain):<26}  "
-        f"{gain.detectable:>9.1%}  {np.mean(found.kept_good[arm]):>9.0%}  {_verdict(gain, part)}"
-    )
-
-
-def _span(gain: Difference) -> str:
-    return f"{gain.mean:+7.1%} ({gain.low:+.1%} to {gain.high:+.1%})"
-
-
-def _verdict(gain: Difference, part: str) -> str:
-    if gain.low > 0:
-        return "helps"
-    if part in ("clean", "strategies"):
-        return "HARMS" if gain.mean < -gain.detectable else "no harm shown"
-    return "HARMS" if gain.high < 0 else "no help shown"
-
-
-def _verdicts(part: str, found: Found, methods: Sequence[str], everything: Sequence[np.ndarray]) -> Iterator[str]:
-    if part in ("clean", "strategies"):
-        gains = {arm: paired_difference(rows, everything) for arm, rows in found.success.items() if arm.method != ALL}
-        lost = [f"{arm.method} ({gain.mean:+.1%})" for arm, gain in gains.items() if _verdict(gain, part) == "HARMS"]
-        verdict = f"MISSED by {', '.join(lost)}" if lost else "held"
-        yield f"  do no harm (none may lose more than is detectable): {verdict}"
-        return
-    for budget in sorted({arm.budget for arm in found.success if arm.method == ORACLE}):
-        best = found.success[Arm(ORACLE, budget)]
-        gain = paired_difference(best, everything)
-        yield f"  at {budget:.0%} the oracle gains {_span(gain)}; within its reach (interval of the gap to it holds 0):"
-        for name in methods:
-            rows = found.success.get(Arm(name, budget))
-            if rows is not None and name != ORACLE:
-                gap = paired_difference(rows, best)
-                share = f", {(_mean(rows) - _mean(everything)) / gain.mean:.0%} of its gain" if gain.low > 0 else ""
-                yield f"    {name:<20} {_span(gap)}{share}{': reached' if gap.high >= 0 else ''}"
-
-
-def _mean(rows: Sequence[np.ndarray]) -> float:
-    return float(np.mean([row.mean() for row in rows]))
-
-
 def main() -> int:
     """Run it and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="minutes, and what it cannot resolve is said")
     parser.add_argument("--cache", type=Path, help="a folder for recordings and outcomes")
     parser.add_argument("--sets", nargs="+", choices=PARTS)
+    parser.add_argument("--tasks", nargs="+", help="of Meta-World")
+    parser.add_argument("--budgets", nargs="+", type=float, help="shares of the candidates, in this order")
     parser.add_argument("--data", type=Path, default=DATA, help="the folder of recordings")
     parser.add_argument("--methods", nargs="+", help="only these, beside all data")
     parser.add_argument("--seeds", type=int, help="trainings of each arm and task")
     parser.add_argument("--rollouts", type=int, help="of each training")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after them nothing new is begun")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="write every arm's figures there")
     asked = parser.parse_args()
     how = QUICK if asked.quick else Settings()
     how = replace(how, **{name: getattr(asked, name) for name in ("seeds", "rollouts") if getattr(asked, name)})
-    installed = registry.names("scorers")
-    methods = asked.methods or [*BASELINES, *LABEL_FREE, *([] if asked.quick else [RIVAL]), *LABEL_USING, ORACLE]
+    how = replace(how, **{name: tuple(getattr(asked, name)) for name in ("tasks", "budgets") if getattr(asked, name)})
+    methods = asked.methods or [name for name in METHODS if not (asked.quick and name == RIVAL)]
     parts = asked.sets or (PARTS[:1] if asked.quick else PARTS)
-    began, arms_done, everything = time.perf_counter(), 0, {}
+    began, everything = time.perf_counter(), {}
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="benchmark-") as work,
@@ -431,18 +357,15 @@ def main() -> int:
             return pool.map(function, items, chunksize=1)
 
         for part in parts:
-            this = replace(how, tasks=(sets.PUSHT,)) if part == sets.PUSHT else how
-            found = measure_set(part, methods, this, asked.cache or Path(work), in_pool, asked.data)
-            arms_done += len(found.success)
+            # one task has as many rollouts as the others together
+            this = replace(how, tasks=(sets.PUSHT,), seeds=how.seeds * len(how.tasks)) if part == sets.PUSHT else how
+            until = time.time() + 60 * asked.minutes - (time.perf_counter() - began)
+            found = measure_set(part, methods, this, asked.cache or Path(work), in_pool, asked.data, until)
             print("\n".join(report(part, found, methods, this)), flush=True)
             everything[part] = {
                 f"{arm.method}@{arm.budget:g}": [row.tolist() for row in rows] for arm, rows in found.success.items()
             }
-    seconds = time.perf_counter() - began
-    print(f"{arms_done} arms in {seconds:.0f} s, {60 * arms_done / seconds:.1f} a minute (those in the cache included)")
-    left = [name for name in (*LABEL_FREE, *LABEL_USING) if name not in installed]
-    if left:
-        print(f"not registered here: {', '.join(left)}")
+    print(f"{time.perf_counter() - began:.0f} s (what was in the cache took none)")
     if asked.quick:
         print("--quick: 2 tasks, 3 trainings of each, two budgets, one set: it resolves only gains above the "
               "`detectable` column, no do-no-harm arm, no rival")  # fmt: skip

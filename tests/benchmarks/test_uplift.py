@@ -7,21 +7,8 @@ import pytest
 
 from benchmarks import uplift, uplift_sets
 from benchmarks.planting import Course
-from benchmarks.uplift import (
-    ALL,
-    ORACLE,
-    Arm,
-    Found,
-    Judging,
-    Kept,
-    Settings,
-    arms,
-    badness,
-    keep,
-    measure_set,
-    report,
-    trained,
-)
+from benchmarks.uplift import Judging, Kept, badness, judged, keep, measure_set, trained
+from benchmarks.uplift_arms import ALL, ORACLE, Arm, Settings, arms
 from benchmarks.uplift_sets import Demonstration
 from flows.policy import PolicyConfig
 
@@ -53,7 +40,7 @@ def test_the_baselines_and_the_oracle_order_by_what_they_say():
 
 def test_sets_that_selection_can_only_harm_are_halved():
     assert arms("mixed", ["a", "b"], (0.25, 0.5)) == [
-        Arm(ALL, 1.0), Arm("a", 0.25), Arm("a", 0.5), Arm("b", 0.25), Arm("b", 0.5),
+        Arm(ALL, 1.0), Arm("a", 0.25), Arm("b", 0.25), Arm("a", 0.5), Arm("b", 0.5),
     ]  # fmt: skip
     assert arms("clean", ["a"], (0.25, 0.5)) == [Arm(ALL, 1.0), Arm("a", 0.5)]
 
@@ -68,45 +55,22 @@ def test_each_policy_learns_from_what_is_kept_for_it_alone():
     np.testing.assert_allclose(second.act(state, "")[0], [-0.7, 0.4], atol=0.15)
 
 
-def found(**shares: list[float]) -> Found:
-    """Success by method at a half of the budget, as trainings of one task."""
-    result = Found()
-    for method, values in shares.items():
-        arm = Arm(ALL, 1.0) if method == "everything" else Arm(method, 0.5)
-        result.success[arm], result.kept_good[arm] = [np.array(values)], [0.5]
-    return result
-
-
-def test_the_report_says_what_helps_what_does_not_and_what_was_not_measured():
-    made = found(everything=[0.4, 0.5, 0.45, 0.5], oracle=[0.9, 0.95, 1.0, 0.9], fine=[0.8, 0.95, 1.0, 0.95],
-                 idle=[0.5, 0.4, 0.5, 0.45], bad=[0.1, 0.2, 0.1, 0.1])  # fmt: skip
-    made.missing["absent"] = "not installed"
-    lines = report("mixed", made, ["fine", "idle", "bad", "absent", "oracle"], Settings(tasks=("t",), seeds=4))
-    text = "\n".join(lines)
-    assert "not measured: not installed" in text
-    table = text[: text.index("at 50%")]
-    rows = {line.split()[0]: line for line in table.splitlines() if "%" in line}
-    assert rows["fine"].endswith("helps") and rows["oracle"].endswith("helps")
-    assert rows["idle"].endswith("no help shown")
-    assert rows["bad"].endswith("HARMS")
-    reach = text[text.index("at 50%") :]
-    assert [line.split()[0] for line in reach.splitlines() if line.endswith("reached")] == ["fine"]
-
-
-def test_do_no_harm_is_missed_only_by_a_loss_that_would_have_shown():
-    made = found(everything=[1.0, 0.9, 1.0, 0.95], slight=[0.9, 1.0, 0.9, 1.0], bad=[0.3, 0.4, 0.2, 0.3])
-    how = Settings(tasks=("t",), seeds=4)
-    lines = report("clean", made, ["slight", "bad"], how)
-    assert any(line.endswith("MISSED by bad (-66.2%)") for line in lines)
-    del made.success[Arm("bad", 0.5)]
-    assert any(line.endswith("held") for line in report("clean", made, ["slight"], how))
-
-
 def test_outcomes_outlive_the_run_that_made_them(tmp_path):
     Kept(tmp_path).put("a", success=[0.5])
     assert Kept(tmp_path).get("a") == {"key": "a", "success": [0.5]}
     assert Kept(tmp_path).get("b") is None
     assert Kept(None).get("a") is None
+
+
+def test_a_line_that_was_cut_off_is_as_if_it_had_not_begun(tmp_path):
+    kept = Kept(tmp_path)
+    kept.put("a", success=[0.5])
+    kept.put("b", success=[0.6])
+    path = tmp_path / "uplift-outcomes.jsonl"
+    path.write_text(path.read_text()[:-5])
+    assert Kept(tmp_path).get("b") is None
+    Kept(tmp_path).put("c", success=[0.7])
+    assert [Kept(tmp_path).get(key) is not None for key in "abc"] == [True, False, True]
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +110,39 @@ def test_a_small_run_measures_every_arm_once(cache, monkeypatch):
     assert {arm: rows[0].tolist() for arm, rows in again.success.items()} == {
         arm: rows[0].tolist() for arm, rows in first.success.items()
     }
+
+
+def test_nothing_new_is_begun_when_the_time_is_over(cache):
+    how = Settings(tasks=("window-open-v3",), candidates=6, targets=2, budgets=(0.5,), seeds=2, seed=1)
+    found = measure_set("mixed", ["random", "shortest"], how, cache, serial, until=0.0)
+    assert not found.success
+    assert found.missing == {"shortest": "no time was left"}
+    assert found.open == [Arm(ALL, 1.0), Arm("random", 0.5)]
+
+
+def test_a_score_that_combines_others_is_told_what_they_find(cache):
+    demos = uplift_sets.recorded(uplift_sets.plans("mixed", "window-open-v3", 10, 0), cache, serial)
+    values = badness(Judging("window-open-v3", demos, [], "composite", 0))
+    assert len(set(values)) > 5 and np.isfinite(values).all()
+
+
+def test_a_score_that_says_nothing_of_any_episode_is_not_measured():
+    said = judged(Judging("t", [demonstration(30, True)] * 3, [], "task_match", 0))
+    assert said == "it is undefined for every episode"
+
+
+def test_people_of_pusht_go_through_the_whole_of_it(shared_data, tmp_path):
+    pytest.importorskip("gym_pusht", reason="the simulator gym_pusht is not installed")
+    how = Settings(tasks=(uplift_sets.PUSHT,), candidates=5, targets=2, budgets=(0.5,), seeds=2, rollouts=1,
+                   config=PolicyConfig(limit=40, hidden=16))  # fmt: skip
+    found = measure_set("pusht", ["random", ORACLE], how, tmp_path, serial, shared_data)
+    assert not (found.missing or found.open)
+    assert found.kept_good[Arm(ORACLE, 0.5)] == [1.0] > found.kept_good[Arm(ALL, 1.0)]
+    assert all(0 <= share <= 1 for (row,) in found.success.values() for share in row)
+    demos, targets = uplift_sets.pusht(5, 2, 0, shared_data, tmp_path)
+    assert [demo.success for demo in demos] == [False] * 3 + [True] * 2
+    assert not {id_of(demo) for demo in demos} & {id_of(demo) for demo in targets}
+
+
+def id_of(demo: Demonstration) -> bytes:
+    return demo.course.state[0].tobytes()
