@@ -17,13 +17,18 @@ Found = dict[str, list[Figures]]
 
 
 def options(doc: str | None) -> argparse.Namespace:
-    """The command line that every benchmark has: where the recordings are, ``--quick`` and ``--json``."""
+    """The command line of a benchmark that has no options of its own."""
+    return options_of(doc).parse_args()
+
+
+def options_of(doc: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has: where the recordings are, ``--quick`` and ``--json``."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = Path(__file__).resolve().parents[2] / "shared/data"
     parser.add_argument("--data", type=Path, default=data, help="the folder of recordings")
     parser.add_argument("--quick", action="store_true", help="one short round of each measure")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    return parser.parse_args()
+    return parser
 
 
 def rounds(measures: Mapping[str, Callable[[int], Figures]], times: int) -> Found:
