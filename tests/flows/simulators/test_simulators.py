@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
-from data_engine.errors import RequestError
+from data_engine.errors import EngineError, RequestError
 from flows.simulators import World, named
 
 
@@ -81,6 +83,15 @@ def test_pushts_progress_is_the_largest_coverage_so_far():
         assert step.progress == pytest.approx(max(seen))
         assert step.success == (seen[-1] > 0.95)
     assert max(seen) > seen[-1]
+
+
+def test_a_simulator_that_is_not_installed_is_one_line(monkeypatch):
+    pytest.importorskip("gymnasium", reason="gymnasium is not installed")
+    for name in [module for module in sys.modules if module.partition(".")[0] == "gym_pusht"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if "site-packages" not in folder])
+    with pytest.raises(EngineError, match=r"'pusht' needs a package that is not installed: gym-pusht"):
+        named("pusht").open()
 
 
 def test_an_experts_rollout_succeeds_and_progress_never_falls():
