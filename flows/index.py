@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from data_engine.canonical import digest
 from data_engine.errors import RequestError
 from data_engine.model import EMBEDDINGS
 from data_engine.recipe import SpaceRecipe
-from data_engine.scoring import Encoder
+from data_engine.scoring import Clips, Encoder
 from flows.executor import Executor, Shard, run_shards, set_threads
 from flows.progress import Progress
 from flows.query import matching
@@ -29,6 +30,9 @@ from storage.fits import list_fits
 from storage.lake import Lake
 
 __all__ = ["complete", "embed", "index", "search", "vectors"]
+
+_SHARD_FRAMES = 20_000  # steps of a shard whose every frame may get a vector: 40 MB a camera at 512 numbers
+_ROWS_AT_ONCE = 200_000  # vectors of a space that are averaged at once
 
 
 def embed(
@@ -41,13 +45,20 @@ def embed(
     run_id: str,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Embed ``episodes`` in a space and return ``{"space", "encoder_version", "fit_id", "embedded", "empty"}``."""
+    """Embed ``episodes`` in a space and return ``{"space", "encoder_version", "fit_id", "embedded", "empty", "failed"}``.
+
+    ``empty``: ids of episodes that have nothing to embed. ``failed``: ``{"episode_id", "dataset", "source_key",
+    "camera", "reason"}`` of each video that could not be decoded; they are rows of the quarantine too, and the rest of
+    the episode is embedded.
+    """
     encoder: Encoder = registry.make("encoders", recipe.encoder, recipe.params)
     spec = encoder.spec
+    given = encoder.version()
     fit_id, _ = fit_once(
-        lake, "encoders", recipe.encoder, recipe.params, recipe.fit, episodes, on=on, progress=progress, seed=seed
-    )
-    version = _version(encoder, fit_id)
+        lake, "encoders", recipe.encoder, recipe.params, recipe.fit, episodes, on=on, progress=progress, seed=seed,
+        parts={"version": given} if given else None,
+    )  # fmt: skip
+    version = given or _version(encoder, fit_id)
     table = f"embeddings/{recipe.name}"
     stored = _scan(lake, recipe.name).filter(pl.col("encoder_version") == version)
     have = stored.select("episode_id", "content_hash").collect()
@@ -58,15 +69,20 @@ def embed(
             {"encoder": recipe.encoder, "params": encoder.config, "fit": fit_id, "version": version,
              "episodes": chunk["episode_id"].to_list()},
         )
-        for chunk in chunks(todo)
+        for chunk in (chunks(todo, _SHARD_FRAMES) if encoder.needs.frames else chunks(todo))
     ]  # fmt: skip
     results = run_shards(
         lake, "flows.index:embed_shard", shards, on=on, progress=progress, title=f"embed {recipe.name}",
         resources=spec.resources,
     )  # fmt: skip
     empty = [episode for result in results for episode in result["empty"]]
-    if len(empty) < len(todo):
-        transaction = digest("embed", [shard.fingerprint for shard in shards], *again(lake))
+    failed = [bad for result in results for bad in result.get("failed", [])]
+    embedded = len(todo) - len(empty) - sum(result.get("lost", 0) for result in results)
+    transaction = digest("embed", [shard.fingerprint for shard in shards], *again(lake))
+    if failed:
+        _quarantine(lake, recipe.name, failed, transaction, run_id)
+        progress.warn(f"{len(failed)} videos are not in space {recipe.name}: query --table quarantine")
+    if embedded:
         lake.create_table(table, EMBEDDINGS)
         rows = (_of_run(lake.read_pending(shard.fingerprint), run_id) for shard in shards)
         file = lake.write_file(table, transaction[:32], rows, EMBEDDINGS)
@@ -75,8 +91,9 @@ def embed(
         "space": recipe.name,
         "encoder_version": version,
         "fit_id": fit_id,
-        "embedded": len(todo) - len(empty),
+        "embedded": embedded,
         "empty": empty,
+        "failed": failed,
     }
 
 
@@ -85,32 +102,59 @@ def embed_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: 
     set_threads(cpus)
     encoder: Encoder = registry.make("encoders", payload["encoder"], payload["params"])
     fit = lake.get_fit(encoder.spec.name, payload["fit"])
-    rows, empty = [], []
+    tables, empty, failed, lost = [], [], [], 0
     for batch in _batches(lake, encoder, _named(lake, payload["episodes"]), {}):
-        for episode, vector in zip(
-            batch.episodes.to_pylist(), encoder.encode(batch, fit, device=device()), strict=True
-        ):
-            if vector is None:
+        encoded = encoder.encode(batch, fit, device=device())
+        for episode, found in zip(batch.episodes.to_pylist(), encoded, strict=True):
+            who = {name: episode[name] for name in ("episode_id", "dataset", "source_key")}
+            failed += [{**who, "camera": camera, "reason": reason} for camera, reason in found.failed.items()]
+            if len(found.clips):
+                tables.append(_rows(episode, found.clips, payload["version"]))
+            elif found.failed:
+                lost += 1
+            else:
                 empty.append(episode["episode_id"])
-                continue
-            kept = {name: episode[name] for name in ("episode_id", "content_hash", "embodiment", "control_mode")}
-            rows.append(
-                {
-                    **kept,
-                    "start": 0,
-                    "stop": episode["n_steps"],
-                    "vector": vector,
-                    "encoder_version": payload["version"],
-                }
-            )
-    lake.write_pending(fingerprint, pa.Table.from_pylist(rows, schema=EMBEDDINGS))
-    return {"empty": empty}
+    lake.write_pending(fingerprint, pa.concat_tables([EMBEDDINGS.empty_table(), *tables]).combine_chunks())
+    return {"empty": empty, "failed": failed, "lost": lost}
+
+
+def _rows(episode: Mapping[str, Any], clips: Clips, version: str) -> pa.Table:
+    """The rows of one episode's clips, without their run."""
+    count, width = clips.vectors.shape
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * width)
+    columns: dict[str, Any] = {
+        "start": pa.array(clips.starts, pa.int64()),
+        "stop": pa.array(clips.stops, pa.int64()),
+        "camera": pa.array(clips.cameras, pa.string()),
+        "vector": pa.ListArray.from_arrays(offsets, pa.array(clips.vectors.reshape(-1), pa.float32())),
+    }
+    said = {name: episode[name] for name in ("episode_id", "content_hash", "embodiment", "control_mode")}
+    for name, value in {**said, "encoder_version": version, "run_id": None}.items():
+        columns[name] = pa.repeat(pa.scalar(value, pa.string()), count)
+    return pa.table({name: columns[name] for name in EMBEDDINGS.names}, schema=EMBEDDINGS)
+
+
+def _quarantine(lake: Lake, space: str, failed: list[dict[str, Any]], transaction: str, run_id: str) -> None:
+    """Say once of each video why it is not in the space."""
+    same = ["dataset", "source_key", "code", "reason"]
+    rows = pl.DataFrame(
+        [
+            {**bad, "code": "undecodable_frames",
+             "reason": f"camera {bad['camera']} is not in space {space}: {bad['reason']}"}
+            for bad in failed
+        ]
+    ).select(same)  # fmt: skip
+    said = lake.scan("quarantine").select(same).collect() if lake.exists_table("quarantine") else rows.clear()
+    new = rows.join(said, on=same, how="anti").with_columns(run_id=pl.lit(run_id), created_at=pl.lit(datetime.now(UTC)))
+    lake.append_rows("quarantine", new.to_dicts(), transaction=transaction, run_id=run_id)
 
 
 def vectors(
     lake: Lake, space: str, episodes: pl.DataFrame, encoder_version: str | None = None
 ) -> tuple[pl.DataFrame, str]:
     """``episodes`` that have a vector in ``space``, with it as column ``vector``, and the encoder's version.
+
+    Of a space with many vectors an episode (frames by camera) it is their mean.
 
     Where no version is named, it is the one that holds them all, of several such the one that holds most of the space:
     what was embedded together with newer episodes counts. Raises ``RequestError`` where that leaves none or several.
@@ -119,7 +163,8 @@ def vectors(
     if encoder_version is not None:
         rows = rows.filter(pl.col("encoder_version") == encoder_version)
     identity = ["episode_id", "content_hash", "encoder_version"]
-    held = rows.select(*identity, "vector").unique(identity, keep="first").collect()  # racing runs embed twice
+    counted = rows.group_by(identity).len("_rows").collect()
+    held = counted.drop("_rows")
     joined = episodes.join(held, on=["episode_id", "content_hash"], maintain_order="left")
     if not len(joined):
         raise RequestError(
@@ -138,7 +183,25 @@ def vectors(
             code="ambiguous_space",
             fix="embed them together",
         )
-    return joined.filter(pl.col("encoder_version") == versions[0]).drop("encoder_version"), versions[0]
+    chosen = joined.filter(pl.col("encoder_version") == versions[0]).drop("encoder_version")
+    size = counted.filter(pl.col("encoder_version") == versions[0])["_rows"].sum()
+    return _with_vectors(rows.filter(pl.col("encoder_version") == versions[0]), chosen, -(-size // _ROWS_AT_ONCE)), versions[0]
+
+
+def _with_vectors(rows: pl.LazyFrame, episodes: pl.DataFrame, parts: int) -> pl.DataFrame:
+    """``episodes`` with the mean of their ``rows``, read in ``parts``."""
+    key = ["episode_id", "content_hash"]
+    place = [*key, "camera", "start", "stop"]
+    found = []
+    for part in episodes.iter_slices(-(-len(episodes) // parts)):
+        mine = rows.filter(pl.col("episode_id").is_in(part["episode_id"].implode())).select(*place, "vector")
+        held = mine.unique(place, keep="first").collect().sort(place)  # racing runs embed twice
+        first = np.flatnonzero(held.select(pl.struct(key).rle_id().alias("at"))["at"].diff().fill_null(1).to_numpy())
+        matrix = held["vector"].explode().to_numpy().reshape(len(held), -1).astype(np.float64)
+        mean = np.add.reduceat(matrix, first) / np.diff(first, append=len(held))[:, None]
+        vectors = pl.Series("vector", mean.astype(np.float32)).cast(pl.List(pl.Float32))
+        found.append(part.join(held[first].select(key).with_columns(vectors), on=key, maintain_order="left"))
+    return pl.concat(found)
 
 
 def complete(
@@ -149,8 +212,8 @@ def complete(
     An empty space is fitted on ``episodes``. Raises ``RequestError`` where no stored fit made what it holds.
     """
     rows = _scan(lake, recipe.name).select("encoder_version", "run_id").collect()
-    if len(rows) and recipe.fit is None:
-        encoder: Encoder = registry.make("encoders", recipe.encoder, recipe.params)
+    encoder: Encoder = registry.make("encoders", recipe.encoder, recipe.params)
+    if len(rows) and recipe.fit is None and encoder.version() is None:
         made = {_version(encoder, fit): fit for name, fit in list_fits(lake) if name == encoder.spec.name}
         newest = next((version for version in rows["encoder_version"].to_list()[::-1] if version in made), None)
         if newest is None:

@@ -374,10 +374,11 @@ def _targets_id(producer: Any, base: pl.DataFrame, seed: int) -> str:
 def _batches(lake: Lake, producer: Any, episodes: pl.DataFrame, parts: Mapping[str, str]) -> Iterator[EpisodeBatch]:
     needs = producer.needs
     scores = _stored(lake, needs.scores, parts)
-    for _, part in episodes.group_by("dataset", maintain_order=True):
-        for batch in lake.batches(
-            part, columns=list(dict.fromkeys((TIMESTAMP, *needs.columns))) if needs.columns else None
-        ):
+    known = lake.datasets() if needs.frames and needs.columns else {}
+    for (dataset,), part in episodes.group_by("dataset", maintain_order=True):
+        clocks = [f.name for f in known[dataset].features if f.name.startswith("frame_time.")] if known else []
+        columns = list(dict.fromkeys((TIMESTAMP, *needs.columns, *clocks))) if needs.columns else None
+        for batch in lake.batches(part, columns=columns):
             ids, hashes = (batch.episodes[name].to_pylist() for name in ("episode_id", "content_hash"))
             found = {name: np.array([values.get(one, np.nan) for one in ids]) for name, values in scores.items()}
             spaces = {name: clips(lake, name, parts[f"space {name}"], ids, hashes) for name in needs.spaces}

@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from data_engine.reference import Reference, episodes
-from data_engine.scoring import Encoder, EpisodeBatch, Fit, Metric, Resources, Spec
+from data_engine.scoring import Clips, Encoded, Encoder, EpisodeBatch, Fit, Metric, Resources, Spec
 from data_engine.view import EpisodeView, View, fit_views
 
 __all__ = ["SIZE", "Trajectory"]
@@ -64,21 +64,21 @@ class Trajectory(Encoder):
             base=base.id if base else None,
         )
 
-    def encode(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[np.ndarray | None]:
-        """The vector of each episode; None where it has no finite step, or nothing like it was in the reference."""
+    def encode(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[Encoded]:
+        """The vector of each episode; none where it has no finite step, or nothing like it was in the reference."""
         views = {group: View(**found) for group, found in fit.meta["views"].items()}
         numbers = {group: number for number, group in enumerate(views)}
-        vectors: list[np.ndarray | None] = []
-        for raw in episodes(batch):
+        found = []
+        for raw, span in zip(episodes(batch), batch, strict=True):
             if raw.problem is not None or raw.group not in views or not raw.finite.any():
-                vectors.append(None)
+                found.append(Encoded(Clips.none()))
                 continue
             full = describe(views[raw.group].measure(raw), raw.dataset.fps)
             projection = fit.arrays.get(f"{numbers[raw.group]}.projection")
             # einsum sums in one fixed order, a threaded matrix product does not
             short = full if projection is None else np.einsum("i,ij->j", full, projection)
-            vectors.append(np.pad(short, (0, SIZE - len(short))).astype(np.float32))
-        return vectors
+            found.append(Encoded(Clips.whole(span.stop - span.start, np.pad(short, (0, SIZE - len(short))).astype(np.float32))))
+        return found
 
 
 def describe(view: EpisodeView, fps: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -144,7 +145,7 @@ def _frames(
 ) -> Callable[[int, str, Sequence[float]], np.ndarray] | None:
     if not any(videos):
         return None
-    readers: dict[str, Any] = {}
+    own = threading.local()  # readers are one thread's own, and go with it
 
     def frames(episode: int, camera: str, times: Sequence[float]) -> np.ndarray:
         from data_engine.video import FrameReader
@@ -153,6 +154,7 @@ def _frames(
         if video is None:
             raise RequestError(f"episode {episode} of the batch has no camera {camera!r}", code="no_camera")
         blob = video["blob"]
+        readers: dict[str, Any] = own.__dict__.setdefault("readers", {})
         if blob not in readers:
             if len(readers) >= READERS:
                 readers.pop(next(iter(readers))).close()
