@@ -33,9 +33,14 @@ class Plugin(BaseModel):
         return self.model_dump(mode="json")
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What of ``config`` decides what comes out: all of it, unless a plug-in knows better."""
+        return self.config
+
+    @property
     def config_hash(self) -> str:
-        """Hash of ``config``, 16 hex digits."""
-        return digest(self.config, length=16)
+        """Hash of ``identity``, 16 hex digits."""
+        return digest(self.identity, length=16)
 
 
 P = TypeVar("P", bound=Plugin)

@@ -34,6 +34,11 @@ class Progress:
         with Bars(title, total, done, unit) as bars:
             yield bars.forward
 
+    def say(self, line: str) -> None:
+        """One line of what is about to happen."""
+        if self.warnings:
+            print(line, file=sys.stderr)
+
     def warn(self, line: str) -> None:
         """One line that a person should read; kept for the report."""
         self.warned.append(line)

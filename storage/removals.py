@@ -16,7 +16,7 @@ from storage.tables import Tables
 
 __all__ = ["gone", "live", "mark", "record", "taken_back", "withheld"]
 
-NAMES = ("episode_id", "unit_id", "first", "second", "rollout_episode_id")  # columns that name an episode
+NAMES = ("episode_id", "unit_id", "rollout_episode_id", "items")  # columns that name an episode, or several
 
 
 def mark(episode: str) -> str:
@@ -35,7 +35,13 @@ def live(lake: Tables, rows: pl.DataFrame) -> pl.DataFrame:
     named = [name for name in NAMES if name in rows.columns]
     if not len(out) or not named:
         return rows
-    return rows.filter(~pl.any_horizontal(pl.col(name).is_in(out.implode()).fill_null(False) for name in named))
+    return rows.filter(~pl.any_horizontal(_among(name, out).fill_null(False) for name in named))
+
+
+def _among(name: str, ids: pl.Series) -> pl.Expr:
+    if name != "items":
+        return pl.col(name).is_in(ids.implode())
+    return pl.col(name).list.eval(pl.element().struct.field("episode_id").is_in(ids.to_list())).list.any()
 
 
 def withheld(lake: Tables, ids: Mapping[str, str]) -> list[str]:

@@ -23,7 +23,7 @@ __all__ = ["ERASED", "Traces"]
 
 ERASED = "[erased]"
 EPISODE = re.compile(r"ep_[0-9a-f]{20}")
-PREFERENCES = ("first", "second", "rollout_episode_id")  # may name a part of an episode
+PARTS = ("rollout_episode_id",)  # may name a part of an episode
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class Traces:
             if name not in table.column_names:
                 continue
             column = table.column(name)
-            if name in PREFERENCES:
+            if name == "items":
+                lists = column.to_pylist()
+                found = pa.array([any(x["episode_id"] in self.ids for x in items or ()) for items in lists], pa.bool_())
+            elif name in PARTS:
                 found = pa.array([value is not None and self.names(value) for value in column.to_pylist()], pa.bool_())
             else:
                 found = pc.fill_null(pc.is_in(column, value_set=pa.array(sorted(self.ids), pa.string())), False)

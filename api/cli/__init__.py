@@ -15,7 +15,14 @@ from typing import Any
 
 import click
 
-from api.cli import curation, data, evaluation, evidence, listings  # noqa: F401  (each hangs its verbs on the group)
+from api.cli import (  # noqa: F401  (each hangs its verbs on the group)
+    curation,
+    data,
+    evaluation,
+    evidence,
+    listings,
+    preferences,
+)
 from api.cli.verb import cli
 from data_engine.errors import EngineError
 from data_engine.outages import is_outage

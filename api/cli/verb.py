@@ -33,6 +33,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _SECTIONS = {
     "data": "Recordings and the lake",
     "evidence": "Evidence",
+    "preferences": "Preferences",
     "curation": "Selections, mixtures, exports",
     "evaluation": "Trained policies",
     "listings": "What there is",
@@ -130,7 +131,7 @@ def parsed(model: type[Model], facts: Mapping[str, Any]) -> Model:
 
 
 EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes or Ray workers.")
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes or Ray workers; as many as pay by default.")
 WHERE = click.option("--where", metavar="EXPR", help="A SQL boolean expression over episodes and scores.")
 FITS = click.option("--fit", "fits", multiple=True, metavar="SCORER=FIT", help="Which fit's scores count.")
 SET = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe.")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
+
+from scorers.kernels.mlp import adam, forward, layer
 
 __all__ = ["Training", "action_chunks", "module", "predict", "train"]
 
@@ -92,7 +93,7 @@ def train(
     held_rows, held_counts = _rows(_thinned(stops[:, owner] & usable))
 
     sizes = [(state.shape[1], hidden), (hidden, hidden), (hidden, horizon * width)]
-    layers = [tensor for a, b in sizes for tensor in _layer(members, a, b, draw, device)]
+    layers = [tensor for a, b in sizes for tensor in layer(members, a, b, draw, device)]
     average = [tensor.detach().clone() for tensor in layers]
     best, best_loss = [tensor.clone() for tensor in average], torch.full((members,), torch.inf)
     waited, iterations, holds = torch.zeros(members), 0, held_counts > 0
@@ -101,11 +102,11 @@ def train(
     for step in range(1, limit + 1):
         pick = (torch.rand(members, min(batch, int(counts.max())), generator=draw) * counts[:, None]).long()
         pick = rows.gather(1, pick).to(device)
-        out = _forward(x[pick], layers).view(members, -1, horizon, width)
+        out = forward(x[pick], layers).view(members, -1, horizon, width)
         loss = (((out - y[pick]) ** 2).sum(3) * weight[pick]).sum(2).mean(1).sum()
         slopes = torch.autograd.grad(loss, layers)
         with torch.no_grad():
-            _adam(layers, slopes, first, second, step, rate, decay)
+            adam(layers, slopes, first, second, step, rate, decay)
             keep = min(_AVERAGING, step / (step + 10))
             torch._foreach_lerp_(average, layers, 1 - keep)
         iterations = step
@@ -146,7 +147,7 @@ def predict(
     with torch.no_grad():
         for start in range(0, len(state), 4096):
             x = (np.asarray(state[start : start + 4096], np.float64) - weights["mean"]) / weights["deviation"]
-            out = _forward(torch.from_numpy(x).to(device).expand(len(layers[0]), -1, -1), layers)
+            out = forward(torch.from_numpy(x).to(device).expand(len(layers[0]), -1, -1), layers)
             found.append(out.float().cpu().numpy().reshape(len(layers[0]), len(x), horizon, -1))
     return np.concatenate(found, axis=1)
 
@@ -165,41 +166,6 @@ def module(weights: Mapping[str, np.ndarray], member: int = 0) -> torch.nn.Seque
             layer.bias.copy_(torch.from_numpy(np.asarray(weights[f"bias{number}"][member, 0], np.float64)))
         parts += [layer, torch.nn.SiLU()]
     return torch.nn.Sequential(*parts[:-1])
-
-
-def _forward(x: torch.Tensor, layers: list[torch.Tensor]) -> torch.Tensor:
-    """[K, n, inputs] -> [K, n, outputs]."""
-    for number in (0, 2):
-        x = functional.silu(torch.baddbmm(layers[number + 1], x, layers[number]))
-    return torch.baddbmm(layers[5], x, layers[4])
-
-
-def _layer(
-    members: int, inputs: int, outputs: int, draw: torch.Generator, device: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    size = max(inputs, 1) ** -0.5
-    weight = (torch.rand(members, inputs, outputs, generator=draw) * 2 - 1) * size
-    bias = (torch.rand(members, 1, outputs, generator=draw) * 2 - 1) * size
-    return weight.to(device).requires_grad_(), bias.to(device).requires_grad_()
-
-
-def _adam(
-    layers: list[torch.Tensor],
-    slopes: tuple[torch.Tensor, ...],
-    first: list[torch.Tensor],
-    second: list[torch.Tensor],
-    step: int,
-    rate: float,
-    decay: float,
-) -> None:
-    """One step of AdamW (Loshchilov and Hutter, 2019), in place. torch.optim's own takes seconds to import."""
-    torch._foreach_lerp_(first, slopes, 0.1)
-    torch._foreach_mul_(second, 0.999)
-    torch._foreach_addcmul_(second, slopes, slopes, 0.001)
-    size = torch._foreach_sqrt(torch._foreach_div(second, 1 - 0.999**step))
-    torch._foreach_add_(size, 1e-8)
-    torch._foreach_mul_(layers, 1 - rate * decay)
-    torch._foreach_addcdiv_(layers, first, size, -rate / (1 - 0.9**step))
 
 
 def _rows(mine: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -237,7 +203,7 @@ def _held_out(
         counted = (torch.arange(start, start + part.shape[1]) < counts[:, None]).to(x.device)
         part = part.to(x.device)
         with torch.no_grad():
-            out = _forward(x[part], layers).view(*part.shape, *y.shape[1:])
+            out = forward(x[part], layers).view(*part.shape, *y.shape[1:])
             error = (((out - y[part]) ** 2).sum(3) * weight[part]).sum(2)
         total += torch.where(counted, error, 0.0).sum(1)
     return torch.where(counts > 0, total.cpu() / counts.clamp(min=1), torch.inf)

@@ -2,15 +2,15 @@
 
 Nothing is repaired and nothing raised: what is wrong comes back as a list, each with the path and what is wrong there.
 
-Every byte of tables, blobs, fits, indices, mixtures and ledger is held against a hash: in the file's name, in the
-document beside it, or in its own seal. Of a Delta log what it says is held against the files, the contracts and itself;
-its clocks and the names of programs mean nothing here. Derived, and not looked at: reports, and rows of shards that
-were never finished.
+Every byte of tables, blobs, fits, indices, mixtures, raw answers and ledger is held against a hash: in the file's name,
+in the document beside it, or in its own seal. Of a Delta log what it says is held against the files, the contracts and
+itself; its clocks and the names of programs mean nothing here. Derived, and not looked at: reports, and rows of shards
+that were never finished.
 """
 
 from __future__ import annotations
 
-from storage.check.documents import checkpoints, erasing, fits, index_versions, ledger, mixtures
+from storage.check.documents import answers, checkpoints, erasing, fits, index_versions, ledger, mixtures
 from storage.check.episodes import episodes
 from storage.check.look import Look, Problem
 from storage.check.receipts import counts, streams
@@ -32,7 +32,9 @@ def check(lake: Lake, deep: bool = True, decode: bool = False) -> list[Problem]:
     """
     look = Look(lake, deep)
     found = list(erasing(look))
-    for part in (tables, videos, references, episodes, counts, mixtures, ledger, fits, checkpoints, index_versions):
+    for part in (
+        tables, videos, references, episodes, counts, mixtures, ledger, fits, checkpoints, index_versions, answers,
+    ):  # fmt: skip
         found += part(look)
     if decode:
         found += streams(look)

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from data_engine.canonical import unseal
 from storage import indices
 from storage import ledger as ledgers
+from storage.answers import answer_path, get_answer, list_answers
 from storage.blobs import DataFile
 from storage.check.look import Look, Problem, problem
 from storage.checkpoints import CHECKPOINTS
@@ -16,7 +17,7 @@ from storage.erase import PLAN
 from storage.fits import FITS, describe, get_fit, list_fits
 from storage.lake import Lake
 
-__all__ = ["checkpoints", "erasing", "fits", "index_versions", "ledger", "mixtures"]
+__all__ = ["answers", "checkpoints", "erasing", "fits", "index_versions", "ledger", "mixtures"]
 
 
 def erasing(look: Look) -> Iterator[Problem]:
@@ -69,6 +70,13 @@ def checkpoints(look: Look) -> Iterator[Problem]:
     for path in look.lake.list(CHECKPOINTS):
         if look.deep and look.sha256(path) != PurePosixPath(path).stem:
             yield problem(path, "damaged: its bytes do not have the hash that it is named by")
+
+
+def answers(look: Look) -> Iterator[Problem]:
+    """Every raw answer of a model."""
+    for key in list_answers(look.lake) if look.deep else ():
+        if get_answer(look.lake, key) is None:
+            yield problem(answer_path(key), "damaged: it is not what was written; it is asked again when it is needed")
 
 
 def index_versions(look: Look) -> Iterator[Problem]:

@@ -17,7 +17,14 @@ from typing import Any
 from storage import fits
 from storage.blobs import Blobs
 from storage.checkpoints import drop_checkpoints
-from storage.erase.documents import Rebuild, forget_shards, rebuild_indices, remove_reports, rewrite_mixtures
+from storage.erase.documents import (
+    Rebuild,
+    drop_answers,
+    forget_shards,
+    rebuild_indices,
+    remove_reports,
+    rewrite_mixtures,
+)
 from storage.erase.leavings import delete, leftovers
 from storage.erase.plan import PLAN, Plan, load, make
 from storage.erase.tables import mark_broken, rewrite, swap_steps
@@ -30,9 +37,9 @@ def erase(lake: Lake, rebuild: Rebuild) -> dict[str, Any]:
     """Erase every removed episode. ``rebuild(space, encoder version, episode ids)`` makes an index anew without them.
 
     Returns ``{"erased", "steps_files", "videos": {"deleted", "recut", "encoded"}, "mixtures", "fits", "checkpoints",
-    "indices", "reports", "settings", "elsewhere", "left"}``: counts, names of what is broken, flagged or gone with its
-    mixture, the settings of what had to be encoded again, files outside the lake that still show an episode, and files
-    of it that still name one.
+    "indices", "reports", "answers", "settings", "elsewhere", "left"}``: counts, names of what is broken, flagged or
+    gone with its mixture, the settings of what had to be encoded again, files outside the lake that still show an
+    episode, and files of it that still name one.
     Raises ``EngineError`` where a file cannot be read or written; run it again then.
     """
     plan = load(lake) or make(lake)
@@ -50,6 +57,7 @@ def erase(lake: Lake, rebuild: Rebuild) -> dict[str, Any]:
         "checkpoints": drop_checkpoints(lake, broken),
         "indices": rebuild_indices(lake, plan, rebuild),
         "reports": remove_reports(lake, plan, broken),
+        "answers": drop_answers(lake, plan),
     }
     forget_shards(lake, plan, report["fits"])
     report["left"] = delete(lake, plan)

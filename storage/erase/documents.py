@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 from data_engine.cache import Cache
 from data_engine.canonical import canonical_json, seal
 from storage import indices, ledger
+from storage.answers import ANSWERS
 from storage.erase.leavings import remove
 from storage.erase.plan import Plan
 from storage.lake import Lake
 
-__all__ = ["Rebuild", "forget_shards", "rebuild_indices", "remove_reports", "rewrite_mixtures"]
+__all__ = ["Rebuild", "drop_answers", "forget_shards", "rebuild_indices", "remove_reports", "rewrite_mixtures"]
 
 Rebuild = Callable[[str, str, Sequence[str]], None]
 
@@ -118,6 +119,18 @@ def remove_reports(lake: Lake, plan: Plan, broken: Sequence[str]) -> list[str]:
             remove(lake, path)
             found.append(path)
     return found
+
+
+def drop_answers(lake: Lake, plan: Plan) -> int:
+    """Raw answers of models to questions about erased episodes go; how many."""
+    mine = [path for path in lake.list(ANSWERS) if _speaks(lake.read_bytes(path).decode(errors="replace"), plan)]
+    for path in mine:
+        remove(lake, path)
+    return len(mine)
+
+
+def _speaks(text: str, plan: Plan) -> bool:
+    return plan.traces.names(text) or any(content in text for content in plan.hashes)
 
 
 def forget_shards(lake: Lake, plan: Plan, flagged: Sequence[str]) -> None:

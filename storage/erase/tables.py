@@ -25,7 +25,7 @@ TEXTS = {  # columns that may speak of an episode, and the one that says whose s
     "removals": (("reason",), None),
     "scores": (("reason",), None),
     "evaluations": (("initial_condition", "task"), None),
-    "preferences": (("annotator", "prompt", "answer"), None),
+    "preferences": (("task", "annotator", "prompt", "answer", "reason"), None),
 }
 
 

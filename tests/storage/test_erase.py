@@ -59,7 +59,8 @@ def about(lake: Lake, episode: str, other: str) -> None:
         key = "unit_id" if name == "scores" else "episode_id"
         rows = [{**row, key: episode, "content_hash": "h"}, {**row, key: other, "content_hash": "h"}]
         lake.append(name, pa.Table.from_pylist(rows, schema=schema), transaction="t")
-    lake.append_rows("preferences", [{"first": other, "second": f"{episode}:0-4"}, {"first": other, "second": other}],
+    pairs = ([other, episode], [other, other])
+    lake.append_rows("preferences", [{"items": [{"episode_id": name} for name in names]} for names in pairs],
                      transaction="t")  # fmt: skip
     lake.append_rows("evaluations", [{"evaluation_id": "1", "rollout_episode_id": episode}, {"evaluation_id": "2"}],
                      transaction="t")  # fmt: skip
@@ -109,7 +110,7 @@ def test_rows_files_and_documents_go_and_the_rest_stays(local_lake: Lake, filler
 
     for name, column in (("scores", "unit_id"), ("annotations", "episode_id"), ("embeddings/space", "episode_id")):
         assert lake.scan(name).collect()[column].to_list() == [a]
-    assert lake.scan("preferences").collect()["second"].to_list() == [a]
+    assert [[item["episode_id"] for item in items] for items in lake.scan("preferences").collect()["items"]] == [[a, a]]
     assert lake.scan("evaluations").collect()["evaluation_id"].to_list() == ["2"]
     chosen = lake.scan("selections").collect().sort("rank")
     assert chosen.select("rank", "episode_id", "reason").rows() == [(0, None, "erased"), (1, a, None)]

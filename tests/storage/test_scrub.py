@@ -52,8 +52,10 @@ def test_rows_go_by_any_column_that_names_an_episode() -> None:
     assert TRACES.rows(table)["value"].to_pylist() == [2, 3]
     same = table.slice(1)
     assert TRACES.rows(same) is same
-    pairs = pa.table({"first": [HERE, f"{GONE}:3-9", HERE], "second": [HERE, HERE, GONE], "verdict": [0.0, 0.5, 1.0]})
-    assert TRACES.rows(pairs)["verdict"].to_pylist() == [0.0]
+    named = [[HERE, HERE], [GONE, HERE], [HERE, GONE], None]
+    items = [None if names is None else [{"episode_id": name, "start": 3} for name in names] for names in named]
+    pairs = pa.table({"items": items, "probability": [0.0, 0.5, 1.0, None]})
+    assert TRACES.rows(pairs)["probability"].to_pylist() == [0.0, None]
     other = pa.table({"name": [GONE]})
     assert TRACES.rows(other) is other
 
