@@ -123,6 +123,17 @@ class Draws:
             return Epoch(self, number, self.size, self.cumulative)
         return Epoch(self, number, *self._counted(number))
 
+    def rates(self) -> np.ndarray:
+        """How often an epoch draws each step of each row, in expectation: float64 [R].
+
+        It is all of the weights that a rule without the mixture's own drawing can keep: what differs is the scatter
+        around it (independent draws against whole passes).
+        """
+        if self.kind == "probability":
+            return np.diff(self.cumulative, prepend=0.0) * self.size / self.units.length
+        passes = self.passes[self.group]
+        return passes / self.units.length if self.by_step else passes
+
     def _counted(self, number: int) -> tuple[int, np.ndarray]:
         """How many samples each row gives this epoch, cumulated: whole passes, and a keyed choice of who gets one
         more.

@@ -21,7 +21,9 @@ __all__ = ["ExportReport", "Exporter"]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written: counts that reconcile with the mixture, and how its weights were translated."""
+    """What was written: counts that reconcile with the mixture, how its weights were translated, and ``notes`` on what
+    the dialect could not hold as it was.
+    """
 
     format: str
     uri: str
@@ -30,6 +32,7 @@ class ExportReport:
     frames: Mapping[str, int] = field(default_factory=dict)
     bytes: int = 0
     weights: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Exporter(Plugin):

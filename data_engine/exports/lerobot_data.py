@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_engine.arrays import to_array
 from data_engine.errors import RequestError
 from data_engine.exports.lerobot_features import DEFAULTS, Columns, hf_features, lerobot_name
 from data_engine.exports.lerobot_stats import vector_stats
+from data_engine.exports.values import restored
 from data_engine.model import TIMESTAMP, Feature
 
 __all__ = ["CHUNKS_SIZE", "DATA_PATH", "TOLERANCE_S", "DataFiles", "place", "task_text"]
@@ -136,30 +136,12 @@ def task_text(row: Mapping[str, Any]) -> str:
 def _restored(
     rows: Sequence[Mapping[str, Any]], starts: np.ndarray, steps: pa.Table, feature: Feature
 ) -> tuple[pa.Array, np.ndarray | None]:
-    """A column of several episodes in its original dtype and shape, and as numbers [n] or [n, d] where it is no text.
-
-    Raises ``RequestError`` for a missing value: LeRobot has no place for one, and none is made up.
-    """
-    column = steps[feature.name].combine_chunks()
-    entries = column.flatten() if hasattr(column.type, "value_type") else column
-    if column.null_count or entries.null_count:
-        holes = column.is_null() if column.null_count else pc.list_parent_indices(column).filter(entries.is_null())
-        first = pc.index(holes, True).as_py() if column.null_count else holes[0].as_py()
-        row = rows[int(np.searchsorted(starts, first, "right")) - 1]
-        raise RequestError(
-            f"{feature.name!r} lacks values in episode {row['source_key']!r} of {row['dataset']!r}, and LeRobot has no"
-            " missing values",
-            code="missing_values",
-            fix="leave the column out with the exporter's columns, or the episode with a where",
-        )
+    """A column of several episodes in its original dtype and shape, as numbers [n] or [n, d] where it is no text."""
+    values = restored(rows, starts, steps, feature, "LeRobot")
     if feature.dtype == "string":
-        return column, None
-    if pa.types.is_decimal(entries.type):
-        entries = entries.cast(pa.uint64())
-    values = entries.to_numpy(zero_copy_only=False).astype(feature.dtype, copy=False)
-    if len(values) != len(column) * feature.size:
-        raise RequestError(f"{feature.name!r} has {len(values) / len(column):g} values a step, not {feature.size}")
-    return _nested(pa.array(values, pa.from_numpy_dtype(values.dtype)), feature), values
+        return steps[feature.name].combine_chunks(), None
+    flat = values.reshape(-1)
+    return _nested(pa.array(flat, pa.from_numpy_dtype(flat.dtype)), feature), values
 
 
 def _nested(flat: pa.Array, feature: Feature) -> pa.Array:

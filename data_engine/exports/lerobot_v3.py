@@ -17,7 +17,7 @@ from data_engine.exports.lerobot_meta import write_meta
 from data_engine.exports.lerobot_verify import differences
 from data_engine.exports.lerobot_videos import CameraFiles, Clip, write_camera
 from data_engine.exports.publish import staged
-from data_engine.exports.rows import rows_and_steps
+from data_engine.exports.rows import export_order, rows_and_steps
 from data_engine.formats import Source
 from data_engine.mixture import Mixture
 from data_engine.model import IMAGES, Feature
@@ -140,14 +140,3 @@ class LeRobotV3Exporter(Exporter):
                 self.stats_frames,
                 Path(scratch),
             )
-
-
-def export_order(mixture: Mixture) -> list[int]:
-    """The mixture's rows in the export's order: split by split as LeRobot needs them (``train`` first), then by source.
-
-    Sources are read in their own order, which is how their steps lie on disk, and where they lie does not matter.
-    """
-    keys = ("split", "dataset", "source_key", "start", "stop", "selection", "weight")
-    rows = zip(*(mixture.episodes[key].to_pylist() for key in keys), strict=True)
-    ranked = [((split or "") != "train", split or "", *rest) for split, *rest in rows]
-    return sorted(range(len(ranked)), key=ranked.__getitem__)

@@ -14,10 +14,21 @@ from data_engine.errors import SourceError
 from data_engine.mixture import Mixture
 from data_engine.steps import EPISODE_ID, STEP
 
-__all__ = ["rows_and_steps"]
+__all__ = ["export_order", "rows_and_steps"]
 
 _GROUPS = 4  # decoded row groups held at a time
 _ROWS = 256  # of the mixture, turned into objects at a time
+
+
+def export_order(mixture: Mixture) -> list[int]:
+    """The mixture's rows in the export's order: split by split (``train`` first), then by source.
+
+    Sources are read in their own order, which is how their steps lie on disk, and where they lie does not matter.
+    """
+    keys = ("split", "dataset", "source_key", "start", "stop", "selection", "weight")
+    rows = zip(*(mixture.episodes[key].to_pylist() for key in keys), strict=True)
+    ranked = [((split or "") != "train", split or "", *rest) for split, *rest in rows]
+    return sorted(range(len(ranked)), key=ranked.__getitem__)
 
 
 def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dict[str, Any], pa.Table]]:
