@@ -38,8 +38,8 @@ class Keyposes(Labeller):
 
     The arm stands still where no measured component of the state is faster than ``still_rad_s`` or ``still_m_s``. Where
     no unit of the state is known it is slower than ``still`` of the fast speed (90 % quantile) of the group's median
-    episode. A gripper changes where its command, else its state, crosses the middle half of its range. Keyposes are
-    ``apart`` steps from each other at least.
+    episode. A stop is a rest of ``rest_s`` seconds or more. A gripper changes where its command, else its state,
+    crosses the middle half of its range. Keyposes are ``apart`` steps from each other at least.
 
     Metrics: ``count``, ``stops``, ``gripper_changes``, ``segment_s`` (median seconds of a segment), ``length``.
     Undefined below 5 finite steps; steps that are not finite are none.
@@ -48,6 +48,7 @@ class Keyposes(Labeller):
     still_rad_s: float = Field(default=0.1, gt=0)
     still_m_s: float = Field(default=0.02, gt=0)
     still: float = Field(default=0.1, gt=0, lt=1)
+    rest_s: float = Field(default=0.2, ge=0)
     apart: int = Field(default=4, ge=1)
 
     spec: ClassVar[LabelSpec] = LabelSpec(
@@ -102,7 +103,7 @@ class Keyposes(Labeller):
         when, period = clock(raw)
         still = self._still(raw, view, when, float(meta["fast"][raw.group]))
         grippers = _sides(raw, meta["grippers"][raw.group])
-        steps, why = keyposes(still, grippers[0], self.apart)
+        steps, why = keyposes(still, grippers[0], self.apart, round(self.rest_s / period))
         labels = [_named(name, step, *grippers) for name, step in zip(why, steps.tolist(), strict=True)]
         at = rows[steps]
         edges = [0, *(at + 1).tolist()]

@@ -1,8 +1,8 @@
 """Keyposes of one movement: where the gripper changes, where the arm comes to rest, and its last step.
 
 The rule of James and Davison, "Q-attention" (2022), section on keyframe discovery, and of the tools that follow it. Two
-things differ: a rest is one keypose, at its first step, and not one more every few steps; and a rest that the recording
-begins with is none.
+things differ: a rest is one keypose, at its first step, and not one more every few steps; one that is too short, or
+that the recording begins with, is none.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ __all__ = ["keyposes", "sides"]
 _BEFORE, _AFTER = 2, 1  # steps around a stop that hold no gripper change
 
 
-def keyposes(still: np.ndarray, side: np.ndarray, apart: int = 4) -> tuple[np.ndarray, list[str]]:
+def keyposes(still: np.ndarray, side: np.ndarray, apart: int = 4, least: int = 1) -> tuple[np.ndarray, list[str]]:
     """Steps int64 [k], rising, and why each is one: ``gripper``, ``stop`` or, for the last step, ``end``.
 
-    ``still`` bool [n]: the arm stands still at the step. ``side`` int [n, g]: the side of its range that each gripper
-    is on. Any two are at least ``apart`` steps from each other: the last step comes before a change, a change before a
-    stop, of two changes or stops the earlier one. Nothing for no steps. O(n log n).
+    ``still`` bool [n]: the arm stands still at the step; a stop begins ``least`` such steps or more. ``side`` int
+    [n, g]: the side of its range that each gripper is on. Any two are at least ``apart`` steps from each other: the
+    last step comes before a change, a change before a stop, of two changes or stops the earlier one.
+    Nothing for no steps. O(n log n).
     """
     count = len(still)
     if count == 0:
@@ -38,7 +39,9 @@ def keyposes(still: np.ndarray, side: np.ndarray, apart: int = 4) -> tuple[np.nd
 
     changes = np.flatnonzero((np.diff(side, axis=0) != 0).any(axis=1)) + 1
     take(changes, "gripper")
-    stops = np.flatnonzero(still[1:] & ~still[:-1]) + 1
+    edges = np.flatnonzero(np.diff(still.astype(np.int8), append=0, prepend=0))
+    starts, ends = edges[::2], edges[1::2]
+    stops = starts[(ends - starts >= least) & (starts > 0)]
     busy = np.zeros(count, bool)
     for shift in range(-_AFTER, _BEFORE + 1):  # a step i with a change at i - 2 .. i + 1
         busy[np.clip(changes + shift, 0, count - 1)] = True

@@ -9,12 +9,13 @@ import pytest
 from data_engine import registry
 from data_engine.errors import EngineError, RequestError
 from data_engine.labelling import Annotation, Labeller, Labels, LabelSpec
-from data_engine.recipe import LabelRecipe
+from data_engine.recipe import LabelRecipe, SourceRecipe
 from data_engine.scoring import Fit, Metric, Needs, ScoreRow
 from flows.executor import Local, executor
 from flows.index import embed
+from flows.ingest import ingest
 from flows.label import label
-from flows.query import matching, query
+from flows.query import matching, query, score_column
 from storage.check import check, fingerprint
 from storage.lake import Lake
 
@@ -150,7 +151,8 @@ def test_expressions_read_the_sums(filled, common):
     ("how", "reason"),
     [
         ("raises", "ZeroDivisionError: no such length"), ("outside", "ValueError: half of steps 0 to"),
-        ("empty", "ValueError: half of steps 3 to 3"), ("kind", "ValueError: halves gave an annotation of kind 'third'"),
+        ("empty", "ValueError: half of steps 3 to 3"),
+        ("kind", "ValueError: halves gave an annotation of kind 'third'"),
         ("values", "ValueError: value of"), ("metric", "ValueError: halves gave metrics spans, not norm, spans"),
     ],
 )  # fmt: skip
@@ -239,3 +241,21 @@ def test_every_executor_makes_the_same_annotations(filled, common, tmp_path, mon
         again = label(other, KEYPOSES, of(other), **{**common, "on": pool})
     assert again == whole
     assert said(other, "keyposes").drop("run_id").equals(rows)
+
+
+def test_real_recordings_are_cut_where_the_gripper_changes(lake, common, shared_data):
+    """Meta-World: opening a drawer needs no grip, picking and pegging do."""
+    ingest(lake, SourceRecipe(name="tiers", uri=str(shared_data / "metaworld_tiers" / "lerobot_v3")), **common)
+    answer = label(lake, KEYPOSES, lake.episodes(), **common)
+    assert (answer["labelled"], answer["nulls"], answer["errors"]) == (180, 0, 0)
+    changes = lake.episodes().with_columns(
+        changes=score_column(lake, lake.episodes(), "keyposes.gripper_changes"),
+    )
+    assert changes.filter(pl.col("task") == "drawer open")["changes"].median() == 0
+    gripping = changes.filter(pl.col("success") & (pl.col("task") != "drawer open"))
+    assert gripping["changes"].ge(1).mean() > 0.8
+    segments = said(lake, "keyposes").filter(pl.col("kind") == "segment")
+    tiles = segments.group_by("episode_id").agg((pl.col("stop") - pl.col("start")).sum().alias("steps"))
+    lengths = dict(lake.episodes().select("episode_id", "n_steps").iter_rows())
+    assert dict(tiles.iter_rows()) == lengths
+    assert check(lake) == []

@@ -49,7 +49,13 @@ def test_a_rest_a_grip_and_the_end_whatever_the_unit(batch_of, unit, scale):
     for labels in found:
         assert poses(labels) == [(30, "stop"), (80, "gripper_closes"), (119, "end")]
         scores = {row.metric: row.value for row in labels.scores}
-        assert scores == {"count": 3.0, "stops": 1.0, "gripper_changes": 1.0, "segment_s": pytest.approx(1.95), "length": 120.0}
+        assert scores == {
+            "count": 3.0,
+            "stops": 1.0,
+            "gripper_changes": 1.0,
+            "segment_s": pytest.approx(1.95),
+            "length": 120.0,
+        }
 
 
 @pytest.mark.parametrize("rate", [10.0, 50.0])
@@ -109,3 +115,14 @@ def test_segments_tile_every_episode_and_missing_steps_are_no_keyposes(tiers, ba
         assert all(np.isfinite(state[step]).all() for step, _ in poses(labels))
     alone = labeller.label(batch.one(8), fit)[0]
     assert alone == found[8]
+
+
+def test_real_pushes_stop_now_and_then_and_have_no_gripper(pusht, batch_of):
+    batch = batch_of(*pusht, fps=10.0)
+    labeller = Keyposes()
+    found = labeller.label(batch, labeller.fit([batch]))
+    stops = [next(row.value for row in labels.scores if row.metric == "stops") for labels in found]
+    assert (np.median(stops), np.max(stops)) == (1.0, 4.0)
+    assert {row.reason for labels in found for row in labels.scores if row.metric == "gripper_changes"} == {
+        "no dimension is known as a gripper"
+    }

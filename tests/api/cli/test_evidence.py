@@ -54,3 +54,37 @@ def test_scorers_that_need_a_base_set_run_where_one_is_named(capsys, curated, tm
     assert (item["scored"], item["nulls"]) == (18, 0)
     rows = answer(capsys, "query", "--columns", "operator,compatibility", *lake)["items"]
     assert len([row for row in rows if row["compatibility"] is not None]) == 18
+
+
+def test_labellers_annotate_and_their_segments_are_chosen_among(capsys, curated, tmp_path):
+    shutil.copytree(curated / "lake", tmp_path / "lake")
+    lake = ("--lake", tmp_path / "lake")
+    assert "keyposes" in {item["name"] for item in answer(capsys, "labellers", *lake)["items"]}
+    option = ("-o", "still_m_s=0.3")
+    (item,) = answer(capsys, "label", "keyposes", "--against", "keyposes", *option, *lake)["items"]
+    assert (item["labelled"], item["already"], item["errors"]) == (18, 0, 0)
+    assert item["agreement"]["f1"] == 1.0
+    assert answer(capsys, "label", "keyposes", *option, *lake)["items"][0]["labelled"] == 0
+    stops = ("--table", "annotations", "--where", "kind = 'segment' AND label = 'stop'")
+    spans = answer(capsys, "query", *stops, *lake)["items"]
+    count = len(spans)
+    assert count > 5
+    stopped = answer(capsys, "query", "--where", "keyposes.stops > 0", *lake)["items"]
+    assert {row["episode_id"] for row in stopped} == {row["episode_id"] for row in spans}
+    named = ("select", "--method", "filter", "--name", "stops", "--segments", "keyposes")
+    told = answer(capsys, *named, "--segments-where", "label = 'stop'", *lake)
+    assert (told["chosen"], told["candidates"]) == (count, count)
+    listed = {row["name"]: row for row in answer(capsys, "selections", "list", *lake)["items"]}
+    assert listed["stops"]["steps"] == sum(row["stop"] - row["start"] for row in spans)
+
+
+def test_labels_that_cannot_be_are_refused_in_one_line(capsys, curated):
+    lake = ("--lake", curated / "lake")
+    assert "did you mean 'keyposes'?" in refusal(capsys, "label", "keypose", *lake)
+    assert "there is no space 'open_clip'" in refusal(capsys, "label", "uvd", *lake)
+    assert "goes with --segments" in refusal(
+        capsys, "select", "--method", "filter", "--name", "x", "--segments-where", "steps > 3", *lake
+    )
+    assert "no annotations 'segment' of 'uvd'" in refusal(
+        capsys, "select", "--method", "filter", "--name", "x", "--segments", "uvd", *lake
+    )

@@ -73,3 +73,9 @@ def test_a_side_changes_only_across_the_margin():
     assert sides(values, 0.5, 0.25).tolist() == [1, 1, 1, 1, 1, 1, 1, -1, -1, 1]
     assert sides(np.array([0.5, 0.2, 0.9]), 0.5, 0.25).tolist() == [-1, -1, 1]
     assert sides(np.full(3, 0.5), 0.5, 0.25).tolist() == [0, 0, 0]
+
+
+def test_a_rest_that_is_too_short_is_none():
+    still = still_at(60, (10, 12), (20, 23), (30, 40))
+    assert keyposes(still, side_of(60), least=3)[0].tolist() == [20, 30, 59]
+    assert keyposes(still, side_of(60), least=4)[0].tolist() == [30, 59]
