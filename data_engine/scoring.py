@@ -254,6 +254,9 @@ class Producer(Plugin):
         """What it must be given; a parameter may name a space or column."""
         return self.spec.needs
 
+    def check(self, parts: Mapping[str, str]) -> None:
+        """Raise ``RequestError`` where what it is to stand on, as encoder versions by ``space NAME``, is not for it."""
+
     @abstractmethod
     def fit(
         self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
@@ -291,7 +294,7 @@ class Encoder(Producer):
 
     @abstractmethod
     def encode(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[Encoded]:
-        """The vectors of each episode, in its order: of the whole of it or of many ranges. One bad never harms others."""
+        """The vectors of each episode, in its order: of the whole of it or of many ranges. One bad harms no other."""
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -45,7 +45,7 @@ def embed(
     run_id: str,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Embed ``episodes`` in a space and return ``{"space", "encoder_version", "fit_id", "embedded", "empty", "failed"}``.
+    """Embed ``episodes`` in a space: ``{"space", "encoder_version", "fit_id", "embedded", "empty", "failed"}``.
 
     ``empty``: ids of episodes that have nothing to embed. ``failed``: ``{"episode_id", "dataset", "source_key",
     "camera", "reason"}`` of each video that could not be decoded; they are rows of the quarantine too, and the rest of
@@ -185,7 +185,8 @@ def vectors(
         )
     chosen = joined.filter(pl.col("encoder_version") == versions[0]).drop("encoder_version")
     size = counted.filter(pl.col("encoder_version") == versions[0])["_rows"].sum()
-    return _with_vectors(rows.filter(pl.col("encoder_version") == versions[0]), chosen, -(-size // _ROWS_AT_ONCE)), versions[0]
+    mine = rows.filter(pl.col("encoder_version") == versions[0])
+    return _with_vectors(mine, chosen, -(-size // _ROWS_AT_ONCE)), versions[0]
 
 
 def _with_vectors(rows: pl.LazyFrame, episodes: pl.DataFrame, parts: int) -> pl.DataFrame:

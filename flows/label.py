@@ -57,6 +57,7 @@ def label(
         parts |= pin_preferences(lake, labeller.needs.preferences)
     else:
         parts = dict(lake.get_fit(spec.name, recipe.fit).meta.get("parts", {}))
+    labeller.check(parts)
     fit_id, reference = fit_once(
         lake, "labellers", recipe.labeller, recipe.params, recipe.fit, episodes, on=on, progress=progress, seed=seed,
         parts=parts,

@@ -71,6 +71,7 @@ def score(
         seed=seed,
         versions=versions,
     )
+    scorer.check(parts)
     fit_id, reference = fit_once(
         lake, "scorers", recipe.scorer, recipe.params, recipe.fit, learned, on=on, progress=progress, seed=seed,
         base=beside, parts=parts,

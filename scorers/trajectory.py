@@ -77,7 +77,8 @@ class Trajectory(Encoder):
             projection = fit.arrays.get(f"{numbers[raw.group]}.projection")
             # einsum sums in one fixed order, a threaded matrix product does not
             short = full if projection is None else np.einsum("i,ij->j", full, projection)
-            found.append(Encoded(Clips.whole(span.stop - span.start, np.pad(short, (0, SIZE - len(short))).astype(np.float32))))
+            vector = np.pad(short, (0, SIZE - len(short)))
+            found.append(Encoded(Clips.whole(span.stop - span.start, vector)))
         return found
 
 

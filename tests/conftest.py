@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import urllib.request
@@ -76,3 +77,19 @@ def faulty(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def lake_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a test puts its lake: once a local folder, once a prefix on the S3 server."""
     return str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3") + "/lake"
+
+
+@pytest.fixture(scope="session")
+def eyes(pytestconfig: pytest.Config) -> Path:
+    """The checkpoint of a small open_clip model that has learned the scenes of ``tests.scenes``; trained once, kept."""
+    pytest.importorskip("open_clip")
+    from filelock import FileLock
+
+    from tests import scenes
+
+    made_by = hashlib.sha256(Path(scenes.__file__).read_bytes()).hexdigest()[:16]
+    folder = Path(pytestconfig.cache.mkdir("eyes")) / made_by
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "clip.pt").exists():
+            scenes.train(folder)
+    return folder / "clip.pt"

@@ -35,9 +35,7 @@ def score(
     from flows.score import score as run_score
 
     target = existing(lake)
-    wanted = list(scorer) or [
-        name for name in registry.names("scorers") if base or registry.load("scorers", name).spec.base == "optional"
-    ]
+    wanted = list(scorer) or [name for name in registry.names("scorers") if _asks_for_nothing(name, base)]
     params = options(pairs)
     given = Base(where=base, against=against) if base else None
     if against and not base:
@@ -255,6 +253,12 @@ def query(
         shown = ("episode_id", "dataset", "task", "operator", "success", "n_steps")
         answer["text"] = printing.table(frame.select(shown).to_dicts())
     return answer
+
+
+def _asks_for_nothing(scorer: str, base: str | None) -> bool:
+    """Whether a scorer can run as it is: with no base set but ``base``, and in no space that must be made first."""
+    spec = registry.load("scorers", scorer).spec
+    return not spec.needs.spaces and bool(base or spec.base == "optional")
 
 
 def _split(text: str | None) -> list[str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["log_likelihoods"]
+__all__ = ["linear_rule", "log_likelihoods"]
 
 
 def log_likelihoods(
@@ -37,3 +37,27 @@ def log_likelihoods(
     solved = np.linalg.solve((1 - shrinkage) * within + shrinkage * sphere, away[known].T).T
     result[known] = -0.5 * (away[known] * solved).sum(axis=1)
     return result
+
+
+def linear_rule(samples: np.ndarray, labels: np.ndarray, classes: int, shrinkage: float) -> np.ndarray:
+    """float64 [classes, d + 1]: ``[x, 1]`` times it is the log density of x up to a constant that all classes share.
+
+    The same estimate as :func:`log_likelihoods`, as weights for many x; -inf in the last column for a class without
+    samples. ``samples`` [n, d] of ``labels`` int64 [n].
+    """
+    d = samples.shape[1]
+    means, within, counted = np.zeros((classes, d)), np.zeros((d, d)), 0
+    for label in np.unique(labels):
+        own = samples[labels == label].astype(np.float64)
+        means[label] = own.mean(axis=0)
+        if len(own) > 1:
+            apart = own - means[label]
+            within += apart.T @ apart / (len(own) - 1)
+            counted += 1
+    within /= max(counted, 1)
+    size = np.trace(within) / d
+    sphere = (size if size > 0 else 1.0) * np.eye(d)
+    weights = np.linalg.solve((1 - shrinkage) * within + shrinkage * sphere, means.T).T
+    offset = -0.5 * (weights * means).sum(axis=1)
+    offset[np.setdiff1d(np.arange(classes), labels)] = -np.inf
+    return np.column_stack([weights, offset])

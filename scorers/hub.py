@@ -1,0 +1,56 @@
+"""Models by name from a hub: whether it answers is asked first, so that no network is one clear line at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from data_engine.errors import RequestError
+
+__all__ = ["PATIENCE_S", "from_hub"]
+
+PATIENCE_S = 3.0  # for the hub's first answer; its own client would wait and try again for a minute
+
+
+@contextmanager
+def from_hub(what: str) -> Iterator[None]:
+    """Whatever is loaded inside comes from the hub, or from what was downloaded before where the hub does not answer.
+
+    Raises ``RequestError`` that names ``what`` and says how to do without a network.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    offline = before or not _answers(constants.ENDPOINT)
+    try:
+        constants.HF_HUB_OFFLINE = offline
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
+        why = "the hub cannot be reached and it was not downloaded before" if offline else " ".join(str(error).split())
+        raise RequestError(
+            f"no weights of {what}: {why}"[:600],
+            code="no_weights",
+            fix="give a file: checkpoint=PATH of a .safetensors or .pt",
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(endpoint: str) -> bool:
+    """Whether anything answers at ``endpoint`` in time. In a thread of its own: looking a name up has no time-out."""
+    found = threading.Event()
+
+    def ask() -> None:
+        import httpx
+
+        try:
+            httpx.head(endpoint, timeout=PATIENCE_S)
+            found.set()
+        except Exception:  # no name, no route, no answer: all the same here
+            return
+
+    threading.Thread(target=ask, name="hub", daemon=True).start()
+    return found.wait(PATIENCE_S + 0.5)
