@@ -19,13 +19,14 @@ from data_engine.model import ACTION, STATE, Dataset
 from data_engine.reference import RawEpisode, Reference, episodes
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, ScoreRow
 from data_engine.view import View, fit_views
-from scorers.kernels.keyposes import keyposes, sides
+from scorers.kernels.keyposes import keyposes, ways
 from scorers.motion import clock, fast, path, speeds
 
 __all__ = ["Keyposes"]
 
 _REFERENCE_STEPS = 20_000
 _MIN_STEPS = 5
+_TURN = 0.5  # of its range: from half open to closed is a change, a tremble is none
 _UNITS = {"m": 1.0, "mm": 1e-3, "rad": 1.0, "deg": np.pi / 180}
 _ANGLES = ("rad", "deg")
 _NOT_ARM = ("gripper", "hand", "rate")
@@ -38,8 +39,8 @@ class Keyposes(Labeller):
 
     The arm stands still where no measured component of the state is faster than ``still_rad_s`` or ``still_m_s``. Where
     no unit of the state is known it is slower than ``still`` of the fast speed (90 % quantile) of the group's median
-    episode. A stop is a rest of ``rest_s`` seconds or more. A gripper changes where its command, else its state,
-    crosses the middle half of its range. Keyposes are ``apart`` steps from each other at least.
+    episode. A stop is a rest of ``rest_s`` seconds or more. A gripper changes where its state, else its command,
+    turns and moves by half its range. Keyposes are ``apart`` steps from each other at least.
 
     Metrics: ``count``, ``stops``, ``gripper_changes``, ``segment_s`` (median seconds of a segment), ``length``.
     Undefined below 5 finite steps; steps that are not finite are none.
@@ -158,8 +159,8 @@ def _measured(dataset: Dataset) -> dict[int, str]:
 
 
 def _grippers(dataset: Dataset) -> tuple[str, list[int]]:
-    """The column that tells of grippers, their command if it is named, and the dimensions of them."""
-    for column in (ACTION, STATE):
+    """The column that tells of grippers, their state if it is named, and the dimensions of them."""
+    for column in (STATE, ACTION):
         feature = dataset.feature(column)
         named = {
             dim for part in (parts(feature) if feature else ()) if part.role == "gripper" for dim in part.components
@@ -172,8 +173,8 @@ def _grippers(dataset: Dataset) -> tuple[str, list[int]]:
 
 
 def _ranges(found: list[RawEpisode]) -> dict[str, Any]:
-    """``column`` that tells of the grippers, and ``ranges``: of each the dimension, the middle and a quarter of its
-    range, and 1 where larger opens, -1 where it closes, else 0.
+    """``column`` that tells of the grippers, and ``ranges``: of each the dimension, how far it goes from end to
+    end, and 1 where larger opens, -1 where it closes, else 0.
     """
     column, dims = _grippers(found[0].dataset)
     feature = found[0].dataset.feature(column)
@@ -189,15 +190,15 @@ def _ranges(found: list[RawEpisode]) -> dict[str, Any]:
         low = float(np.median([x[:, dim].min() for x in values]))
         high = float(np.median([x[:, dim].max() for x in values]))
         if high > low:
-            ranges.append([dim, (low + high) / 2, (high - low) / 4, polarity.get(dim, 0)])
+            ranges.append([dim, high - low, polarity.get(dim, 0)])
     return {"column": column, "ranges": ranges}
 
 
 def _sides(raw: RawEpisode, grippers: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The side that each gripper is on, int8 [m, g], and by which sign of it that is open, int [g], 0 unknown."""
+    """Which way each gripper went last, int8 [m, g], and the sign of it that opens it, int [g], 0 unknown."""
     values = (raw.action if grippers["column"] == ACTION else raw.state)[raw.finite]
     ranges = grippers["ranges"]
-    found = [sides(values[:, int(dim)], middle, quarter) for dim, middle, quarter, _ in ranges]
+    found = [ways(values[:, int(dim)], _TURN * size) for dim, size, _ in ranges]
     side = np.stack(found, axis=1) if found else np.zeros((len(values), 0), np.int8)
     return side, np.array([opens for *_, opens in ranges], int)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["keyposes", "sides"]
+__all__ = ["keyposes", "ways"]
 
 _BEFORE, _AFTER = 2, 1  # steps around a stop that hold no gripper change
 
@@ -18,7 +18,7 @@ def keyposes(still: np.ndarray, side: np.ndarray, apart: int = 4, least: int = 1
     """Steps int64 [k], rising, and why each is one: ``gripper``, ``stop`` or, for the last step, ``end``.
 
     ``still`` bool [n]: the arm stands still at the step; a stop begins ``least`` such steps or more. ``side`` int
-    [n, g]: the side of its range that each gripper is on. Any two are at least ``apart`` steps from each other: the
+    [n, g]: what each gripper went to last (:func:`ways`). Any two are at least ``apart`` steps from each other: the
     last step comes before a change, a change before a stop, of two changes or stops the earlier one.
     Nothing for no steps. O(n log n).
     """
@@ -50,14 +50,23 @@ def keyposes(still: np.ndarray, side: np.ndarray, apart: int = 4, least: int = 1
     return steps, [found[step] for step in steps.tolist()]
 
 
-def sides(values: np.ndarray, middle: float, margin: float) -> np.ndarray:
-    """int8 [n]: -1 below ``middle`` and 1 above, changed only by a value at least ``margin`` away from it.
+def ways(values: np.ndarray, least: float) -> np.ndarray:
+    """int8 [n]: 1 once ``values`` [n] rose by ``least`` from the lowest since they last turned, -1 once they fell by as
+    much from the highest.
 
-    Where ``values`` [n] begins within the margin it is on the side that it reaches first; 0 where it never leaves.
+    Smaller moves turn nothing, and neither the middle of the range nor its ends count: a gripper that goes from half
+    open to closed changes, too. Before the first turn it is the other way; 0 where there is none. O(n).
     """
-    sign = np.where(np.abs(values - middle) >= margin, np.sign(values - middle), 0).astype(np.int8)
-    known = np.flatnonzero(sign)
-    if not len(known):
-        return sign
-    last = np.maximum.accumulate(np.where(sign != 0, np.arange(len(sign)), known[0]))
-    return sign[last]
+    found = np.zeros(len(values), np.int8)
+    way, low, high = 0, np.inf, -np.inf  # the extremes since the last turn
+    for step, value in enumerate(values.tolist()):
+        low, high = min(low, value), max(high, value)
+        if way != 1 and value - low >= least:
+            way, low, high = 1, value, value
+        elif way != -1 and high - value >= least:
+            way, low, high = -1, value, value
+        found[step] = way
+    first = np.flatnonzero(found)
+    if len(first):
+        found[: first[0]] = -found[first[0]]
+    return found

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorers.kernels.keyposes import keyposes, sides
+from scorers.kernels.keyposes import keyposes, ways
 
 
 def still_at(count: int, *runs: tuple[int, int]) -> np.ndarray:
@@ -68,11 +70,26 @@ def test_they_rise_lie_apart_and_end_with_the_last_step(rows, apart):
         assert (np.abs(steps - change) < apart).any()
 
 
-def test_a_side_changes_only_across_the_margin():
-    values = np.array([0.5, 0.55, 0.9, 0.6, 0.4, 0.3, 0.45, 0.2, 0.5, 0.8])
-    assert sides(values, 0.5, 0.25).tolist() == [1, 1, 1, 1, 1, 1, 1, -1, -1, 1]
-    assert sides(np.array([0.5, 0.2, 0.9]), 0.5, 0.25).tolist() == [-1, -1, 1]
-    assert sides(np.full(3, 0.5), 0.5, 0.25).tolist() == [0, 0, 0]
+def test_a_gripper_turns_where_it_moves_far_enough_the_other_way():
+    values = np.array([0.5, 0.55, 0.9, 0.6, 0.55, 0.3, 0.45, 0.2, 0.5, 0.8])
+    assert ways(values, 0.35).tolist() == [-1, -1, 1, 1, -1, -1, -1, -1, -1, 1]
+    assert ways(np.array([0.0, 0.0, 1.0, 1.0]), 0.8).tolist() == [-1, -1, 1, 1]  # from the middle of -1 to 1
+    assert ways(np.linspace(1, 0, 11), 0.45).tolist() == [1] * 5 + [-1] * 6
+    assert ways(np.full(3, 0.5), 0.1).tolist() == [0, 0, 0]
+    assert ways(np.zeros(0), 0.1).tolist() == []
+
+
+@settings(max_examples=60)
+@given(st.lists(st.floats(-1, 1), max_size=60), st.floats(0.05, 1))
+def test_between_two_turns_it_moved_by_as_much(values, least):
+    found = ways(np.array(values), least)
+    turns = np.flatnonzero(np.diff(found)) + 1
+    for before, turn in pairwise([0, *turns]):
+        part = np.array(values[before : turn + 1])
+        moved = part[-1] - part.min() if found[turn] > 0 else part.max() - part[-1]
+        assert moved >= least
+    if not found.any():
+        assert not values or np.ptp(values) < least
 
 
 def test_a_rest_that_is_too_short_is_none():
