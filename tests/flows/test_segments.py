@@ -17,7 +17,7 @@ from flows.select import select, stored
 from storage.check import check
 from storage.lake import Lake
 
-KEYPOSES = LabelRecipe(labeller="keyposes", params={"still_m_s": 0.3, "apart": 3})
+KEYPOSES = LabelRecipe(labeller="keyposes", params={"still_m_s": 0.3, "rest_s": 0.0, "apart": 3})
 SEGMENTS = SegmentsRecipe(producer="keyposes")
 
 
