@@ -145,9 +145,10 @@ class SegmentsRecipe(_Part):
 class SelectRecipe(_Part):
     """A selection to make among the episodes that ``where`` admits.
 
-    ``within`` chooses in each task (operator, scene, dataset) apart, towards that group's own targets: an automatic
-    budget over several tasks at once grows too far, because one task's targets judge another's candidates. ``segments``
-    chooses among spans of those episodes, and of the targets, and the budget counts them.
+    ``within`` chooses in each stratum (scene, objects, task, operator, dataset) apart, towards its own targets: an
+    automatic budget over several tasks at once grows too far, because one task's targets judge another's candidates.
+    Strata share the budget by their ``size``, or by ``equal`` shares (what a small one cannot fill goes to the others).
+    ``segments`` chooses among spans of those episodes, and of the targets, and the budget counts them.
     """
 
     name: Name
@@ -156,7 +157,8 @@ class SelectRecipe(_Part):
     target: Target | None = None
     budget: int | float | Literal["auto"] | None = None
     where: str | None = None
-    within: tuple[Literal["task", "operator", "scene", "dataset"], ...] = ()
+    within: tuple[Literal["task", "operator", "scene", "objects", "dataset"], ...] = ()
+    shares: Literal["size", "equal"] = "size"
     segments: SegmentsRecipe | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
@@ -364,7 +366,7 @@ def validate(value: Mapping[str, Any]) -> Recipe:
             ),
             "score": tuple(_resolved_score(score) for score in recipe.score),
             "label": tuple(_resolved_label(item, spaces) for item in recipe.label),
-            "select": tuple(_resolved_selection(selection) for selection in recipe.select),
+            "select": _resolved_selections(recipe.select),
             "mixture": recipe.mixture.model_copy(
                 update={"name": recipe.mixture.name or recipe.name, "entries": entries}
             ),
@@ -419,6 +421,20 @@ def _resolved_label(item: LabelRecipe, spaces: Sequence[str]) -> LabelRecipe:
     return item.model_copy(update={"params": labeller.config})
 
 
+def _resolved_selections(selections: Sequence[SelectRecipe]) -> tuple[SelectRecipe, ...]:
+    resolved = tuple(_resolved_selection(selection) for selection in selections)
+    for number, selection in enumerate(resolved):
+        later = {item.name for item in resolved[number:]}
+        for name in registry.make("selectors", selection.method, selection.params).needs_selections:
+            if name in later:
+                raise RequestError(
+                    f"selection {selection.name!r} is made of {name!r}, which the recipe does not make before it",
+                    code="bad_recipe",
+                    fix=f"put {name!r} first",
+                )
+    return resolved
+
+
 def _resolved_selection(selection: SelectRecipe) -> SelectRecipe:
     selector = registry.make("selectors", selection.method, selection.params)
     if selector.needs_targets and selection.target is None:
@@ -467,12 +483,14 @@ score:                         # evidence; nothing is dropped by a score
 
 select:
   - name: chosen
-    method: transport          # transport, nearest, random, filter
+    method: transport          # or nearest, coverage, quality_coverage, semantic_dedup, top_fraction, random, filter;
+                               # union, intersection, difference of selections: params: {of: [a, b]}
     space: trajectory
     target: {top: 8, by: mutual_information}     # or {where: "operator = 'anna'"} or {ids: [ep_...]}
     budget: 0.5                # a count, a share, or auto
     where: "integrity = 0"     # who may be chosen at all
-    within: [task]             # choose in each task apart
+    within: [task]             # choose in each stratum apart: scene, objects, task, operator, dataset
+    shares: size               # of the budget, or equal
     seed: 0
     # segments: {producer: keyposes, where: "label = 'gripper_closes'"}   # choose spans, not whole episodes
 

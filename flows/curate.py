@@ -103,23 +103,24 @@ class _Curation:
             for item in recipe.label
         ]
         fits |= {item["labeller"]: item["fit_id"] for item in labels}
-        selections = [
-            self._timed(
+        selections: list[dict[str, Any]] = []
+        pinned: dict[str, str] = {}
+        for item in recipe.select:
+            made = self._timed(
                 f"select {item.name}",
                 lambda item=item: select(
                     lake, item, episodes, progress=self.progress, run_id=self.run_.id, fits=fits,
-                    encoder_version=versions.get(item.space),
+                    encoder_version=versions.get(item.space), selections=pinned,
                 ),
-            )
-            for item in recipe.select
-        ]  # fmt: skip
+            )  # fmt: skip
+            selections.append(made)
+            pinned[item.name] = made["selection_id"]
         lineage = [{key: item[key] for key in ("scorer", "version", "config_hash", "fit_id")} for item in scores]
         lineage += [
             {"scorer": item["labeller"], **{key: item[key] for key in ("version", "config_hash", "fit_id")}}
             for item in labels
         ]
         lineage += [item["lineage"] for item in spaces]
-        pinned = {item["name"]: item["selection_id"] for item in selections}
         mixture = self._timed(
             "mix",
             lambda: mix(

@@ -7,6 +7,7 @@ are never candidates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -20,12 +21,13 @@ from data_engine.errors import RequestError
 from data_engine.recipe import SelectRecipe
 from data_engine.selection import Budget, Candidates, Selector, resolve_budget
 from flows.index import vectors
+from flows.named import held, held_of
 from flows.progress import Progress
 from flows.query import matching, score_column, score_metric
 from flows.segments import cut, mean_vectors, whole
 from storage.lake import Lake
 
-__all__ = ["select", "stored"]
+__all__ = ["oriented", "select", "stored"]
 
 _KIND = ["embodiment", "control_mode"]
 _UNIT = ["unit", "episode_id", "content_hash", "start", "stop"]
@@ -40,12 +42,14 @@ def select(
     run_id: str,
     fits: Mapping[str, str] | None = None,
     encoder_version: str | None = None,
+    selections: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Choose among ``episodes`` and store the selection, which becomes the newest of its name.
 
     With ``segments`` in the recipe the units are step ranges, each with a rank and weight of its own; else episodes.
     Returns ``{"selection_id", "name", "method", "candidates", "targets", "chosen", "undecided", "report"}``. ``fits``
-    and ``encoder_version`` pin what scores and vectors count. Raises ``RequestError`` where nothing can be chosen from.
+    and ``encoder_version`` pin what scores and vectors count, ``selections`` (ids by name) what set algebra is done on.
+    Raises ``RequestError`` where nothing can be chosen from.
     """
     selector: Selector = registry.make("selectors", recipe.method, recipe.params)
     targets, by = _targets(lake, recipe, episodes, fits, progress)
@@ -81,7 +85,19 @@ def select(
             )
     else:
         admitted, targets = whole(admitted), whole(targets)
-    offered = pl.concat([admitted, targets]).select(_UNIT)
+    sets: list[str] = []
+    if selector.needs_selections:
+        if segments is not None:
+            raise RequestError(
+                f"selection {recipe.name!r}: {recipe.method} chooses among what its selections hold",
+                code="bad_recipe",
+                fix="leave segments out",
+            )
+        of = {name: stored(lake, (selections or {}).get(name, name)) for name in selector.needs_selections}
+        sets = [rows["selection_id"][0] for rows in of.values()]
+        reasons |= dict.fromkeys(admitted["unit"], f"left out: none of {', '.join(of)} holds it")
+        admitted = held(admitted, of, recipe.name, progress)
+    offered = pl.concat([admitted.select(_UNIT), targets.select(_UNIT)])
     reasons |= dict.fromkeys(targets["unit"], "target")
     version = None
     if selector.needs_vectors:
@@ -103,6 +119,16 @@ def select(
         admitted, targets = (
             found.join(group, on="unit", how="semi", maintain_order="left") for group in (admitted, targets)
         )
+    ranked = None
+    if selector.needs_score is not None:
+        ranked = oriented(lake, admitted, selector.needs_score, fits)
+        if not ranked.is_finite().any():
+            raise RequestError(
+                f"selection {recipe.name!r}: {selector.needs_score} is known of no candidate",
+                code="no_scores",
+                fix="score them first",
+            )
+        admitted = admitted.with_columns(score=ranked)
     fallback = selector.needs_targets and not len(targets)
     if fallback:
         progress.warn(f"selection {recipe.name}: no episode can serve as target; every candidate is kept, unweighed")
@@ -114,6 +140,7 @@ def select(
         "budget": recipe.budget,
         "where": recipe.where,
         "within": list(recipe.within),
+        "shares": recipe.shares,
         "target": recipe.target.model_dump(mode="json", exclude_none=True) if recipe.target else None,
         "target_metric": by,
         "targets": sorted(targets["content_hash"]),
@@ -124,6 +151,10 @@ def select(
         "fits": dict(sorted((fits or {}).items())),
         "seed": recipe.seed,
     }
+    if ranked is not None:  # the same fits may have scored more, or anew, since
+        inputs["scores"] = digest(sorted(zip(admitted["unit"], ranked.fill_nan(None), strict=True)))
+    if sets:
+        inputs["selections"] = sets
     if segments is not None:
         spans = pl.concat_str("content_hash", "start", "stop", separator=":")
         inputs |= {"segments": segments, "candidates": digest(sorted(admitted.select(spans).to_series()))}
@@ -135,7 +166,7 @@ def select(
     if not kept:
         versions = {
             name: lake.version(name)
-            for name in ("episodes", "scores", f"embeddings/{recipe.space}")
+            for name in ("episodes", "scores", "selections", f"embeddings/{recipe.space}")
             if lake.exists_table(name)
         }
         document = canonical_json({**inputs, "report": report, "table_versions": versions})
@@ -156,6 +187,21 @@ def select(
         "undecided": undecided,
         "report": report,
     }
+
+
+def oriented(lake: Lake, units: pl.DataFrame, name: str, fits: Mapping[str, str] | None = None) -> pl.Series:
+    """The score ``name`` of each unit's episode, float64, turned so that larger is better, NaN where it is not known.
+
+    Raises ``RequestError`` for one that has no better direction.
+    """
+    better = score_metric(name).better
+    if better == "neither":
+        raise RequestError(f"{name} has no better direction to choose by", code="bad_score", fix="name another score")
+    episodes = units.unique("episode_id", maintain_order=True)  # of which a unit may be a part
+    values = dict(zip(episodes["episode_id"], score_column(lake, episodes, name, fits), strict=True))
+    sign = 1.0 if better == "higher" else -1.0
+    found = [math.nan if (value := values[unit]) is None else sign * value for unit in units["episode_id"]]
+    return pl.Series("score", found, dtype=pl.Float64)
 
 
 def stored(lake: Lake, name: str) -> pl.DataFrame:
@@ -248,7 +294,7 @@ def _choose(
             code="no_targets",
             fix="leave within out, or add targets",
         )
-    shares = _shares(budget, [len(group) for _, group, _ in groups])
+    shares = _shares(budget, [len(group) for _, group, _ in groups], equal=recipe.shares == "equal")
     for (kind, group, mine), share in zip(groups, shares, strict=True):
         if share == 0:
             reasons |= dict.fromkeys(group["unit"], f"left out: the budget leaves none for {kind}")
@@ -271,11 +317,14 @@ def _groups(
 ) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
     """The name, candidates and targets of every group that is chosen in apart, in the order of the values of ``apart``.
 
-    Null is a value of its own.
+    Null is a value of its own; so is each set of objects.
     """
     if not apart:
         yield "", admitted, targets
         return
+    if "objects" in apart:
+        joined = pl.col("objects").list.sort().list.join(", ")
+        admitted, targets = admitted.with_columns(objects=joined), targets.with_columns(objects=joined)
     parts = admitted.partition_by(apart, as_dict=True, maintain_order=True)
     for values in sorted(parts, key=lambda values: [(value is not None, value or "") for value in values]):
         group = parts[values]
@@ -283,11 +332,21 @@ def _groups(
         yield "/".join("none" if value is None else value for value in values), group, mine
 
 
-def _shares(budget: Budget | None, sizes: list[int]) -> list[Budget | None]:
-    """``budget`` shared out among groups by their sizes, to the last unit (the largest remainders round up)."""
+def _shares(budget: Budget | None, sizes: list[int], *, equal: bool = False) -> list[Budget | None]:
+    """``budget`` shared out among groups by their sizes, to the last unit (the largest remainders round up).
+
+    ``equal``: alike, and what the smaller ones cannot fill goes to the others; a unit that is left, to the first.
+    """
     if budget is None or budget == "auto" or len(sizes) == 1:
         return [budget] * len(sizes)
     whole, everyone = resolve_budget(budget, sum(sizes)), sum(sizes)
+    if equal:
+        filled, left = [0] * len(sizes), whole
+        waiting = sorted(range(len(sizes)), key=lambda at: (sizes[at], -at))  # the smallest first, the first last
+        for count, at in zip(range(len(sizes), 0, -1), waiting, strict=True):
+            filled[at] = min(sizes[at], left // count)
+            left -= filled[at]
+        return list(filled)
     shares = [whole * size // everyone for size in sizes]
     remainders = [whole * size % everyone for size in sizes]
     for at in sorted(range(len(sizes)), key=lambda at: (-remainders[at], at))[: whole - sum(shares)]:
@@ -302,6 +361,8 @@ def _candidates(episodes: pl.DataFrame) -> Candidates:
         content_hashes=episodes["content_hash"].to_list(),
         n_steps=episodes["n_steps"].to_numpy(),
         vectors=matrix,
+        scores=episodes["score"].to_numpy() if "score" in episodes.columns else None,
+        held=held_of(episodes),
     )
 
 

@@ -16,9 +16,19 @@ import numpy as np
 from data_engine.errors import RequestError
 from data_engine.registry import Plugin
 
-__all__ = ["Budget", "Candidates", "Chosen", "Selector", "resolve_budget"]
+__all__ = ["Budget", "Candidates", "Chosen", "Held", "Selector", "resolve_budget"]
 
 Budget = int | float | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a stored selection holds of some candidates: ``rank`` int64 [n], -1 where it does not hold one, and
+    ``weight`` float64 [n]."""
+
+    name: str
+    rank: np.ndarray
+    weight: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,16 @@ class Candidates:
 
     ``ids`` [n]: episode ids, or ``id:start:stop`` for step ranges. ``content_hashes`` [n]: what randomness is keyed by,
     so that neither names nor row order change a choice. ``vectors`` float32 [n, d] or None. ``n_steps`` int64 [n].
+    ``scores`` float64 [n]: of the score that the selector asked for, turned so that larger is better, NaN where it is
+    not known. ``held``: the stored selections that the selector asked for.
     """
 
     ids: Sequence[str]
     content_hashes: Sequence[str]
     n_steps: np.ndarray
     vectors: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    held: Sequence[Held] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,6 +74,16 @@ class Selector(Plugin):
     needs_vectors: ClassVar[bool] = False
     needs_targets: ClassVar[bool] = False
     has_auto_budget: ClassVar[bool] = False
+
+    @property
+    def needs_score(self) -> str | None:
+        """The name of the score (as in expressions) that candidates are wanted with."""
+        return None
+
+    @property
+    def needs_selections(self) -> tuple[str, ...]:
+        """Names of the stored selections whose units are the candidates."""
+        return ()
 
     @abstractmethod
     def select(self, candidates: Candidates, targets: Candidates | None, *, budget: Budget | None, seed: int) -> Chosen:

@@ -11,7 +11,7 @@ import numpy as np
 from data_engine.errors import RequestError
 from data_engine.selection import Candidates
 
-__all__ = ["Pool", "canonical_order", "reasons_for", "unit_keys", "vector_pools"]
+__all__ = ["Pool", "canonical_order", "known_scores", "reasons_for", "unit_keys", "vector_pool", "vector_pools"]
 
 _RANGE = re.compile(r":\d+:\d+$")
 
@@ -67,6 +67,18 @@ def vector_pools(candidates: Candidates, targets: Candidates | None) -> tuple[Po
             fix="embed both with the same encoder version",
         )
     return pool, wanted
+
+
+def vector_pool(candidates: Candidates) -> Pool:
+    """The usable candidates of a selector that works on vectors and needs no targets: see :func:`vector_pools`."""
+    return _usable(candidates, "candidate")
+
+
+def known_scores(candidates: Candidates, by: str) -> np.ndarray:
+    """float64 [n], the larger the better, NaN where unknown. Raises ``RequestError`` where they came without."""
+    if candidates.scores is None:
+        raise RequestError(f"the candidates come without {by}", code="no_scores", fix="score them first")
+    return np.asarray(candidates.scores, dtype=np.float64)
 
 
 def reasons_for(n: int, left_out: Mapping[int, str], rows: np.ndarray, lines: Sequence[str]) -> list[str]:

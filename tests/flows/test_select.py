@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_engine.errors import RequestError
-from data_engine.recipe import SelectRecipe, SourceRecipe
+from data_engine.recipe import SelectRecipe, SourceRecipe, SpaceRecipe
 from data_engine.selection import resolve_budget
-from flows.index import vectors
+from flows.executor import Local
+from flows.index import embed, vectors
 from flows.ingest import ingest
 from flows.progress import silent
 from flows.query import score_column
@@ -412,3 +413,115 @@ def test_within_divides_what_needs_no_vectors_too(filled):
     choose(filled, method="random", within=("operator",), budget=6)
     taken = chosen(filled).join(episodes, on="episode_id")
     assert sorted(taken.group_by("operator").len()["len"]) == [2, 2, 2]
+
+
+# coverage, quality, duplicates, strata, set algebra
+
+
+def test_coverage_is_chosen_in_each_stratum_first(filled):
+    choose(filled, method="coverage", within=["task", "operator"], budget=12)
+    episodes = filled.episodes(dataset="reach").join(chosen(filled).select("episode_id"), on="episode_id", how="semi")
+    counts = episodes.group_by("task", "operator").len()["len"].to_list()
+    assert (len(episodes), max(counts) - min(counts) <= 1) == (12, True)
+    assert all(reason.startswith(("chosen: ", "left out: ")) for reason in stored(filled, "chosen")["reason"])
+
+
+def test_objects_are_a_stratum_and_equal_shares_are_equal(filled):
+    episodes = filled.episodes(dataset="reach")
+    objects = [["cup", "lid"] if i < 18 else ["lid", "cup"] if i < 20 else [] for i in range(24)]
+    episodes = episodes.with_columns(pl.Series("objects", objects, dtype=pl.List(pl.String)))
+    choose(filled, episodes, method="random", within=["objects"], shares="equal", budget=8)
+    taken = episodes.join(chosen(filled).select("episode_id"), on="episode_id", how="semi")
+    assert sorted(taken["objects"].list.len()) == [0] * 4 + [2] * 4
+    choose(filled, episodes, method="random", within=["objects"], shares="equal", budget=14)
+    taken = episodes.join(chosen(filled).select("episode_id"), on="episode_id", how="semi")
+    assert sorted(taken["objects"].list.len()) == [0] * 4 + [2] * 10
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.integers(1, 200))
+def test_equal_shares_are_the_budget_and_as_equal_as_the_sizes_allow(sizes, budget):
+    shares = _shares(budget, sizes, equal=True)
+    assert sum(shares) == min(budget, sum(sizes))
+    assert all(0 <= share <= size for share, size in zip(shares, sizes, strict=True))
+    unfilled = [share for share, size in zip(shares, sizes, strict=True) if share < size]
+    assert not unfilled or max(shares) - min(unfilled) <= 1
+
+
+@pytest.mark.parametrize("method", ["top_fraction", "quality_coverage"])
+def test_a_score_is_taken_in_its_better_direction(filled, method):
+    episodes = filled.episodes(dataset="reach")
+    values = dict(zip(episodes["episode_id"], score_column(filled, episodes, "action_divergence"), strict=True))
+    known = sorted(value for value in values.values() if value is not None)
+    answer = choose(filled, method=method, params={"by": "action_divergence"}, budget=6)
+    taken = [values[unit] for unit in chosen(filled)["episode_id"]]
+    if method == "top_fraction":
+        assert taken == known[:6]
+    else:
+        by_nothing = choose(filled, method=method, params={"by": "action_divergence", "strength": 0}, budget=6)
+        assert answer["report"]["mean_rank"]["chosen"] > by_nothing["report"]["mean_rank"]["chosen"]
+    again = choose(filled, method=method, params={"by": "action_divergence"}, budget=6)
+    assert again["selection_id"] == answer["selection_id"]
+    unknown = stored(filled, "chosen").filter(pl.col("reason").str.ends_with("is not known of it"))
+    assert set(unknown["episode_id"]) == {unit for unit, value in values.items() if value is None} != set()
+    flatten(filled)  # newer scores: another choice under another id, not the old one again
+    assert (
+        choose(filled, method=method, params={"by": "action_divergence"}, budget=6)["selection_id"]
+        != (answer["selection_id"])
+    )
+    with pytest.raises(RequestError, match="has no better direction"):
+        choose(filled, method=method, params={"by": "action_divergence.length"}, budget=6)
+    with pytest.raises(RequestError, match="no composite"):
+        choose(filled, method=method, params={"by": "composite"}, budget=6)
+
+
+def test_duplicates_under_another_name_are_told(filled, recording):
+    copy = SourceRecipe(name="copy", uri=str(recording))
+    ingest(filled, copy, on=Local(), progress=silent(), run_id="run_test")
+    embed(filled, SpaceRecipe(), filled.episodes(), on=Local(), progress=silent(), run_id="run_test")
+    both = pl.concat([filled.episodes(dataset="reach"), filled.episodes(dataset="copy")])
+    answer = choose(filled, both, method="semantic_dedup", params={"threshold": 0.9999})
+    assert answer["chosen"] == 24
+    rows = stored(filled, "chosen")
+    out = rows.filter(pl.col("rank").is_null())
+    named = out["reason"].str.extract(r"^left out: duplicate of (ep_\w+), cosine 1\.0000$")
+    hashes = dict(zip(rows["episode_id"], rows["content_hash"], strict=True))
+    assert [hashes[of] for of in named] == out["content_hash"].to_list()
+
+
+def test_selections_are_united_cut_and_taken_apart(filled):
+    choose(filled, name="a", method="random", budget=10)
+    choose(filled, name="b", method="random", budget=8, seed=3)
+    a, b = (set(chosen(filled, name)["episode_id"]) for name in "ab")
+    assert a & b and a - b and b - a
+    for method, expected in (("union", a | b), ("intersection", a & b), ("difference", a - b)):
+        answer = choose(filled, name=method, method=method, params={"of": ["a", "b"]})
+        assert set(chosen(filled, method)["episode_id"]) == expected
+        assert (answer["candidates"], answer["chosen"]) == (len(a | b), len(expected))
+    rows = stored(filled, "difference")
+    assert len(rows) == 24
+    assert set(rows.filter(pl.col("reason") == "left out: none of a, b holds it")["episode_id"]) == (
+        set(rows["episode_id"]) - a - b
+    )
+    before = choose(filled, name="u", method="union", params={"of": ["a", "b"]})["selection_id"]
+    old = stored(filled, "a")["selection_id"][0]
+    choose(filled, name="a", method="random", budget=3)
+    assert choose(filled, name="u", method="union", params={"of": ["a", "b"]})["selection_id"] != before
+    pinned = select(
+        filled, SelectRecipe(name="u", method="union", params={"of": ["a", "b"]}), filled.episodes(dataset="reach"),
+        progress=silent(), run_id="run_test", selections={"a": old},
+    )  # fmt: skip
+    assert pinned["selection_id"] == before
+
+
+def test_set_algebra_says_what_is_no_more_and_refuses_what_is_not(filled):
+    choose(filled, name="a", method="random", budget=10)
+    choose(filled, name="b", method="random", budget=8, seed=3)
+    progress = silent()
+    few = filled.episodes(dataset="reach").join(chosen(filled, "a").head(4), on="episode_id", how="semi")
+    answer = choose(filled, few, name="u", method="union", params={"of": ["a", "b"]}, progress=progress)
+    assert answer["chosen"] == 4
+    assert "6 of 10 units of a are left out" in progress.warned[0]
+    with pytest.raises(RequestError, match="no selection 'c'"):
+        choose(filled, name="u", method="union", params={"of": ["a", "c"]})
+    with pytest.raises(RequestError, match="a, b hold none of these episodes"):
+        choose(filled, filled.episodes(dataset="hand"), name="u", method="union", params={"of": ["a", "b"]})
