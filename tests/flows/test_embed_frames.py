@@ -20,6 +20,7 @@ from scorers.open_clip import OpenClip
 from storage.lake import Lake
 from tests.api.commands import answer, refusal
 from tests.scenes import KINDS, TASKS, instruction, scene, write_scenes
+from tests.test_every_real_set import pusht
 
 VIEWS = ("front", "side")
 
@@ -66,12 +67,12 @@ def test_each_step_of_each_camera_gets_the_vector_of_its_frame(seen, eyes, commo
 
 
 def test_a_rate_looks_at_fewer_and_their_ranges_cover_the_episode(seen, eyes, common):
-    embed(seen, space(eyes, every_s=0.5, cameras=["side"]), seen.episodes(), **common)
+    embed(seen, space(eyes, every_s=0.5, cameras=["side_image"]), seen.episodes(), **common)
     for _, mine in rows(seen).group_by("episode_id"):
         starts, stops = mine["start"].to_list(), mine["stop"].to_list()
         assert starts == list(range(0, stops[-1], 5))
         assert stops[:-1] == starts[1:]
-    assert set(rows(seen)["camera"]) == {"side"}
+    assert set(rows(seen)["camera"]) == {"side_image"}
 
 
 def test_only_new_episodes_are_encoded(seen, eyes, common, clips, tmp_path, monkeypatch):
@@ -104,7 +105,7 @@ def test_each_video_is_decoded_once(seen, eyes, common, monkeypatch):
 
 def test_one_damaged_video_is_a_reason_and_the_rest_goes_in(seen, eyes, common):
     episode = seen.episodes().row(2, named=True)
-    blob = next(video["blob"] for video in episode["videos"] if video["camera"] == "side")
+    blob = next(video["blob"] for video in episode["videos"] if video["camera"] == "side_image")
     shared = [
         row["source_key"] for row in seen.episodes().iter_rows(named=True) if blob in {v["blob"] for v in row["videos"]}
     ]
@@ -115,15 +116,17 @@ def test_one_damaged_video_is_a_reason_and_the_rest_goes_in(seen, eyes, common):
     path.write_bytes(data)
     answer = embed(seen, space(eyes), seen.episodes(), **common)
     assert {bad["source_key"] for bad in answer["failed"]} <= set(shared)
-    assert {bad["camera"] for bad in answer["failed"]} == {"side"}
+    assert {bad["camera"] for bad in answer["failed"]} == {"side_image"}
     assert answer["embedded"] == 8
     found = rows(seen)
     lost = {bad["episode_id"] for bad in answer["failed"]}
-    assert set(found.filter(pl.col("camera") == "side")["episode_id"]) == set(seen.episodes()["episode_id"]) - lost
-    assert found.filter(pl.col("camera") == "front")["episode_id"].n_unique() == 8
+    assert (
+        set(found.filter(pl.col("camera") == "side_image")["episode_id"]) == set(seen.episodes()["episode_id"]) - lost
+    )
+    assert found.filter(pl.col("camera") == "front_image")["episode_id"].n_unique() == 8
     said = seen.scan("quarantine").collect()
     assert set(said["source_key"]) == {bad["source_key"] for bad in answer["failed"]}
-    assert all("camera side is not in space frames" in reason for reason in said["reason"])
+    assert all("camera side_image is not in space frames" in reason for reason in said["reason"])
     embed(seen, space(eyes), seen.episodes(), **common)
     assert len(seen.scan("quarantine").collect()) == len(said)
 
@@ -155,7 +158,12 @@ def test_prompts_cost_no_frame(seen, eyes, common, monkeypatch):
     monkeypatch.setattr(ImageEncoder, "_run", lambda *_: pytest.fail("a frame was encoded"))
     monkeypatch.setattr(FrameReader, "at", lambda *_, **__: pytest.fail("a frame was decoded"))
     red, yellow = TASKS[0]
-    params = {"space": "frames", "checkpoint": str(eyes), "camera": "front", "baseline": ["a gripper and a block"]}
+    params = {
+        "space": "frames",
+        "checkpoint": str(eyes),
+        "camera": "front_image",
+        "baseline": ["a gripper and a block"],
+    }
     first = LabelRecipe(
         labeller="vlm_reward", params={**params, "goal": [f"the {red} gripper is touching the {yellow} block"]}
     )
@@ -179,3 +187,21 @@ def test_the_command_line_embeds_with_options(seen, eyes, capsys):
     (item,) = answer(capsys, "embed", "open_clip", "--space", "cheap", *options, *lake)["items"]
     assert (item["space"], item["embedded"]) == ("cheap", 8)
     assert "a model without weights" in refusal(capsys, "embed", "open_clip", *lake)
+
+
+@pytest.mark.parametrize("name", ["g1_lerobot_v21", "videos", "pusht"])
+def test_real_videos_are_embedded(shared_data, tmp_path, eyes, common, name):
+    lake = Lake.open(str(tmp_path / "lake"), create=True)
+    path = pusht(shared_data, tmp_path).path if name == "pusht" else shared_data / name
+    ingest(lake, SourceRecipe(name="real", uri=str(path)), **common)
+    episodes = lake.episodes()
+    answer = embed(lake, space(eyes, every_s=1.0), episodes, **common)
+    assert (answer["embedded"], answer["failed"]) == (len(episodes), [])
+    found = rows(lake)
+    assert np.isfinite(np.concatenate(found["vector"].to_list())).all()
+    for row in episodes.iter_rows(named=True):
+        for video in row["videos"]:
+            mine = found.filter((pl.col("episode_id") == row["episode_id"]) & (pl.col("camera") == video["camera"]))
+            assert abs(len(mine) - row["duration_s"]) <= 1.5
+            assert mine["stop"].max() == row["n_steps"]
+    assert len(vectors(lake, "frames", episodes)[0]) == len(episodes)
