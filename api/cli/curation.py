@@ -48,13 +48,15 @@ def curate(
 
 
 @verb()
-@click.option("--method", required=True, help="filter, nearest, random, transport, ...")
+@click.option("--method", required=True, help="filter, nearest, coverage, transport, union, ...")
 @click.option("--name", required=True)
 @click.option("--target", metavar="EXPR", help="Which episodes to select towards.")
 @click.option("--budget", help="A count, a share in (0, 1), or auto.")
 @click.option("--space", default="trajectory", show_default=True)
 @click.option("--segments", metavar="LABELLER", help="Choose spans that this labeller named, not whole episodes.")
 @click.option("--segments-where", metavar="EXPR", help="Over label, value, confidence, steps, seconds of the spans.")
+@click.option("--within", metavar="COLUMN", multiple=True, help="Choose in each scene, objects, task, ... apart.")
+@click.option("--shares", type=click.Choice(["size", "equal"]), default="size", show_default=True, help="Of --within.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
@@ -62,8 +64,8 @@ def curate(
 @FITS
 def select(
     lake: str, method: str, name: str, target: str | None, budget: str | None, space: str, segments: str | None,
-    segments_where: str | None, seed: int, dataset: str | None, where: str | None, pairs: tuple[str, ...],
-    fits: tuple[str, ...],
+    segments_where: str | None, within: tuple[str, ...], shares: str, seed: int, dataset: str | None,
+    where: str | None, pairs: tuple[str, ...], fits: tuple[str, ...],
 ) -> dict[str, Any]:  # fmt: skip
     """Choose episodes and store the choice as a selection."""
     from data_engine.recipe import SelectRecipe
@@ -79,6 +81,8 @@ def select(
         "target": {"where": target} if target else None,
         "budget": options([f"budget={budget}"])["budget"] if budget else None,
         "where": where,
+        "within": within,
+        "shares": shares,
         "params": registry.make("selectors", method, options(pairs)).config,
         "segments": {"producer": segments, "where": segments_where} if segments else None,
         "seed": seed,
@@ -106,35 +110,47 @@ def selections() -> None:
 @verb("list", selections)
 def selections_list(lake: str) -> dict[str, Any]:
     """Every selection, newest last."""
-    import polars as pl
+    from flows.selections import listing
 
-    rows = existing(lake).scan("selections").group_by("selection_id", "name", "method").agg(
-        pl.col("rank").count().alias("episodes"),
-        (pl.col("stop") - pl.col("start")).filter(pl.col("rank").is_not_null()).sum().alias("steps"),
-        pl.col("created_at").max(),
-    )  # fmt: skip
-    return {
-        "items": rows.collect()
-        .sort("created_at")
-        .select("name", "method", "episodes", "steps", "selection_id")
-        .to_dicts()
-    }
+    return {"items": listing(existing(lake))}
+
+
+@verb("show", selections)
+@click.argument("name")
+@click.option("--episode", metavar="ID", help="Only why this episode is in or out.")
+@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Rows of the printed table.")
+def selections_show(lake: str, name: str, episode: str | None, limit: int) -> dict[str, Any]:
+    """What a selection holds, from which inputs it came, and why each episode is in or out."""
+    from api.cli.printing import table
+    from flows.selections import show
+
+    answer = show(existing(lake), name, episode)
+    lines = [
+        f"{answer['name']}  {answer['selection_id']}  {answer['method']}, {answer['created_at']:%Y-%m-%d %H:%M}",
+        f"{answer['chosen']} chosen, {answer['left_out']} left out, {answer['targets']} targets",
+        table(answer["items"][:limit]),
+    ]
+    if len(answer["items"]) > limit:
+        lines.append(f"... {len(answer['items']) - limit} more; see --limit or --json")
+    return {**answer, "text": "\n".join(lines)}
 
 
 @verb("diff", selections)
 @click.argument("first")
 @click.argument("second")
 def selections_diff(lake: str, first: str, second: str) -> dict[str, Any]:
-    """What two selections have in common and apart."""
-    import polars as pl
+    """What two selections have in common and apart, with the reasons of each."""
+    import json
 
-    from flows.select import stored
+    from api.cli.printing import table
+    from flows.selections import compare
 
-    target = existing(lake)
-    one, two = (
-        set(stored(target, name).filter(pl.col("rank").is_not_null())["episode_id"]) for name in (first, second)
-    )
-    return {"both": len(one & two), "only_first": sorted(one - two), "only_second": sorted(two - one)}
+    answer = compare(existing(lake), first, second)
+    lines = [f"{answer['both']} in both, {answer['reweighed']} of them weighed otherwise"]
+    lines += [f"{key}: {json.dumps(one)} | {json.dumps(two)}" for key, (one, two) in answer["inputs"].items()]
+    if answer["items"]:
+        lines.append(table(answer["items"]))
+    return {**answer, "text": "\n".join(lines)}
 
 
 @verb()

@@ -41,3 +41,33 @@ def test_selections_are_compared(capsys, curated):
     counts = {item["name"]: item["episodes"] for item in answer(capsys, "selections", "list", *lake)["items"]}
     assert told["both"] + len(told["only_first"]) == counts["towards"]
     assert told["both"] + len(told["only_second"]) == counts["anyone"]
+    for item in told["items"]:
+        here, there = ("first", "second") if item["in"] == "first" else ("second", "first")
+        assert item[here].startswith("chosen: ")
+        assert not item[there].startswith("chosen: ")
+    assert {item["episode_id"] for item in told["items"]} == {*told["only_first"], *told["only_second"]}
+    assert told["inputs"]["method"] == ["transport", "random"]
+    same = answer(capsys, "selections", "diff", "towards", "towards", *lake)
+    assert (same["items"], same["inputs"], same["reweighed"], same["both"]) == ([], {}, 0, counts["towards"])
+    code, out, _ = call(capsys, "selections", "diff", "towards", "anyone", *lake)
+    assert code == 0
+    assert f"{told['both']} in both" in out
+    assert 'method: "transport" | "random"' in out
+
+
+def test_a_selection_shows_why_each_episode_is_in_or_out(capsys, curated):
+    lake = ("--lake", curated / "lake")
+    shown = answer(capsys, "selections", "show", "towards", *lake)
+    assert len(shown["items"]) == shown["chosen"] + shown["left_out"] + shown["targets"]
+    assert [item["rank"] for item in shown["items"][: shown["chosen"]]] == list(range(shown["chosen"]))
+    assert all(item["reason"] for item in shown["items"])
+    assert shown["report"]["targets"] == shown["targets"] > 0
+    last = shown["items"][-1]["episode_id"]
+    (one,) = answer(capsys, "selections", "show", shown["selection_id"], "--episode", last, *lake)["items"]
+    assert one == shown["items"][-1]
+    code, out, _ = call(capsys, "selections", "show", "towards", "--limit", "2", *lake)
+    assert code == 0
+    assert f"... {len(shown['items']) - 2} more" in out
+    assert "did not look at episode 'ep_0'" in refusal(
+        capsys, "selections", "show", "towards", "--episode", "ep_0", *lake
+    )
