@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -138,7 +139,19 @@ def _helpers(left: int, seconds: float, resources: Resources) -> int:
     if resources.gpus:  # one device, which this process has
         return 0
     most = min(int(_cores() / max(resources.cpus, 1)), left) - 1
-    return max(min(most, int(left * seconds / _WORTH_S)), 0)
+    room = int(_free_mb() / max(resources.memory_mb, 1))
+    return max(min(most, room, int(left * seconds / _WORTH_S)), 0)
+
+
+def _free_mb() -> float:
+    """MiB that further processes may take: what the machine has left, and at most all that this container may have."""
+    free = math.inf
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) / 1024
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()) / 2**20)
+    return free
 
 
 def _cores() -> float:

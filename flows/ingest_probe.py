@@ -5,9 +5,9 @@ A source over which a library crashes is looked at in a process of its own (:mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from flows.apart import Crash, carefully
 from flows.ingest_conventions import Conventions, conventions
 from flows.receipt import columns
 
-__all__ = ["CRASH", "Examined", "crashing", "examine", "preview"]
+__all__ = ["CRASH", "Examined", "crashing", "examine", "preview", "sparing"]
+
+T = TypeVar("T")
 
 CRASH = "reader_crash"
 
@@ -35,21 +37,29 @@ def examine(recipe: SourceRecipe) -> Examined:
     An episode whose reading crashes is no evidence and else left to the ingest. Raises ``RequestError`` or
     ``SourceError`` where the source as a whole cannot be read, with code ``reader_crash`` where that crashes.
     """
+    (fmt, probe, found), crashed = sparing(recipe.uri, _examine, recipe)
+    return fmt, probe, found and replace(found, unreadable=(*found.unreadable, *crashed.values()))
+
+
+def sparing(uri: str, function: Callable[..., T], *arguments: Any) -> tuple[T, dict[str, Unreadable]]:
+    """What ``function(*arguments, without)`` returns, and the episodes ``without`` which it was called, by key.
+
+    Those are the ones over which it ended the process that it ran in, which is then another one. Raises ``SourceError``
+    with code ``reader_crash`` where leaving episodes out does not help.
+    """
     crashed: dict[str, Unreadable] = {}
     while True:
         try:
-            fmt, probe, found = carefully(_examine, recipe, tuple(crashed))
+            return carefully(function, *arguments, tuple(crashed)), crashed
         except Crash as crash:
             key = crash.reading
             if key is None or key in crashed:
                 raise SourceError(
-                    f"looking at {recipe.uri} ended its reader ({crash.how})",
+                    f"looking at {uri} ended its reader ({crash.how})",
                     code=CRASH,
                     fix="the file is damaged: copy it again",
                 ) from None
             crashed[key] = Unreadable(key, CRASH, crashing(crash))
-            continue
-        return fmt, probe, found and replace(found, unreadable=(*found.unreadable, *crashed.values()))
 
 
 def crashing(crash: Crash) -> str:

@@ -25,15 +25,18 @@ import pyarrow.parquet as pq
 
 from data_engine import registry
 from data_engine.conventions.cameras import camera_class
-from data_engine.defects import of_features, of_frames
+from data_engine.defects import Defect, of_features, of_frames
 from data_engine.errors import EngineError
-from data_engine.formats import EncodedVideo, Format, Probe, RawFrames, Source, SourceEpisode, Unreadable, detect
+from data_engine.formats import EncodedVideo, Format, Probe, RawFrames, Source, Unreadable, detect
 from data_engine.formats.video_folder import SUFFIXES, local_video
+from data_engine.fragile import avoiding
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Dataset, Feature
 from data_engine.scoring import EpisodeBatch
 from data_engine.steps import canonical, hashes
 from data_engine.video import FrameReader, encode
+from flows.apart import watched
 from flows.ingest_conventions import conventions
+from flows.ingest_probe import sparing
 from flows.ingest_runs import moves
 from flows.progress import Progress
 from storage.lake import Lake
@@ -96,7 +99,7 @@ def _sources(uri: str) -> Iterator[_Place | _Broken]:
     """What a URI stands for: itself where a format knows it, else the sources below it."""
     try:
         source = Source(uri)
-        fmt, probe = detect(source)
+        fmt, probe = _detect(source)
         yield from _specific((source, fmt, probe), 0, [0]) or [(source, fmt, probe)]
     except EngineError as error:
         below = _below(source, 0, [0]) if error.code in ("unknown_format", "no_episodes") and not source.is_file else []
@@ -115,7 +118,7 @@ def _below(source: Source, depth: int, seen: list[int]) -> list[_Place | _Broken
             continue
         child = Source(f"{source.uri}/{name}")
         try:
-            fmt, probe = detect(child)
+            fmt, probe = _detect(child)
         except EngineError as error:
             if entry["type"] == "directory" and error.code == "unknown_format":
                 found += _below(child, depth + 1, seen)
@@ -137,6 +140,15 @@ def _is_known(place: _Place) -> bool:
     return not place[1].generic and place[2].proposal is None
 
 
+def _detect(source: Source) -> tuple[Format, Probe]:
+    return sparing(source.uri, _detected, source)[0]
+
+
+def _detected(source: Source, without: Sequence[str]) -> tuple[Format, Probe]:
+    with avoiding(without):
+        return detect(source)
+
+
 @dataclass
 class _Look:
     """One source being looked at; the episodes that were read of it are read once."""
@@ -145,31 +157,30 @@ class _Look:
     fmt: Format
     probe: Probe
     sample: int
-    episodes: dict[str, SourceEpisode | Unreadable] = field(default_factory=dict)
     tables: dict[str, pa.Table] = field(default_factory=dict)
-    seconds: float = 0.0  # spent reading
+    unreadable: dict[str, Unreadable] = field(default_factory=dict)
 
     def item(self) -> dict[str, Any]:
         """The source's row."""
         probe, fmt = self.probe, self.fmt
         keys = [ref.key for ref in probe.episodes]
         picked = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(self.sample, len(keys))).astype(int))]
-        if probe.proposal is None:
-            self.read(picked)
-        read = {key: table for key, table in self.tables.items() if key in picked}
+        seen = self.read(picked if probe.proposal is None else ())
+        read = seen.tables
         lengths = [ref.n_steps for ref in probe.episodes]
         sampled_steps = sum(map(len, read.values()))
         steps = sum(n or 0 for n in lengths) if None not in lengths else None
         if steps is None and read:
             steps = round(sampled_steps / len(read) * len(keys))
         sizes = self.sizes()
-        known = conventions(fmt, probe, self.source, fmt.fps or probe.fps) if probe.proposal is None else None
+        known = None
+        if probe.proposal is None:
+            known, _ = sparing(self.source.uri, conventions, fmt, probe, self.source, fmt.fps or probe.fps)
         features = known.features if known else probe.features
-        video = self.cameras(read)
         filmed = sum(size for path, size in sizes.items() if path.lower().endswith(SUFFIXES))
         per_step = _parquet_bytes(list(read.values())) / sampled_steps if sampled_steps else 0.0
-        read_s = self.seconds / sampled_steps if sampled_steps else 0.0
-        frames_s, frames_bytes = video.encoding
+        read_s = seen.seconds / sampled_steps if sampled_steps else 0.0
+        frames_s, frames_bytes = seen.cameras.encoding
         return {
             "uri": self.source.uri,
             "format": fmt.name,
@@ -192,7 +203,7 @@ class _Look:
             "units": {f.name: unit for f in features if (unit := _unit(f))},
             "guessed": probe.proposal is not None,
             "sampled": len(picked) if probe.proposal is None else 0,
-            "defects": self.defects(picked, read, features, video.defects),
+            "defects": self.defects(seen, features),
             "notes": list(probe.notes),
             "ingest": {
                 "bytes": round((steps or 0) * (per_step + frames_bytes) + filmed),
@@ -200,20 +211,13 @@ class _Look:
             },
         }
 
-    def read(self, keys: Sequence[str]) -> None:
-        """Read and keep the episodes of ``keys`` that were not read yet."""
-        wanted = [key for key in keys if key not in self.episodes]
-        began = time.perf_counter()
-        for item in self.fmt.read(self.source, self.probe, wanted) if wanted else ():
-            self.episodes[item.key] = item
-            if isinstance(item, SourceEpisode):
-                try:
-                    table = canonical(item.steps, self.probe.features, self.fmt.fps or self.probe.fps)
-                except EngineError as error:
-                    self.episodes[item.key] = Unreadable(item.key, error.code, error.message)
-                else:
-                    self.tables[item.key] = table
-        self.seconds += time.perf_counter() - began
+    def read(self, keys: Sequence[str], filmed: bool = True) -> _Seen:
+        """Read and keep the episodes of ``keys`` that were not read yet; ``filmed``: look at their cameras too."""
+        wanted = [key for key in keys if key not in self.tables and key not in self.unreadable]
+        seen, crashed = sparing(self.source.uri, _see, self.source, self.fmt, self.probe, wanted, filmed)
+        self.tables |= seen.tables
+        self.unreadable |= seen.unreadable | crashed
+        return seen
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file that an episode lies in; an absent one counts for nothing."""
@@ -223,34 +227,15 @@ class _Look:
         known = {self.source.relative(path): int(info.get("size") or 0) for path, info in there.items()}
         return {path: known[path] for ref in self.probe.episodes for path in ref.files if path in known}
 
-    def cameras(self, read: Mapping[str, pa.Table]) -> _Cameras:
-        """What the sampled episodes' cameras show."""
-        seen = _Cameras()
-        for key, table in read.items():
-            episode = self.episodes[key]
-            assert isinstance(episode, SourceEpisode)
-            for name, camera in episode.cameras.items():
-                try:
-                    seen.look(self.source, name, camera, table, self.probe.fps)
-                except (EngineError, OSError) as error:
-                    seen.defects[getattr(error, "code", "unreadable_video"), f"camera {name!r}: {error}"] += 1
-        return seen
-
-    def defects(
-        self, picked: Sequence[str], read: Mapping[str, pa.Table], features: Sequence[Feature], video: Counter
-    ) -> list[dict[str, Any]]:
+    def defects(self, seen: _Seen, features: Sequence[Feature]) -> list[dict[str, Any]]:
         """``[{"code", "what", "episodes"}]`` of the source as a whole and of the sampled episodes."""
         found: Counter[tuple[str, str]] = Counter()
         for defect in (*self.probe.defects, *of_features(features)):
             found[defect] = 0
-        found.update(video)
-        for key in picked:
-            item = self.episodes.get(key)
-            if isinstance(item, Unreadable):
-                found[item.code, item.reason] += 1
-            elif item is not None:
-                found.update((defect.code, defect.what) for defect in item.defects)
-        found.update(_integrity(self, read))
+        found.update(seen.cameras.defects)
+        found.update((bad.code, bad.reason) for bad in self.unreadable.values())
+        found.update((defect.code, defect.what) for defect in seen.defects)
+        found.update(_integrity(self, seen.tables))
         return [{"code": code, "what": what, "episodes": count} for (code, what), count in found.items()]
 
     def signature(self, key: str) -> str | None:
@@ -263,6 +248,45 @@ class _Look:
                 data = np.ascontiguousarray(values.to_numpy(zero_copy_only=False).astype(np.float32))
                 return hashlib.sha256(f"{name} {len(table)} ".encode() + data.tobytes()).hexdigest()
         return None
+
+
+@dataclass
+class _Seen:
+    """What reading some episodes showed: their steps as stored, what is wrong with them, and how long it took."""
+
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    unreadable: dict[str, Unreadable] = field(default_factory=dict)
+    defects: list[Defect] = field(default_factory=list)
+    cameras: _Cameras = field(default_factory=lambda: _Cameras())
+    seconds: float = 0.0
+
+
+def _see(
+    source: Source, fmt: Format, probe: Probe, wanted: Sequence[str], filmed: bool, without: Sequence[str]
+) -> _Seen:
+    """Read the episodes ``wanted`` but those ``without``, and look at their cameras where they are ``filmed``."""
+    seen, keys = _Seen(), [key for key in wanted if key not in without]
+    began = time.perf_counter()
+    for item in watched(fmt.read(source, probe, keys), keys) if keys else ():
+        if isinstance(item, Unreadable):
+            seen.unreadable[item.key] = item
+            continue
+        try:
+            table = canonical(item.steps, probe.features, fmt.fps or probe.fps)
+        except EngineError as error:
+            seen.unreadable[item.key] = Unreadable(item.key, error.code, error.message)
+            continue
+        seen.tables[item.key] = table
+        seen.defects += item.defects
+        read = time.perf_counter()
+        for name, camera in item.cameras.items() if filmed else ():
+            try:
+                seen.cameras.look(source, name, camera, table, probe.fps)
+            except (EngineError, OSError) as error:
+                seen.cameras.defects[getattr(error, "code", "unreadable_video"), f"camera {name!r}: {error}"] += 1
+        began += time.perf_counter() - read
+    seen.seconds = time.perf_counter() - began
+    return seen
 
 
 class _Cameras:
@@ -370,7 +394,7 @@ def _shared(first: _Look, second: _Look) -> list[tuple[str, str]]:
             continue
         if mine not in theirs and second.probe.proposal is None and _alike(first, second):
             twins = by_length.get(len(first.tables[key]), [])[:_TWINS]
-            second.read(twins)
+            second.read(twins, filmed=False)
             theirs |= {mark: twin for twin in twins if (mark := second.signature(twin))}
         if mine in theirs:
             found.append((key, theirs[mine]))

@@ -23,6 +23,7 @@ from flows.apart import Crash, apart, carefully
 from flows.executor import executor
 from flows.ingest import ingest
 from flows.progress import silent
+from flows.survey import survey
 from storage.check import check, fingerprint
 from storage.lake import Lake
 from tests.api.commands import refusal
@@ -168,6 +169,15 @@ def test_a_probe_that_crashes_is_one_line(lake, crash, capsys):
     line = refusal(capsys, "ingest", crash(probe="SIGSEGV", a=3), "--lake", lake.uri, "--dry-run")
     assert "SIGSEGV" in line
     assert "episodes" not in lake.tables()
+
+
+def test_a_survey_names_what_crashes_and_goes_on(crash, tmp_path):
+    path = crash(a=3, b="SIGSEGV", c=4)
+    (tmp_path / "b.crashing").write_text(json.dumps({"probe": "SIGSEGV"}))
+    first, second = survey([str(path), str(tmp_path / "b.crashing")], progress=silent())["items"]
+    assert (first["episodes"], first["steps"], first["sampled"]) == (3, 10, 3)
+    assert [seen["code"] for seen in first["defects"]] == ["reader_crash"]
+    assert second["error"]["code"] == "reader_crash"
 
 
 def test_running_it_again_reads_nothing_again(lake, crash):

@@ -11,7 +11,7 @@ import pytest
 
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.scoring import Resources
-from flows.executor import Local, Shard, _helpers, executor, run_shards
+from flows.executor import Local, Shard, _cores, _free_mb, _helpers, executor, run_shards
 from flows.progress import silent
 
 
@@ -112,8 +112,24 @@ def test_long_work_is_helped_by_another_process(lake, tmp_path, monkeypatch):
     assert len({result["pid"] for result in found}) == 2
 
 
-@pytest.mark.parametrize(("cpus", "gpus", "helpers"), [(1, 0, 7), (3, 0, 1), (8, 0, 0), (1, 1, 0)])
-def test_helpers_leave_each_worker_its_cores_and_the_device_to_this_process(monkeypatch, cpus, gpus, helpers):
+@pytest.mark.parametrize(
+    ("resources", "helpers"),
+    [
+        (Resources(), 7),
+        (Resources(cpus=3), 1),
+        (Resources(cpus=8), 0),
+        (Resources(gpus=1), 0),
+        (Resources(memory_mb=3000), 5),
+        (Resources(memory_mb=20_000), 0),
+    ],
+)
+def test_helpers_leave_each_worker_its_cores_and_memory_and_the_device_to_this_process(monkeypatch, resources, helpers):
     monkeypatch.setattr("flows.executor._cores", lambda: 8.0)
-    assert _helpers(1000, 60.0, Resources(cpus, gpus)) == helpers
-    assert _helpers(1000, 0.0, Resources(cpus, gpus)) == 0
+    monkeypatch.setattr("flows.executor._free_mb", lambda: 16_384.0)
+    assert _helpers(1000, 60.0, resources) == helpers
+    assert _helpers(1000, 0.0, resources) == 0
+
+
+def test_what_this_machine_has_is_known():
+    assert _free_mb() > 100
+    assert 0 < _cores() <= (os.cpu_count() or 1)
