@@ -42,7 +42,8 @@ def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dic
     groups: LRU[tuple[str, int], pa.Table] = LRU(_GROUPS, lambda at: _group(files(at[0]), at[1]))
     numbers = list(order)
     for at in range(0, len(numbers), _ROWS):
-        for row in mixture.episodes.take(numbers[at : at + _ROWS]).to_pylist():
+        some = numbers[at : at + _ROWS]
+        for i, row in zip(some, mixture.episodes.take(some).to_pylist(), strict=True):
             path, first, last = row["steps_file"], row["row_start"], row["row_start"] + row["row_count"]
             try:
                 bounds = edges(path)
@@ -51,11 +52,12 @@ def rows_and_steps(mixture: Mixture, order: Iterable[int]) -> Iterator[tuple[dic
             except (OSError, pa.ArrowException) as error:
                 raise SourceError(f"cannot read {path}: {error}", code="bad_steps_file") from error
             parts = [steps.slice(skip, n) for (_, steps), skip, n in held]
-            ids = {ids[int(i)].as_py() for (ids, steps), skip, n in held for i in (skip, min(skip + n, len(ids)) - 1)}
+            ids = {ids[int(k)].as_py() for (ids, steps), skip, n in held for k in (skip, min(skip + n, len(ids)) - 1)}
             if sum(part.num_rows for part in parts) != row["row_count"] or ids != {row[EPISODE_ID]}:
                 named = f"rows {first} to {last} of {path}"
                 raise SourceError(f"{named} are not episode {row[EPISODE_ID]}", code="changed_file")
-            yield row, mixture.converted(path, parts[0] if len(parts) == 1 else pa.concat_tables(parts))
+            steps = parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+            yield row, mixture.labelled(i, mixture.converted(path, steps))
 
 
 def _group(file: pq.ParquetFile, number: int) -> tuple[pa.Array, pa.Table]:
