@@ -291,9 +291,9 @@ class _Talk:
         if self.refusals and not self.any_answer:
             first = next(iter(self.refusals.values()))[1]["refusal"]
             raise RequestError(
-                f"{self.endpoint.url} refused all {len(self.refusals)} questions: {first}",
+                f"none of {len(self.refusals)} questions to {self.endpoint.url} was answered: {first}",
                 code="refused",
-                fix="see that the model takes pictures, and max_tokens and side",
+                fix="see the camera, and what the model takes: pictures, max_tokens, side",
             )
         for question, document in self.refusals.values():
             self.held.keep(question, document)

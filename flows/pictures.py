@@ -66,7 +66,7 @@ class Pictures:
         if episode_id not in self._place:
             raise SourceError(f"episode {episode_id} is not in the lake", code="unknown_episode")
         row = self._rows.slice(self._place[episode_id], 1)
-        cameras = [video["camera"] for video in row["videos"][0] or ()]
+        cameras = [video["camera"] for video in row["videos"].to_list()[0] or ()]
         columns = [TIMESTAMP, *(f"frame_time.{camera}" for camera in cameras)]
         return _Episode(next(iter(self._lake.batches(row, columns=columns))))
 

@@ -42,7 +42,8 @@ _REVIEW = (
 PROMPT = f"{_SYSTEM}\n\n{_DESCRIBE}\n{_DECIDE}"
 """The judge's words, as they are kept beside its preferences."""
 
-_NUMBER = re.compile(r"(?<![\w.+-])(-\s?1|[01])(?![\w.]|-\d)")
+_NUMBER = re.compile(r"(?<![\w.+-])(-\s?1|[01])(?!\w|[.,-]\d)")
+_NAMED = re.compile(r"\bsituation\s*[12]\b", re.IGNORECASE)  # which are no verdicts
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def verdict_of(text: str) -> int | None:
     """0, 1 or -1 as the last line says, or the whole text where the line does not; None where neither says one."""
     lines = [line for line in text.splitlines() if line.strip()]
     for part in (lines[-1] if lines else "", text):
-        found = {int(number.replace(" ", "")) for number in _NUMBER.findall(part)}
+        found = {int(number.replace(" ", "")) for number in _NUMBER.findall(_NAMED.sub("", part))}
         if len(found) == 1:
             return found.pop()
     return None

@@ -29,7 +29,7 @@ from scorers.pool import REFERENCE_STEPS
 
 __all__ = ["PreferenceReward"]
 
-_ITEM_STEPS = 16  # of an item that training looks at, evenly spread
+_ITEM_STEPS = 8  # of an item that training looks at, evenly spread
 _FOLDS = 4
 _FOLD_MEMBERS = 2
 _LEAST_PAIRS = 8
@@ -287,7 +287,7 @@ class _Gathered:
             own = (np.arange(len(valid)) % 2 == 1)[valid] if len(features) else np.zeros(0, bool)
             blocks.append(features[own])
         width = max((block.shape[1] for block in blocks if len(block)), default=0)
-        items = np.full((len(order), _ITEM_STEPS), -1, np.int64)
+        items = np.full((len(order), max((len(block) for block in blocks), default=1)), -1, np.int64)
         at = 0
         for row, block in enumerate(blocks):
             items[row, : len(block)] = np.arange(at, at + len(block))

@@ -29,8 +29,9 @@ from PIL import Image
 class JudgeServer:
     """What the server does (plain attributes, changed at will) and what it saw.
 
-    ``wrong``: the share of verdicts that it turns round; ``placed``: the share that it gives by the place. ``faults``:
-    what to do instead of answering, taken one a request from the front: a status, ``hang``, ``cut``, ``garbage``.
+    ``wrong``: the share of verdicts that it turns round; ``placed``: the share that it gives by the place;
+    ``unsure_below``: the difference that it does not see. ``faults``: what to do instead of answering, taken one a
+    request from the front: a status, with what it asks to wait or not, ``hang``, ``cut``, ``garbage``.
     """
 
     url: str = ""
@@ -44,10 +45,9 @@ class JudgeServer:
     faults: list[Any] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
+    at_once: int = 0
     most_at_once: int = 0
     headers: list[dict[str, str]] = field(default_factory=list)
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    stop_after: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reply(self, body: dict[str, Any]) -> str:
@@ -62,10 +62,10 @@ class JudgeServer:
             return f"Move the square {'right' if seen[-1] > seen[0] else 'left'}."
         if "Look for yourself" in text:
             half = len(seen) // 2
-            return f"I see it.\n{self._verdict(np.mean(seen[:half]), np.mean(seen[half:]), text)}"
+            return f"I see it.\n{self._verdict(np.mean(seen[: half or 1]), np.mean(seen[half:]), text)}"
         if seen:
             half = len(seen) // 2
-            return f"Situation 1 is at {np.mean(seen[:half]):.4f}. Situation 2 is at {np.mean(seen[half:]):.4f}."
+            return f"Situation 1 is at {np.mean(seen[: half or 1]):.4f}. Situation 2 is at {np.mean(seen[half:]):.4f}."
         one, two = (float(found) for found in re.findall(r"is at ([\d.]+\d)", text)[-2:])
         return str(self._verdict(one, two, text))
 
@@ -99,13 +99,13 @@ class _Handler(BaseHTTPRequestHandler):
             judge.asked[name] += 1
             judge.headers.append(dict(self.headers))
             fault = judge.faults.pop(0) if judge.faults else None
-            now = judge._now = getattr(judge, "_now", 0) + 1
-            judge.most_at_once = max(judge.most_at_once, now)
+            judge.at_once += 1
+            judge.most_at_once = max(judge.most_at_once, judge.at_once)
         try:
             self._answer(judge, name, json.loads(raw), fault)
         finally:
             with judge.lock:
-                judge._now -= 1
+                judge.at_once -= 1
 
     def _answer(self, judge: JudgeServer, name: str, body: dict[str, Any], fault: Any) -> None:
         if judge.delay_s:
@@ -132,8 +132,6 @@ class _Handler(BaseHTTPRequestHandler):
         if judge.refuses and judge.refuses in json.dumps(body["messages"]):
             return self._send(400, {"error": {"message": "this cannot be answered"}})
         with judge.lock:
-            if judge.stop_after is not None and sum(judge.answered.values()) >= judge.stop_after:
-                return self.close()
             judge.answered[name] += 1
         said = judge.reply(body)
         message = {"role": "assistant", "content": said}
@@ -162,15 +160,22 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that is gone is no news."""
+
+
 @contextmanager
 def judge_server() -> Iterator[JudgeServer]:
     """The server, up for as long as the block."""
     judge = JudgeServer()
     handler = type("Handler", (_Handler,), {"judge": judge})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     judge.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield judge
