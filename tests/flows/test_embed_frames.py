@@ -9,12 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_engine.recipe import LabelRecipe, SourceRecipe, SpaceRecipe
+from data_engine.errors import RequestError
+from data_engine.recipe import LabelRecipe, ScoreRecipe, SourceRecipe, SpaceRecipe
 from data_engine.video import FrameReader
 from data_engine.video.track import Track
 from flows.index import complete, embed, index, search, vectors
 from flows.ingest import ingest
 from flows.label import label
+from flows.score import score
 from scorers.images import ImageEncoder
 from scorers.open_clip import OpenClip
 from storage.lake import Lake
@@ -205,3 +207,40 @@ def test_real_videos_are_embedded(shared_data, tmp_path, eyes, common, name):
             assert abs(len(mine) - row["duration_s"]) <= 1.5
             assert mine["stop"].max() == row["n_steps"]
     assert len(vectors(lake, "frames", episodes)[0]) == len(episodes)
+
+
+def test_instructions_and_views_are_scored_from_the_stored_vectors(seen, eyes, common, monkeypatch):
+    embed(seen, space(eyes), seen.episodes(), **common)
+    monkeypatch.setattr(ImageEncoder, "_run", lambda *_: pytest.fail("a frame was encoded"))
+    model = {"space": "frames", "checkpoint": str(eyes)}
+    for recipe in (
+        ScoreRecipe(scorer="instruction_match", params=model),
+        ScoreRecipe(scorer="views", params={"space": "frames"}),
+    ):
+        answer = score(seen, recipe, seen.episodes(), **common)
+        assert (answer["scored"], answer["nulls"], answer["errors"]) == (8, 0, 0)
+    found = seen.scan("scores").collect()
+    match = found.filter(pl.col("metric") == "match")["value"]
+    assert match.min() == 1.0  # three instructions, and each clip is most like its own
+    assert set(found.filter(pl.col("scorer") == "views")["metric"]) == {"defect_fraction", "swapped", "frozen", "empty"}
+
+
+def test_texts_of_another_model_are_refused_before_anything_is_done(seen, eyes, common, tmp_path):
+    import shutil
+
+    import torch
+
+    embed(seen, space(eyes, every_s=1.0), seen.episodes(), **common)
+    shutil.copy(eyes.with_suffix(".json"), tmp_path / "other.json")
+    state = {name: value + 0.01 for name, value in torch.load(eyes, weights_only=True).items()}
+    torch.save(state, tmp_path / "other.pt")
+    model = {"space": "frames", "checkpoint": str(tmp_path / "other.pt")}
+    prompts = {"goal": ["a"], "baseline": ["b"]}
+    for ask in (
+        lambda: label(seen, LabelRecipe(labeller="vlm_reward", params={**model, **prompts}), seen.episodes(), **common),
+        lambda: score(seen, ScoreRecipe(scorer="instruction_match", params=model), seen.episodes(), **common),
+    ):
+        with pytest.raises(RequestError, match="made by another model") as caught:
+            ask()
+        assert caught.value.code == "unlike_spaces"
+    assert not len(seen.scan("scores").collect())

@@ -188,3 +188,11 @@ def test_instructions_are_one_vector_and_none_where_nothing_was_said(eyes):
     np.testing.assert_array_equal(found[3].clips.vectors, found[1].clips.vectors)
     assert [len(one.clips) for one in found] == [1, 1, 0, 1]
     assert (found[1].clips.starts.tolist(), found[1].clips.stops.tolist()) == ([0], [3])
+
+
+def test_half_precision_is_the_same_space_to_its_precision_and_another_version(towers, eyes):
+    frames = scenes.scenes(3, kinds=("progress",))[0].frames()[:8]
+    half = OpenClip(checkpoint=str(eyes), precision="bf16")
+    assert (towers.images(frames) * half.images(frames)).sum(axis=1).min() > 0.99
+    assert half.version() != towers.version()
+    assert half.model_version() == towers.model_version()
