@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data_engine.errors import EngineError
 from data_engine.scoring import Resources
 from flows.executor import Executor, Shard, execute
 from storage.lake import Lake
@@ -36,13 +37,19 @@ class Ray(Executor):
         if self._owns:
             address = os.environ.get("RAY_ADDRESS")
             local = {} if address else {"include_dashboard": False, "num_cpus": max(workers or 0, os.cpu_count() or 1)}
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level="ERROR",
-                runtime_env={"working_dir": self._empty.name, "env_vars": {"PYTHONSAFEPATH": "1"}},
-                **local,
-            )
+            try:
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    runtime_env={"working_dir": self._empty.name, "env_vars": {"PYTHONSAFEPATH": "1"}},
+                    **local,
+                )
+            except Exception as error:  # a plain one where a node takes longer than 30 s to start
+                ray.shutdown()
+                said = " ".join(str(error).split())
+                fix = "is the cluster up?" if address else "run it again, or with --executor local"
+                raise EngineError(f"Ray did not start: {said}", code="no_ray", fix=fix) from error
 
     def run(
         self, lake: Lake, function: str, shards: Sequence[Shard], resources: Resources
