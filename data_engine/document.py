@@ -12,7 +12,9 @@ from data_engine.model import VIDEO, Dataset
 from data_engine.sampling import Unit, WeightKind
 from data_engine.statistics import FeatureStatistics
 
-__all__ = ["EPISODES", "FILES", "FORMAT_VERSION", "Entry", "MixtureDocument", "ScorerLineage", "group_name"]
+__all__ = [
+    "EPISODES", "FILES", "FORMAT_VERSION", "Entry", "LabelColumn", "MixtureDocument", "ScorerLineage", "group_name",
+]  # fmt: skip
 
 FORMAT_VERSION = 1
 
@@ -66,13 +68,25 @@ class ScorerLineage(_Part):
     fit_id: str | None = None
 
 
+class LabelColumn(_Part):
+    """A column that annotations give (:mod:`data_engine.relabelled`), and who made them."""
+
+    name: str
+    producer: str
+    kind: str
+    version: str | None = None
+    config_hash: str | None = None
+    fit_id: str | None = None
+
+
 class MixtureDocument(_Part):
     """``mixture.json``. What ``recorded`` and ``contents`` hold, and the name, are outside the identity.
 
     ``statistics``: ``"embodiment/control_mode" -> feature -> statistics`` over the steps of the train split.
     ``conversions`` are applied to the steps by whoever reads them; ``datasets`` describe them as they then are.
-    ``contents``: sha256 of the two tables beside; ``seal`` that of the document itself. ``status`` is ``broken`` once a
-    takedown removed something it needs, and ``reason`` then says what.
+    ``columns``: those of annotations, whose values lie beside. ``contents``: sha256 of the tables beside; ``seal`` that
+    of the document itself. ``status`` is ``broken`` once a takedown removed something it needs, and ``reason`` then
+    says what.
     """
 
     format_version: Literal[1] = 1
@@ -88,6 +102,7 @@ class MixtureDocument(_Part):
     statistics: dict[str, dict[str, FeatureStatistics]]
     scorers: tuple[ScorerLineage, ...] = ()
     conversions: tuple[Conversion, ...] = ()
+    columns: tuple[LabelColumn, ...] = ()
     recorded: dict[str, JsonValue] = Field(default_factory=dict)
     contents: dict[str, str] = Field(default_factory=dict)
     status: Literal["frozen", "broken"] = "frozen"

@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from data_engine import relabelled
 from data_engine.canonical import canonical_json, digest, round_significant, seal
 from data_engine.conventions.agreement import refuse_unlike
 from data_engine.conventions.convert import Conversion, convert_steps, converted
 from data_engine.conventions.convert import resolve as resolve_conversions
-from data_engine.document import EPISODES, FILES, Entry, MixtureDocument, ScorerLineage, group_name
+from data_engine.document import EPISODES, FILES, Entry, LabelColumn, MixtureDocument, ScorerLineage, group_name
 from data_engine.errors import RequestError, SourceError
 from data_engine.fs import filesystem, join, resolve, write_atomic
 from data_engine.model import Dataset
@@ -44,11 +45,12 @@ _IDENTITY = (
 
 @dataclass(frozen=True)
 class Frozen:
-    """A mixture that lies nowhere yet: the document and the two tables."""
+    """A mixture that lies nowhere yet: the document and its tables; ``labels`` where annotations give columns."""
 
     document: MixtureDocument
     episodes: pa.Table
     files: pa.Table
+    labels: pa.Table | None = None
 
     @property
     def mixture_id(self) -> str:
@@ -71,6 +73,8 @@ def freeze(
     splits: Mapping[str, float] | None = None,
     scorers: Sequence[Any] = (),
     conversions: Sequence[Any] = (),
+    columns: Sequence[LabelColumn] = (),
+    labels: pa.Table | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> Frozen:
     """Freeze a mixture. Pure; reads every step once, through ``steps``, for the statistics.
@@ -79,8 +83,9 @@ def freeze(
     names at least every file that the rows lie in. ``entries`` and ``scorers``: mappings or objects with the fields
     of :class:`Entry` and :class:`ScorerLineage`. ``steps(i)``: the steps [start, stop) of row ``i`` of ``episodes``,
     asked in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``conversions``:
-    :class:`Conversion` or mappings of its fields. ``recorded``: table versions, recipe hash and the like, kept outside
-    the identity.
+    :class:`Conversion` or mappings of its fields. ``labels``: the values of ``columns`` that annotations give, a row a
+    row of ``episodes`` (:mod:`data_engine.relabelled`). ``recorded``: table versions, recipe hash and the like, kept
+    outside the identity.
 
     Raises ``RequestError`` for weights that are not positive, an entry without episodes, fractions that do not sum to
     1, a conversion that cannot be, a file that is not listed, an ``epoch_size`` where the weights already say it, and
@@ -99,10 +104,15 @@ def freeze(
     used = {key: datasets[key] for key in sorted(given["dataset"].unique().to_pylist())}
     resolved = resolve_conversions(conversions, datasets, used)
     used = {key: converted(dataset, resolved) for key, dataset in used.items()}
+    if labels is not None:
+        relabelled.check(labels, columns, given["row_count"].to_pylist())
+        used = {key: relabelled.described(dataset, labels.column_names) for key, dataset in used.items()}
     refuse_unlike(used, {key: group_name(dataset.embodiment, dataset.control_mode) for key, dataset in used.items()})
-    statistics = _statistics(given, steps, resolved)
+    statistics = _statistics(given, steps, resolved, labels)
     keys = ("selection", "content_hash", "start", "stop", "weight", "split", "dataset", "source_key", "episode_id")
-    ordered = given.sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    order = pc.sort_indices(given, sort_keys=[(key, "ascending") for key in keys])
+    ordered = given.take(order).combine_chunks()
+    labels = None if labels is None else labels.take(order).combine_chunks()
     document = MixtureDocument(
         mixture_id="",
         name=name,
@@ -116,14 +126,15 @@ def freeze(
         statistics=statistics,
         scorers=tuple(_scorer(scorer) for scorer in scorers),
         conversions=resolved,
+        columns=tuple(columns),
         recorded=json.loads(canonical_json(dict(recorded or {}))),
     )
-    document = document.model_copy(update={"mixture_id": identity(document, ordered)})
-    return Frozen(document, ordered, _files(ordered, files))
+    document = document.model_copy(update={"mixture_id": identity(document, ordered, labels)})
+    return Frozen(document, ordered, _files(ordered, files), labels)
 
 
-def identity(document: MixtureDocument, episodes: pa.Table) -> str:
-    """sha256 in hex of what the mixture is: see the module's docstring. ``episodes`` in their frozen order."""
+def identity(document: MixtureDocument, episodes: pa.Table, labels: pa.Table | None = None) -> str:
+    """sha256 in hex of what the mixture is: see the module's docstring. ``episodes`` and ``labels`` in frozen order."""
     sha = hashlib.sha256()
     for batch in episodes.select(_IDENTITY).to_batches(max_chunksize=65_536):
         for row in batch.to_pylist():
@@ -139,6 +150,9 @@ def identity(document: MixtureDocument, episodes: pa.Table) -> str:
         for key, dataset in document.datasets.items()
     }
     entries = [entry.model_dump(mode="json") for entry in document.entries]
+    if labels is not None:
+        described["columns"] = [column.model_dump(mode="json") for column in document.columns]
+        described["labels"] = relabelled.content(labels)
     return digest(
         {**described, "scorers": scorers, "entries": entries, "features": features, "episodes": sha.hexdigest()}
     )
@@ -155,7 +169,10 @@ def write(frozen: Frozen, lake: str, storage_options: Mapping[str, str] | None =
     if fs.exists(f"{path}/mixture.json") and json.loads(fs.cat_file(f"{path}/mixture.json")).get("status") != "broken":
         return uri
     contents = {}
-    for name, table in (("episodes.parquet", frozen.episodes), ("files.parquet", frozen.files)):
+    tables = {"episodes.parquet": frozen.episodes, "files.parquet": frozen.files}
+    if frozen.labels is not None:
+        tables[relabelled.LABELS] = frozen.labels
+    for name, table in tables.items():
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         write_atomic(fs, f"{path}/{name}", buffer.getvalue())
@@ -227,7 +244,10 @@ def _check(
 
 
 def _statistics(
-    episodes: pa.Table, steps: Callable[[int], pa.Table], conversions: Sequence[Conversion]
+    episodes: pa.Table,
+    steps: Callable[[int], pa.Table],
+    conversions: Sequence[Conversion],
+    labels: pa.Table | None = None,
 ) -> dict[str, dict[str, FeatureStatistics]]:
     """Of the converted steps, over the train split; a group that has none of it, over what it has. A range in two
     entries counts once.
@@ -250,6 +270,7 @@ def _statistics(
             episode = episodes["episode_id"][i].as_py()
             raise SourceError(f"episode {episode} has {table.num_rows} steps, not {count}", code="wrong_length")
         table = convert_steps(table, of[owners[i]])
+        table = table if labels is None else relabelled.labelled(table, labels, i)
         groups.setdefault(group_name(embodiment, control_mode), GroupStatistics()).add(table, content, start)
     return {key: groups[key].result() for key in sorted(groups)}
 

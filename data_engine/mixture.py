@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from data_engine import references
+from data_engine import references, relabelled
 from data_engine.cache import DEFAULT_BYTES, LRU, Cache
 from data_engine.conventions.convert import Conversion, convert_steps
 from data_engine.document import EPISODES, FILES, FORMAT_VERSION, Entry, MixtureDocument, ScorerLineage, group_name
@@ -51,9 +52,10 @@ class Mixture:
         files: pa.Table,
         storage_options: Mapping[str, str] | None = None,
         cache: Cache | None = None,
+        labels: pa.Table | None = None,
     ) -> None:
         self.uri, self.root = uri, uri.rsplit("/", 2)[0]
-        self.document, self.episodes = document, episodes
+        self.document, self.episodes, self.labels = document, episodes, labels
         self.storage_options, self.cache = storage_options, cache or Cache()
         self._files = {row["path"]: (row["bytes"], row["sha256"]) for row in files.to_pylist()}
         self._reset()
@@ -65,6 +67,10 @@ class Mixture:
 
     def _decoded(self, key: tuple[str, str]) -> np.ndarray:
         path, column = key
+        if self.labels is not None and column in self.labels.column_names:
+            rows = np.flatnonzero(self._in_file(path))
+            count = self._opened(path).metadata.num_rows
+            return relabelled.values_of(self.labels, column, rows, self.rows["row_start"][rows], count)
         mine = [conversion for conversion in self._conversions.get(path, ()) if conversion.column == column]
         return self.cache.column(self.local(path), self._files[path][1], column, mine)
 
@@ -109,6 +115,9 @@ class Mixture:
         """The integer columns and the weight of ``episodes`` as arrays [R]."""
         return {name: self.episodes[name].to_numpy() for name in ("start", "stop", "row_start", "row_count", "weight")}
 
+    def _in_file(self, path: str) -> np.ndarray:
+        return pc.equal(self.episodes["steps_file"], path).to_numpy()
+
     @cached_property
     def _conversions(self) -> dict[str, list[Conversion]]:
         """The conversions of each steps file, which is one dataset's; files without any are absent."""
@@ -118,6 +127,10 @@ class Mixture:
             for row in pairs.to_pylist():
                 found[row["steps_file"]] = [c for c in self.document.conversions if c.dataset == row["dataset"]]
         return found
+
+    def labelled(self, i: int, steps: pa.Table) -> pa.Table:
+        """``steps`` of row ``i`` with the columns that annotations give."""
+        return steps if self.labels is None else relabelled.labelled(steps, self.labels, i)
 
     def converted(self, path: str, steps: pa.Table) -> pa.Table:
         """``steps`` of the steps file ``path`` after the mixture's conversions."""
@@ -169,7 +182,8 @@ class Mixture:
         """
         row = self.episodes.slice(i, 1).to_pylist()[0]
         file = self._opened(row["steps_file"])
-        names = [name for name in file.schema_arrow.names if name not in (EPISODE_ID, STEP)]
+        held = [name for name in file.schema_arrow.names if name not in (EPISODE_ID, STEP)]
+        names = list(dict.fromkeys((*held, *(self.labels.column_names if self.labels is not None else ()))))
         unknown = [name for name in columns or () if name not in names]
         if unknown:
             raise RequestError(f"no column {unknown[0]!r}", code="unknown_column", fix=f"known: {', '.join(names)}")
@@ -178,7 +192,7 @@ class Mixture:
         edges = np.cumsum([0] + [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
         groups = np.flatnonzero((edges[:-1] < last) & (edges[1:] > first)).tolist()
         try:
-            table = file.read_row_groups(groups, columns=[EPISODE_ID, *wanted])
+            table = file.read_row_groups(groups, columns=[EPISODE_ID, *(name for name in wanted if name in held)])
         except (OSError, ValueError) as error:
             raise SourceError(f"cannot read {row['steps_file']}: {error}", code="bad_steps_file") from error
         table = table.slice(first - int(edges[groups[0]]) if groups else 0, row["row_count"])
@@ -186,7 +200,8 @@ class Mixture:
             raise SourceError(
                 f"rows {first} to {last} of {row['steps_file']} are not episode {row[EPISODE_ID]}", code="changed_file"
             )
-        return self.converted(row["steps_file"], table.select(wanted))
+        steps = self.converted(row["steps_file"], table.drop_columns(EPISODE_ID))
+        return self.labelled(i, steps).select(wanted)
 
     def statistics(self, group: str) -> dict[str, dict[str, np.ndarray]]:
         """The statistics of a group (``"embodiment/control_mode"``): feature -> name -> float64 [d], NaN where
@@ -227,12 +242,17 @@ def open(
         raise RequestError(f"{uri!r} is no mixture", code="bad_uri", fix="name <lake>/mixtures/<id>")
     document = _document(uri, _read(uri, "mixture.json", storage_options))
     tables: list[pa.Table] = []
-    for name, schema in (("episodes.parquet", EPISODES), ("files.parquet", FILES)):
+    schemas: dict[str, pa.Schema] = {"episodes.parquet": EPISODES, "files.parquet": FILES}
+    if document.columns:
+        lists = [(column.name, pa.list_(pa.float32())) for column in document.columns]
+        schemas[relabelled.LABELS] = pa.schema(lists)
+    for name, schema in schemas.items():
         data = _read(uri, name, storage_options)
         if hashlib.sha256(data).hexdigest() != document.contents.get(name):
             raise RequestError(f"mixture {uri!r}: {name} is not what was frozen", code="broken_mixture")
         tables.append(pq.read_table(pa.BufferReader(data)).cast(schema))
-    return Mixture(uri, document, tables[0], tables[1], storage_options, Cache(cache_dir, cache_bytes))
+    labels = tables[2] if document.columns else None
+    return Mixture(uri, document, tables[0], tables[1], storage_options, Cache(cache_dir, cache_bytes), labels)
 
 
 def _document(uri: str, data: bytes) -> MixtureDocument:

@@ -20,9 +20,9 @@ from data_engine.errors import RequestError
 from data_engine.fs import resolve as resolve_uri
 
 __all__ = [
-    "Base", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixtureRecipe", "Recipe", "ScheduleRecipe", "ScoreRecipe",
-    "SegmentsRecipe", "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target", "apply_overrides", "parse", "read",
-    "render", "schema", "template", "validate",
+    "Base", "ColumnRecipe", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixtureRecipe", "Recipe", "ScheduleRecipe",
+    "ScoreRecipe", "SegmentsRecipe", "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target", "apply_overrides",
+    "parse", "read", "render", "schema", "template", "validate",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -165,11 +165,26 @@ class SelectRecipe(_Part):
 
 
 class EntryRecipe(_Part):
-    """One part of a mixture: a selection, its weight among the parts, and how its episodes are weighed inside it."""
+    """One part of a mixture: a selection, its weight among the parts, and how its episodes are weighed inside it.
+
+    ``params`` are the weigher's.
+    """
 
     selection: Name
     weight: float = Field(default=1.0, gt=0)
     weigher: str = "selection"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class ColumnRecipe(_Part):
+    """A column that a labeller's annotations give the steps, one number each: ``{name: reward, producer: uvd}``.
+
+    ``kind`` of the annotations is ``name`` where it is not given.
+    """
+
+    name: str = Field(min_length=1, max_length=200)
+    producer: str
+    kind: str | None = None
 
 
 class MixtureRecipe(_Part):
@@ -183,6 +198,7 @@ class MixtureRecipe(_Part):
     seed: int = 0
     splits: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=lambda: {"train": 1.0})
     conversions: tuple[Conversion, ...] = ()
+    columns: tuple[ColumnRecipe, ...] = ()
 
     @model_validator(mode="after")
     def _whole(self) -> MixtureRecipe:
@@ -352,8 +368,10 @@ def validate(value: Mapping[str, Any]) -> Recipe:
         raise RequestError(f"recipe: {registry.explain(error, Recipe)}", code="bad_recipe", fix=fix) from error
     spaces = [space.name for space in recipe.spaces]
     entries = recipe.mixture.entries or tuple(EntryRecipe(selection=selection.name) for selection in recipe.select)
-    for entry in entries:
-        registry.load("weighers", entry.weigher)
+    entries = tuple(
+        entry.model_copy(update={"params": registry.make("weighers", entry.weigher, entry.params).config})
+        for entry in entries
+    )
     return recipe.model_copy(
         update={
             "sources": tuple(
@@ -496,13 +514,15 @@ select:
 
 mixture:
   entries:
-    - {selection: chosen, weight: 1.0, weigher: selection}
+    - {selection: chosen, weight: 1.0, weigher: selection}    # or uniform, size, temperature, score, remix,
+                               # return_weighting, advantage_weighting; params: {...} are the weigher's
   weight_kind: probability     # probability, repeat or choose
   unit: step                   # episode, step or dataset
   epoch_size: null             # samples an epoch; default: the number of steps
   seed: 0
   splits: {train: 0.9, val: 0.1}
   conversions: []              # e.g. {dataset: x, column: action, from: deg, to: rad}; nothing else is rescaled
+  columns: []                  # e.g. {name: reward, producer: uvd}: what a labeller gave each step, as a column
 
 export:
   - {format: lerobot_v3, uri: "out/my_mixture-{mixture}"}   # {mixture}: the first digits of its id

@@ -16,8 +16,9 @@ _SAID = ["episode_id", "kind", "start", "stop", "label", "text", "value"]
 
 def annotations(
     lake: Lake, episodes: pl.DataFrame, producer: str, kind: str, fits: Mapping[str, str] | None = None
-) -> tuple[pl.DataFrame, str]:
-    """The annotations of ``kind`` that ``producer`` made of ``episodes``, in order of episode and step, and its fit.
+) -> tuple[pl.DataFrame, str | None]:
+    """The annotations of ``kind`` that ``producer`` made of ``episodes``, in order of episode and step, and its fit
+    (None where a person or another program said it).
 
     ``fits`` names the fit that counts, by producer; else it is the one that labelled them all, the newest version of
     it. Raises ``RequestError`` where nothing was said, and where several fits labelled as many.
@@ -43,14 +44,14 @@ def annotations(
             code="not_labelled",
             fix=f"run `data-engine label {producer}`",
         )
-    best = best.filter(pl.col("version") == best["version"][-1])
+    best = best.filter(pl.col("version").eq_missing(pl.lit(best["version"][-1], pl.String)))
     if len(best) > 1:
-        named = ", ".join(best["fit_id"])
+        named = ", ".join(map(str, best["fit_id"]))
         raise RequestError(
             f"{producer} labelled these episodes {len(best)} times: {named}",
             code="ambiguous_fit",
             fix=f"name one, as in --fit {producer}={best['fit_id'][0]}",
         )
-    rows = rows.join(best, on=["fit_id", "version", "config_hash"], how="semi", maintain_order="left")
+    rows = rows.join(best, on=["fit_id", "version", "config_hash"], how="semi", nulls_equal=True, maintain_order="left")
     rows = rows.unique(_SAID, keep="first", maintain_order=True)  # racing runs label twice
-    return rows.sort("episode_id", "start", "stop", "label"), str(best["fit_id"][0])
+    return rows.sort("episode_id", "start", "stop", "label"), best["fit_id"][0]

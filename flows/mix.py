@@ -11,12 +11,13 @@ import polars as pl
 import pyarrow as pa
 
 from data_engine import mixture as mixtures
-from data_engine import registry
 from data_engine.canonical import digest
 from data_engine.errors import RequestError
 from data_engine.recipe import MixtureRecipe
 from data_engine.steps import EPISODE_ID, STEP
+from flows.label_columns import given
 from flows.select import stored
+from flows.weigh import weigh
 from storage.lake import Lake
 
 __all__ = ["locate", "mix"]
@@ -29,17 +30,20 @@ def mix(
     run_id: str,
     recipe_hash: str | None = None,
     selections: Mapping[str, str] | None = None,
+    fits: Mapping[str, str] | None = None,
     scorers: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Freeze a mixture, the newest of its name then, and return ``{"mixture_id", "name", "uri", "episodes", "steps"}``.
 
-    ``selections`` pins selection ids by name; otherwise the newest of each name counts. ``scorers`` is the lineage that
-    the selections rest on. Raises ``RequestError`` for a selection that is not there or whose episodes changed since.
+    ``selections`` pins selection ids by name, ``fits`` those of labellers whose columns it gives; otherwise the newest
+    of each name counts. ``scorers`` is the lineage that the selections rest on. Raises ``RequestError`` for a selection
+    that is not there or whose episodes changed since.
     """
     if not recipe.entries:
         raise RequestError("the mixture has no entries", code="bad_mixture", fix="name at least one selection")
     current = {row["episode_id"]: row for row in lake.episodes().iter_rows(named=True)}
     rows: list[dict[str, Any]] = []
+    weighers: dict[str, Any] = {}
     lineage = {json.dumps(dict(scorer), sort_keys=True): dict(scorer) for scorer in scorers}
     for entry in recipe.entries:
         chosen = stored(lake, (selections or {}).get(entry.selection, entry.selection)).filter(
@@ -47,15 +51,15 @@ def mix(
         )
         if not len(chosen):
             raise RequestError(f"selection {entry.selection!r} chose nothing", code="empty_selection")
-        weigher = registry.make("weighers", entry.weigher)
-        lengths = (chosen["stop"] - chosen["start"]).to_numpy()
-        weights = weigher.weigh(chosen["weight"].to_numpy(), lengths)
-        for pick, weight in zip(chosen.iter_rows(named=True), weights, strict=True):
-            rows.append(_row(entry.selection, pick, float(weight), current))
+        mine = [_row(entry.selection, pick, current) for pick in chosen.iter_rows(named=True)]
+        weighed = weigh(lake, recipe, entry, mine, fits)
+        weighers[entry.selection] = {"weigher": entry.weigher, "params": entry.params, "report": dict(weighed.report)}
+        rows += [{**row, "weight": float(weight)} for row, weight in zip(mine, weighed.values, strict=True)]
     episodes = pa.Table.from_pylist(rows, schema=mixtures.EPISODES)
     ordered = pl.DataFrame(
         {"steps_file": row["steps_file"], "row_start": row["row_start"], "row_count": row["row_count"]} for row in rows
     )
+    columns, labels = given(lake, recipe.columns, rows, fits)
     frozen = mixtures.freeze(
         name=recipe.name or "mixture",
         episodes=episodes,
@@ -70,10 +74,13 @@ def mix(
         splits=recipe.splits,
         scorers=[lineage[key] for key in sorted(lineage)],
         conversions=list(recipe.conversions),
+        columns=columns,
+        labels=labels,
         recorded={
             "lake": lake.uri,
             "recipe_hash": recipe_hash,
             "run_id": run_id,
+            "weighers": weighers,
             "table_versions": {name: lake.version(name) for name in ("datasets", "episodes", "scores", "selections")},
         },
     )
@@ -108,9 +115,7 @@ def locate(lake: Lake, name: str) -> str:
     return lake.uri_of(found["path"][-1])
 
 
-def _row(
-    selection: str, pick: Mapping[str, Any], weight: float, current: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def _row(selection: str, pick: Mapping[str, Any], current: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if pick["episode_id"] not in current:
         which = f"episode {pick['episode_id']}" if pick["episode_id"] else "an episode"
         raise RequestError(
@@ -127,7 +132,7 @@ def _row(
         )
     kept = {name: episode[name] for name in mixtures.EPISODES.names if name in episode}
     start, stop = pick["start"], pick["stop"]
-    return {**kept, "selection": selection, "start": start, "stop": stop, "weight": weight,
+    return {**kept, "selection": selection, "start": start, "stop": stop, "weight": pick["weight"],
             "row_start": episode["row_start"] + start, "row_count": stop - start}  # fmt: skip
 
 

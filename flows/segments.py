@@ -27,7 +27,7 @@ def whole(episodes: pl.DataFrame) -> pl.DataFrame:
 
 def cut(
     lake: Lake, episodes: pl.DataFrame, recipe: SegmentsRecipe, fits: Mapping[str, str] | None, progress: Progress
-) -> tuple[pl.DataFrame, str]:
+) -> tuple[pl.DataFrame, str | None]:
     """The annotated spans of ``episodes`` that ``recipe`` admits, and the labeller's fit.
 
     A row a span: the episode's columns with ``n_steps`` that of the span, ``start``, ``stop`` and ``unit``
