@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from data_engine.errors import RequestError
 
 __all__ = ["PATIENCE_S", "from_hub"]
 
-PATIENCE_S = 3.0  # for the hub's first answer; its own client would wait and try again for a minute
+_UNREACHED = "the hub cannot be reached and nothing of it was downloaded before"
+PATIENCE_S = 2.5  # for the hub's first answer; its own client would wait and try again for a minute
 
 
 @contextmanager
@@ -23,20 +25,22 @@ def from_hub(what: str) -> Iterator[None]:
 
     before = constants.HF_HUB_OFFLINE
     offline = before or not _answers(constants.ENDPOINT)
+    if offline and not any(Path(constants.HF_HUB_CACHE).glob("models--*")):  # known before torch is imported
+        raise _missing(what, _UNREACHED)
     try:
         constants.HF_HUB_OFFLINE = offline
         yield
     except RequestError:
         raise
     except Exception as error:
-        why = "the hub cannot be reached and it was not downloaded before" if offline else " ".join(str(error).split())
-        raise RequestError(
-            f"no weights of {what}: {why}"[:600],
-            code="no_weights",
-            fix="give a file: checkpoint=PATH of a .safetensors or .pt",
-        ) from error
+        raise _missing(what, _UNREACHED if offline else " ".join(str(error).split())[:400]) from error
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def _missing(what: str, why: str) -> RequestError:
+    fix = "give a file: checkpoint=PATH of a .safetensors or .pt"
+    return RequestError(f"no weights of {what}: {why}", code="no_weights", fix=fix)
 
 
 def _answers(endpoint: str) -> bool:
@@ -52,5 +56,7 @@ def _answers(endpoint: str) -> bool:
         except Exception:  # no name, no route, no answer: all the same here
             return
 
-    threading.Thread(target=ask, name="hub", daemon=True).start()
-    return found.wait(PATIENCE_S + 0.5)
+    asking = threading.Thread(target=ask, name="hub", daemon=True)
+    asking.start()
+    asking.join(PATIENCE_S + 0.2)
+    return found.is_set()
