@@ -244,7 +244,7 @@ RUNS = _schema(
     ("verb", pa.string()),
     ("recipe_hash", pa.string()),
     ("recipe", pa.string()),  # the resolved canonical JSON
-    ("state", pa.string()),  # running, completed, failed
+    ("state", pa.string()),  # running, completed, failed, cancelled
     ("error", pa.string()),
     ("result", pa.string()),  # canonical JSON
     ("started_at", _TIME),

@@ -34,7 +34,7 @@ from scorers.comparing import review as read_again
 from storage.lake import Lake
 from storage.preferences import held_preferences
 
-__all__ = ["Judging", "bring", "draw", "judge", "review", "tallies"]
+__all__ = ["Judging", "bring", "draw", "enter", "judge", "review", "tallies"]
 
 _MOST_BYTES = 256 << 20  # of a file of preferences
 _TRIES = 20  # draws for each pair wanted
@@ -206,7 +206,23 @@ def bring(
     cannot be understood is named and the rest goes in. Raises ``RequestError`` where that leaves none, or for no such
     file.
     """
-    rows = _read(path)
+    return enter(
+        lake, _read(path), path, collection=collection, annotator=annotator, progress=progress, run_id=run_id
+    )
+
+
+def enter(
+    lake: Lake,
+    rows: Sequence[Mapping[str, Any]],
+    source: str,
+    *,
+    collection: str,
+    annotator: str | None,
+    progress: Progress,
+    run_id: str = "",
+    whole: bool = False,
+) -> dict[str, Any]:
+    """Enter preferences as :func:`bring` does, from rows that came from ``source``. ``whole``: all of them or none."""
     ignored = unknown_columns({name for row in rows for name in row})
     if ignored:
         progress.warn(f"columns that say nothing here are left out: {', '.join(ignored)}")
@@ -222,10 +238,12 @@ def bring(
             task = preference.task or episodes.task(items)
             found.append(replace(preference, items=items, collection=collection, annotator=who, task=task))
         except RequestError as error:
+            if whole:
+                raise RequestError(f"row {number}: {error.message}", code=error.code, fix=error.fix) from error
             rejected.append({"row": number, "reason": str(error)})
     if not found:
         why = f": row {rejected[0]['row']}: {rejected[0]['reason']}" if rejected else ""
-        raise RequestError(f"{path} holds no preference{why}", code="bad_preferences")
+        raise RequestError(f"{source} holds no preference{why}", code="bad_preferences")
     if rejected:
         first = rejected[0]
         progress.warn(f"{len(rejected)} of {len(rows)} rows are left out, row {first['row']} first: {first['reason']}")

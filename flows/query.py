@@ -10,7 +10,7 @@ import polars as pl
 
 from data_engine import expression, registry
 from data_engine.errors import RequestError
-from data_engine.expression import ScoreRef
+from data_engine.expression import Compiled, ScoreRef
 from data_engine.model import TABLES
 from data_engine.scoring import Metric, Spec
 from storage import removals
@@ -18,7 +18,7 @@ from storage.lake import Lake
 
 _SCORE = re.compile(r"[\w.@]+|percentile\([\w.@]+\)", re.ASCII | re.IGNORECASE)
 
-__all__ = ["matching", "query", "score_column", "score_metric", "score_reference"]
+__all__ = ["compiled_over", "matching", "query", "score_column", "score_metric", "score_reference"]
 
 
 def query(
@@ -77,7 +77,7 @@ def matching(
     """
     if not where:
         return episodes, 0
-    compiled = expression.compile(where, dict(episodes.schema), _Metrics())
+    compiled = compiled_over(where, episodes.schema)
     wide = episodes
     for reference in compiled.scores:
         wide = wide.with_columns(_score(lake, episodes, reference, fits).alias(reference.column))
@@ -85,9 +85,17 @@ def matching(
     return episodes.filter(verdict.fill_null(False)), verdict.null_count()
 
 
-def score_column(lake: Lake, episodes: pl.DataFrame, name: str, fits: Mapping[str, str] | None = None) -> pl.Series:
+def compiled_over(where: str, columns: Mapping[str, Any]) -> Compiled:
+    """``where`` over ``columns`` (type by name) and every score there can be."""
+    return expression.compile(where, dict(columns), _Metrics())
+
+
+def score_column(
+    lake: Lake, episodes: pl.DataFrame, name: str | ScoreRef, fits: Mapping[str, str] | None = None
+) -> pl.Series:
     """The score called ``name`` (as in expressions) of each episode, float64, null where there is none."""
-    return _score(lake, episodes, score_reference(name, episodes.schema), fits)
+    reference = name if isinstance(name, ScoreRef) else score_reference(name, episodes.schema)
+    return _score(lake, episodes, reference, fits)
 
 
 def score_reference(name: str, columns: Mapping[str, Any] | None = None) -> ScoreRef:

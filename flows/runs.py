@@ -5,26 +5,48 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
+
+import polars as pl
 
 from data_engine.canonical import canonical_json, digest
 from storage.lake import Lake
 
-__all__ = ["Run", "recorded"]
+__all__ = ["Run", "ended", "named", "new_id", "recorded"]
+
+_name: ContextVar[str | None] = ContextVar("run_id", default=None)
+
+
+def new_id() -> str:
+    """An id that no run has."""
+    return f"run_{datetime.now(UTC):%Y%m%dT%H%M%S}_{secrets.token_hex(4)}"
+
+
+@contextmanager
+def named(run_id: str) -> Iterator[None]:
+    """The first run that is recorded inside is called ``run_id``: whoever started it knows it before it begins."""
+    token = _name.set(run_id)
+    try:
+        yield
+    finally:
+        _name.reset(token)
 
 
 class Run:
     """One execution: its id, and the result that is recorded when it ends."""
 
     def __init__(self) -> None:
-        self.id = f"run_{datetime.now(UTC):%Y%m%dT%H%M%S}_{secrets.token_hex(4)}"
+        self.id = _name.get() or new_id()
+        _name.set(None)
         self.result: Mapping[str, Any] = {}
 
 
 @contextmanager
 def recorded(lake: Lake, verb: str, recipe: Mapping[str, Any]) -> Iterator[Run]:
-    """Record a run of ``verb`` around a block: ``running`` before, ``completed`` or ``failed`` after.
+    """Record a run of ``verb`` around a block: ``running`` before, ``completed``, ``failed`` or
+    ``cancelled`` (interrupted) after.
 
     A run that was killed stays ``running``: that is what is known of it.
     """
@@ -41,6 +63,23 @@ def recorded(lake: Lake, verb: str, recipe: Mapping[str, Any]) -> Iterator[Run]:
         yield run
         result = canonical_json(run.result)
     except BaseException as error:
-        append("failed", error=str(error) or type(error).__name__, ended_at=datetime.now(UTC))
+        state = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+        append(state, error=str(error) or type(error).__name__, ended_at=datetime.now(UTC))
         raise
     append("completed", result=result, ended_at=datetime.now(UTC))
+
+
+def ended(lake: Lake, run_id: str, verb: str, recipe: Mapping[str, Any], state: str, error: str) -> None:
+    """Record that a run ended in ``state`` (``failed``, ``cancelled``) which can no longer say so itself.
+
+    Nothing is recorded where it has said how it ended.
+    """
+    rows = lake.scan("runs").filter(pl.col("run_id") == run_id).collect().sort("started_at")
+    if rows["ended_at"].is_not_null().any():
+        return
+    now, text = datetime.now(UTC), canonical_json(recipe)
+    told = rows.row(0, named=True) if len(rows) else {
+        "run_id": run_id, "verb": verb, "recipe_hash": digest(text), "recipe": text, "started_at": now
+    }  # fmt: skip
+    row = {**told, "state": state, "error": error, "ended_at": now}
+    lake.append_rows("runs", [row], transaction=f"{run_id}-{state}", run_id=run_id)

@@ -1,8 +1,8 @@
 """The lake's fingerprint: one hash over its logical rows, the measure of "the same lake".
 
 Left out is everything that may differ between two runs of one recipe: run ids and times, file names and row offsets,
-table versions, how long things took; the ``runs`` table as a whole. Steps count by episode, so that neither shards nor
-row groups nor orphan files matter.
+table versions, how long things took; ``runs`` and the service's keys and audit as a whole. Steps count by episode, so
+that neither shards nor row groups nor orphan files matter.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def fingerprint(lake: Tables) -> str:
     """
     parts: list[str] = []
     for name in lake.tables():
-        if name == "runs" or name.startswith("steps/"):
+        if name == "runs" or name.startswith(("steps/", "service/")):
             continue
         try:
             rows = lake.scan(name).collect()

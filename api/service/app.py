@@ -1,0 +1,88 @@
+"""The application: settings in, an ASGI app out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import HTTPBearer
+
+from api.service import problems
+from api.service.gate import OPEN, Gate
+from api.service.live import Live
+from api.service.meter import Meter
+from api.service.routes import choices, datasets, episodes, evidence, recipes, runs, system
+from api.service.runs.supervisor import Supervisor
+from api.service.settings import Settings
+from data_engine import __version__
+
+__all__ = ["ROUTERS", "make_app"]
+
+ROUTERS = tuple(each.router for each in (system, datasets, episodes, evidence, choices, recipes, runs))
+_ABOUT = """Query, curate and freeze robot demonstrations.
+
+Send `Authorization: Bearer KEY`. Errors are problem+json with a stable `code` and a `fix`. Rows come as JSON, as an
+Arrow IPC stream (`application/vnd.apache.arrow.stream`) or as Parquet (`application/vnd.apache.parquet`), as Accept
+says. Writes take an `Idempotency-Key`: the same one again is answered as the first time, and nothing is done twice.
+Reads come from a snapshot that is at most 2 s old; who writes reads what was written.
+"""
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """The service over one lake. Raises ``RequestError`` where there is no lake."""
+    live, meter = Live(settings), Meter()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        live.start()
+        app.state.supervisor = Supervisor(live)
+        await app.state.supervisor.start()
+        try:
+            yield
+        finally:
+            await app.state.supervisor.stop()
+            live.stop()
+
+    app = FastAPI(
+        title="data-engine", version=__version__, description=_ABOUT, lifespan=lifespan, redirect_slashes=False,
+        docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json",
+    )  # fmt: skip
+    app.state.live, app.state.meter = live, meter
+    key = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: `data-engine keys make`.")
+    for router in ROUTERS:
+        app.include_router(router, responses=problems.RESPONSES, dependencies=[Depends(key)])
+    problems.install(app)
+    app.add_middleware(Gate, settings=settings, live=live, meter=meter)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    logging.getLogger("data_engine.service").setLevel(logging.INFO)
+    return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the problem in the place of FastAPI's own error, and no key where none is needed."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Problem"] = problems.Problem.model_json_schema()
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                operation["responses"]["422"] = problems.RESPONSES[422]
+                if path in OPEN:
+                    operation.pop("security", None)
+                if method == "post":
+                    operation.setdefault("parameters", []).append(_ONCE)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+_ONCE = {
+    "name": "Idempotency-Key", "in": "header", "required": False,
+    "description": "The same one again is answered as the first time was.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+}  # fmt: skip

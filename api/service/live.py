@@ -1,0 +1,77 @@
+"""What reads are answered from: a snapshot of the lake, looked after by one thread, and the keys beside it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from api.service.settings import Settings
+from data_engine.errors import EngineError
+from storage.keys import KEYS, Keyring, keys
+from storage.lake import Lake
+from storage.snapshot import Snapshot
+
+__all__ = ["Live"]
+
+_log = logging.getLogger("data_engine.service")
+
+
+class Live:
+    """The lake, and its newest snapshot. Reads take the snapshot there is and never wait for the next."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lake = Lake.open(settings.lake)
+        self.writing = threading.Lock()
+        """Held by writes that look at what is there before they append: of those, one at a time."""
+        self.refresh_s = 0.0
+        self._snapshot: Snapshot | None = None
+        self._keyring, self._keys_version = Keyring(()), None
+        self._turn = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look_after, name="snapshot", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look after the snapshot; the first one is taken in the background too."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop looking. Returns once a look that has begun has ended."""
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot. Raises ``EngineError`` (``starting``) before the first."""
+        if self._snapshot is None:
+            raise EngineError("the lake is still being read", code="starting", fix="ask again in a moment")
+        return self._snapshot
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys that count now."""
+        return self._keyring
+
+    @property
+    def age_s(self) -> float:
+        """How old the snapshot's look at the lake is; infinite before the first."""
+        return time.monotonic() - self._snapshot.taken if self._snapshot is not None else float("inf")
+
+    def refresh(self) -> None:
+        """Look at the lake now: what was committed before this call is in the snapshot after it."""
+        with self._turn:
+            began = time.monotonic()
+            self._snapshot = Snapshot.take(self.lake, self._snapshot)
+            version = self.lake.version(KEYS)
+            if version != self._keys_version:
+                self._keyring, self._keys_version = Keyring(keys(self.lake)), version
+            self.refresh_s = time.monotonic() - began
+
+    def _look_after(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.refresh()
+            except Exception as error:  # the store may be away for a while: the last snapshot stays, and ages
+                _log.warning("the lake could not be looked at: %s", error)
+            self._stop.wait(self.settings.refresh_s)

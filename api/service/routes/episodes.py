@@ -1,0 +1,203 @@
+"""Episodes: found, looked at, and their steps and frames handed out."""
+
+from __future__ import annotations
+
+import io
+import mimetypes
+from typing import Annotated, Any
+
+import polars as pl
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import FileResponse, Response
+from pydantic import BaseModel, Field
+
+from api.service.asking import After, Columns, Held, Limit, OrderBy, Where, limit_of, split
+from api.service.rows import TABULAR, immutable, paged, tabular
+from data_engine.errors import RequestError
+from flows.paging import page
+from storage.snapshot import Snapshot
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["episodes"])
+
+EpisodeId = Annotated[str, Path(description="The episode's id.", examples=["ep_0123456789abcdef0123"], max_length=200)]
+Camera = Annotated[str, Path(description="The camera's name.", examples=["front"], max_length=200)]
+_VIDEO = {
+    200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}, "description": "The video."},
+    206: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}, "description": "A part of it."},
+    304: {"description": "It is what you hold."},
+    416: {"description": "It has no such range."},
+}
+_PICTURE = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "The frame."},
+    304: {"description": "It is what you hold."},
+}
+
+
+class Lineage(BaseModel):
+    """Where an episode comes from, and what was made of it."""
+
+    run_id: str | None = Field(description="The ingest that brought it.")
+    parent: str | None
+    children: list[str]
+    copies: list[str] = Field(description="Others of the same content.")
+    selections: list[dict[str, Any]] = Field(description="That chose it.")
+
+
+class Episode(BaseModel):
+    """An episode and what is known of it."""
+
+    episode: dict[str, Any]
+    scores: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    lineage: Lineage
+
+
+@router.get("/episodes", responses=TABULAR, response_class=Response)
+def episodes(
+    request: Request, lake: Held, where: Where = None, order_by: OrderBy = None, columns: Columns = None,
+    limit: Limit = None, after: After = None,
+) -> Response:  # fmt: skip
+    """The episodes that an expression admits: a page as JSON, the whole result as Arrow or Parquet."""
+    found = page(
+        lake,
+        where,
+        columns=split(columns) or None,
+        order_by=split(order_by),
+        limit=limit_of(request, limit),
+        after=after,
+    )
+    return paged(request, found)
+
+
+@router.get("/episodes/{episode_id}")
+def episode(episode_id: EpisodeId, lake: Held) -> Episode:
+    """One episode with its scores, annotations and lineage."""
+    mine = _row(lake, episode_id)
+    of_it = (pl.col("unit_id") == episode_id) & (pl.col("content_hash") == mine["content_hash"])
+    scores = lake.scan("scores").filter(of_it).collect().sort("scorer", "metric", "version", "fit_id", "start")
+    said = lake.scan("annotations").filter(
+        (pl.col("episode_id") == episode_id) & (pl.col("content_hash") == mine["content_hash"])
+    )  # fmt: skip
+    chosen = lake.scan("selections").filter((pl.col("episode_id") == episode_id) & pl.col("rank").is_not_null())
+    everyone = lake.episodes()
+    return Episode(
+        episode=_plain(pl.DataFrame([mine], schema=everyone.schema))[0],
+        scores=_plain(scores.drop("unit_kind", "unit_id", "content_hash")),
+        annotations=_plain(said.collect().sort("start", "stop", "kind", "producer").drop("content_hash")),
+        lineage=Lineage(
+            run_id=mine["run_id"], parent=mine["parent"],
+            children=everyone.filter(pl.col("parent") == episode_id)["episode_id"].to_list(),
+            copies=everyone.filter(
+                (pl.col("content_hash") == mine["content_hash"]) & (pl.col("episode_id") != episode_id)
+            )["episode_id"].to_list(),
+            selections=_plain(
+                chosen.select("name", "selection_id", "rank", "weight", "start", "stop").collect().sort("name", "rank")
+            ),
+        ),
+    )  # fmt: skip
+
+
+@router.get("/episodes/{episode_id}/steps", responses=TABULAR, response_class=Response)
+def steps(request: Request, episode_id: EpisodeId, lake: Held, columns: Columns = None) -> Response:
+    """The steps of an episode, in order."""
+    mine = lake.episodes().filter(pl.col("episode_id") == _row(lake, episode_id)["episode_id"])
+    (found,) = lake.steps(mine, split(columns) or None)
+    missing = [name for name in split(columns) if name not in found[1].column_names]
+    if missing:
+        raise RequestError(f"its steps have no column {missing[0]!r}", code="unknown_column")
+    headers, held = immutable(request, mine["content_hash"][0])
+    return Response(status_code=304, headers=headers) if held else tabular(request, found[1], headers=headers)
+
+
+@router.get("/episodes/{episode_id}/step-values", responses=TABULAR, response_class=Response)
+def step_values(
+    request: Request, episode_id: EpisodeId, lake: Held,
+    scorer: Annotated[str | None, Query(description="Of this scorer only.", max_length=200)] = None,
+) -> Response:  # fmt: skip
+    """The scores of an episode that have a number a step, with those numbers and the spans they flag."""
+    mine = _row(lake, episode_id)
+    rows = lake.scan("scores", version=lake.version("scores")) if lake.version("scores") is not None else None
+    if rows is None:
+        return tabular(request, lake.scan("scores").collect().clear())
+    of_it = (pl.col("unit_id") == episode_id) & (pl.col("content_hash") == mine["content_hash"])
+    of_it = of_it & (pl.col("scorer") == scorer) if scorer is not None else of_it
+    told = ["scorer", "metric", "version", "fit_id", "start", "stop", "value", "reason", "step_values", "spans"]
+    found = rows.filter(of_it & pl.col("step_values").is_not_null()).select(told).collect()
+    return tabular(request, found.sort("scorer", "metric", "version", "fit_id"))
+
+
+@router.head("/episodes/{episode_id}/video/{camera}", include_in_schema=False)
+@router.get("/episodes/{episode_id}/video/{camera}", response_class=Response, responses=_VIDEO)
+def video(request: Request, episode_id: EpisodeId, camera: Camera, lake: Held) -> Response:
+    """The video file that an episode's frames lie in, by range. Its span in it is the episode's ``videos.start_s``."""
+    found = _video(lake, episode_id, camera)
+    headers, held = immutable(request, found["blob"].rpartition("/")[2].partition(".")[0])
+    if held:
+        return Response(status_code=304, headers=headers)
+    headers |= {"X-Start-S": str(found["start_s"]), "X-End-S": str(found["end_s"])}
+    kind = mimetypes.guess_type(found["blob"])[0] or "application/octet-stream"
+    return FileResponse(lake.local(found["blob"]), headers=headers, media_type=kind)
+
+
+@router.get("/episodes/{episode_id}/frame/{camera}", response_class=Response, responses=_PICTURE)
+def frame(
+    request: Request, episode_id: EpisodeId, camera: Camera, lake: Held,
+    at: Annotated[float, Query(description="Seconds from the episode's start.", ge=0, le=1e7)] = 0.0,
+    width: Annotated[int, Query(description="Pixels; 0 is the video's own.", ge=0, le=4096)] = 320,
+) -> Response:  # fmt: skip
+    """The frame nearest a time of an episode, as a JPEG thumbnail."""
+    found = _video(lake, episode_id, camera)
+    last = max(found["end_s"] - found["start_s"] - 0.5 / max(found["fps"] or 1.0, 1e-6), 0.0)
+    if at > found["end_s"] - found["start_s"]:
+        raise RequestError(f"the episode ends at {last:g} s", code="bad_time", fix="ask for an earlier frame")
+    headers, held = immutable(request, f"{found['blob'].rpartition('/')[2].partition('.')[0]}-{at}-{width}")
+    if held:
+        return Response(status_code=304, headers=headers)
+    from PIL import Image
+
+    from data_engine.video import FrameReader
+
+    seen = FrameReader(lake.local(found["blob"]))
+    (pixels,) = seen.at([found["start_s"] + min(at, last)], tolerance_s=1.0 / max(found["fps"] or 1.0, 1e-6))
+    picture = Image.fromarray(pixels)
+    if width and width < picture.width:
+        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))))
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=85)
+    return Response(sink.getvalue(), headers=headers, media_type="image/jpeg")
+
+
+def _row(lake: Snapshot, episode_id: str) -> dict[str, Any]:
+    places = lake.remembered("places", lambda: {name: at for at, name in enumerate(lake.episodes()["episode_id"])})
+    at = places.get(episode_id)
+    if at is None:
+        raise RequestError(f"no episode {episode_id!r} in the lake", code="unknown_episode", fix="see /v1/episodes")
+    return lake.episodes().row(at, named=True)
+
+
+def _video(lake: Snapshot, episode_id: str, camera: str) -> dict[str, Any]:
+    """The episode's video of that camera. Raises ``RequestError`` where a removed episode lies in the same file."""
+    videos = _row(lake, episode_id)["videos"] or []
+    found = next((each for each in videos if each["camera"] == camera), None)
+    if found is None:
+        known = ", ".join(each["camera"] for each in videos) or "none"
+        raise RequestError(f"{episode_id} has no camera {camera!r}", code="no_camera", fix=f"it has: {known}")
+    if found["blob"] in lake.remembered("withheld blobs", lambda: _withheld(lake)):
+        raise RequestError(
+            "a removed episode lies in the same file", code="shared_recording", fix="run `data-engine vacuum --erase`"
+        )
+    return found
+
+
+def _withheld(lake: Snapshot) -> set[str]:
+    gone = lake.episodes(removed=True).join(lake.episodes(), on="episode_id", how="anti")
+    return {video["blob"] for videos in gone["videos"].to_list() for video in videos or ()}
+
+
+def _plain(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values: times as text, NaN as null."""
+    import json
+
+    return json.loads(rows.write_json())

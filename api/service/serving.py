@@ -1,0 +1,37 @@
+"""The running service: uvicorn over the app, until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+
+from api.service.app import make_app
+from api.service.settings import Settings
+from data_engine.errors import EngineError
+
+__all__ = ["run"]
+
+
+def run(settings: Settings, host: str, port: int) -> None:
+    """Serve until interrupted. Says on stderr where, once it listens.
+
+    Raises ``RequestError`` where there is no lake, ``EngineError`` where the address cannot be listened at.
+    """
+    app = make_app(settings)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise EngineError(
+            f"cannot listen at {host}:{port}: {error.strerror or error}", code="no_address", fix="give another --port"
+        ) from error
+    bound = listening.getsockname()[1]
+    name = f"[{host}]" if ":" in host else host
+    who = "with keys" if settings.keys else "without keys, to this machine alone"
+    print(f"serving {settings.lake} at http://{name}:{bound}/v1, {who}", file=sys.stderr, flush=True)
+    config = uvicorn.Config(
+        app, log_level="info", server_header=False, proxy_headers=False, timeout_graceful_shutdown=5
+    )
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,43 @@
+"""What the service is started with."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Settings", "is_loopback"]
+
+
+class Settings(BaseModel):
+    """``keys``: whether a request needs one; without, whoever reaches the service is an admin, so loopback only.
+
+    ``hosts``: the names in the Host header that are answered (beside loopback's). ``origins``: pages of other sites
+    that may ask. ``allow``: prefixes of the URIs, model names and endpoints that a request may name. ``environment``:
+    the variables that a request may name the key of an endpoint by.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lake: str
+    keys: bool = True
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    body_bytes: int = Field(default=16 << 20, ge=1)
+    rate: float = Field(default=50.0, gt=0, description="Requests a second of one key, in the long run.")
+    burst: int = Field(default=200, ge=1, description="Requests that a key may make at once.")
+    refresh_s: float = Field(default=1.0, gt=0, le=2.0, description="How often the lake is looked at.")
+    runs: int = Field(default=1, ge=1, description="Runs at a time; others wait.")
+    rows: int = Field(default=1000, ge=1, description="The most rows of a page as JSON.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,166 @@
+"""Pages of rows by keyset: where the last page ended is told by its last row, so that rows which come in between
+neither repeat nor hide others, and a page far in costs what the first does.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from data_engine.canonical import canonical_json, digest
+from data_engine.errors import RequestError
+from data_engine.expression import ScoreRef
+from data_engine.model import TABLES
+from flows.query import compiled_over, score_column, score_reference
+from storage import removals
+from storage.snapshot import Snapshot
+
+__all__ = ["Page", "page"]
+
+_IDENTITY: Mapping[str, tuple[str, ...]] = {
+    "episodes": ("dataset", "source_key", "episode_id"),
+    "scores": ("unit_kind", "unit_id", "scorer", "metric", "version", "config_hash", "fit_id", "start", "stop",
+               "content_hash", "run_id"),
+    "annotations": ("episode_id", "start", "stop", "kind", "producer", "label", "text", "value", "version",
+                    "config_hash", "fit_id", "content_hash", "run_id"),
+    "preferences": ("preference_id",),
+    "evaluations": ("evaluation_id",),
+    "quarantine": ("dataset", "source_key", "code", "created_at", "reason"),
+}  # fmt: skip
+"""By table, the columns that tell its rows apart, in the order that they have where no other is asked for."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """``rows`` of the ``matched`` ones; ``undecided`` rows had a null where the expression looked. ``next`` names where
+    the following page begins, None after the last.
+    """
+
+    rows: pl.DataFrame
+    matched: int
+    undecided: int
+    next: str | None
+
+
+def page(
+    lake: Snapshot,
+    where: str | None = None,
+    *,
+    table: str = "episodes",
+    columns: Sequence[str] | None = None,
+    order_by: Sequence[str] = (),
+    limit: int | None = 100,
+    after: str | None = None,
+) -> Page:
+    """The rows of ``table`` that ``where`` admits, in the order of ``order_by`` (``-name``: largest first; nulls last),
+    ties in the order of what tells rows apart. Of episodes, expression, columns and order may name scores.
+
+    ``after`` is the ``next`` of the page before; ``limit`` None is everything. Raises ``RequestError`` for anything
+    unknown, and for an ``after`` of another question. O(rows) for the expression, then the rows of the page.
+    """
+    if table not in _IDENTITY:
+        raise RequestError(f"no pages of {table!r}", code="unknown_table", fix=f"one of {', '.join(_IDENTITY)}")
+    frame = lake.episodes() if table == "episodes" else _live(lake, table)
+    shown = list(dict.fromkeys(columns)) if columns else frame.columns
+    keys = [(name.removeprefix("-"), name.startswith("-")) for name in order_by]
+    keys = list({name: (name, down) for name, down in reversed(keys)}.values())[::-1]  # a name's first place counts
+    compiled = compiled_over(where, frame.schema) if where and table == "episodes" else None
+    if where and compiled is None:
+        from data_engine import expression
+
+        compiled = expression.compile(where, dict(frame.schema))
+    scores: dict[str, str | ScoreRef] = {ref.column: ref for ref in (compiled.scores if compiled else ())}
+    for name in (*shown, *(name for name, _ in keys)):
+        if name not in frame.columns:
+            if table != "episodes":
+                known = ", ".join(sorted(frame.columns))
+                raise RequestError(f"{table} has no column {name!r}", code="unknown_column", fix=f"known: {known}")
+            scores[name] = score_reference(name, frame.schema)
+    wide = frame.with_columns(_score(lake, frame, wanted).alias(name) for name, wanted in scores.items())
+    for name, _ in keys:
+        if wide.schema[name].is_nested():
+            raise RequestError(f"column {name!r} has no order", code="bad_order", fix="order by a number, text or time")
+    order = [*keys, *((name, False) for name in _IDENTITY[table] if name not in {name for name, _ in keys})]
+    names, down = [name for name, _ in order], [descending for _, descending in order]
+    verdict = wide.select(compiled.expr.alias("verdict"))["verdict"] if compiled else None
+    undecided = verdict.null_count() if verdict is not None else 0
+    found = wide.lazy().select(names).with_row_index("_at")
+    if verdict is not None:
+        found = found.filter(verdict.fill_null(False))
+    matched = len(frame) if verdict is None else int(verdict.sum() or 0)
+    question = digest([table, where, [list(key) for key in keys]], length=16)
+    if after is not None:
+        found = found.filter(_beyond(order, _cursor(after, question, order, wide.schema), wide.schema))
+    unasked = not keys and table == "episodes"  # they lie in that order
+    ordered = found if unasked else found.sort(names, descending=down, nulls_last=True)
+    if limit is not None:
+        ordered = ordered.head(limit + 1)
+    picked = ordered.collect()
+    more = limit is not None and len(picked) > limit
+    picked = picked.head(limit) if limit is not None else picked
+    rows = wide.select(shown)[picked["_at"]] if len(picked) else wide.select(shown).clear()
+    ends = _text(question, picked.row(-1, named=True), names) if more and len(picked) else None
+    return Page(rows, matched, undecided, ends)
+
+
+def _live(lake: Snapshot, table: str) -> pl.DataFrame:
+    key = ("live", table, lake.version(table), lake.version("removals"))
+    return lake.remembered(key, lambda: removals.live(lake, lake.scan(table).collect())) if table in TABLES else None
+
+
+def _score(lake: Snapshot, episodes: pl.DataFrame, wanted: str | ScoreRef) -> pl.Series:
+    reference = wanted if isinstance(wanted, ScoreRef) else score_reference(wanted, episodes.schema)
+    return lake.remembered(("score", reference), lambda: score_column(lake, episodes, reference))
+
+
+def _beyond(order: Sequence[tuple[str, bool]], last: Sequence[Any], schema: Mapping[str, Any]) -> pl.Expr:
+    """Whether a row comes after ``last``, in an order with nulls last."""
+    after = pl.lit(False)
+    for (name, down), value in reversed(list(zip(order, last, strict=True))):
+        column = pl.col(name).cast(pl.Int8) if schema[name] == pl.Boolean else pl.col(name)
+        if value is None:
+            after = column.is_null() & after
+            continue
+        at = pl.lit(int(value) if isinstance(value, bool) else value)
+        further = ((column < at) if down else (column > at)) | column.is_null()
+        after = further.fill_null(True) | (column.eq_missing(at) & after)
+    return after
+
+
+def _text(question: str, row: Mapping[str, Any], names: Sequence[str]) -> str:
+    values = [row[name].isoformat() if isinstance(row[name], datetime) else row[name] for name in names]
+    return base64.urlsafe_b64encode(canonical_json([question, values]).encode()).decode().rstrip("=")
+
+
+def _cursor(
+    text: str, question: str, order: Sequence[tuple[str, bool]], schema: Mapping[str, Any]
+) -> list[Any]:  # fmt: skip
+    try:
+        asked, values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        values = [_typed(value, schema[name]) for value, (name, _) in zip(values, order, strict=True)]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RequestError(
+            "after names no page", code="bad_cursor", fix="take it from the page before, as `next`"
+        ) from error
+    if asked != question:
+        raise RequestError(
+            "after is of another question", code="bad_cursor", fix="ask with the same where and order, or without after"
+        )
+    return list(values)
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    if value is None:
+        return None
+    if kind.is_temporal():
+        return datetime.fromisoformat(value)
+    wanted: tuple[type, ...] = (str,) if kind == pl.String else (bool,) if kind == pl.Boolean else (int, float)
+    if not isinstance(value, wanted) or (bool not in wanted and isinstance(value, bool)):
+        raise ValueError(f"{value!r} is no {kind}")
+    return value

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import threading
+
+from storage.lake import Lake
+from storage.snapshot import Snapshot
+
+
+def selection(name: str) -> dict:
+    return {"selection_id": name, "name": name, "rank": 0, "episode_id": "ep_1"}
+
+
+def test_a_snapshot_stays_as_it_was_and_the_next_shares_what_has_not_changed(lake_uri):
+    lake = Lake.open(lake_uri, create=True)
+    lake.append_rows("selections", [selection("a")], transaction="a")
+    lake.append_rows("runs", [{"run_id": "r"}], transaction="r")
+    first = Snapshot.take(lake)
+    lake.append_rows("selections", [selection("b")], transaction="b")
+    second = Snapshot.take(lake, first)
+    assert first.scan("selections").collect()["name"].to_list() == ["a"]
+    assert sorted(second.scan("selections").collect()["name"]) == ["a", "b"]
+    assert (first.version("selections"), second.version("selections")) == (1, 2)
+    assert second._frames["runs"] is first._frames["runs"]
+    assert Snapshot.take(lake, second) is second
+    assert second.count("selections") == 2
+    assert len(second.scan("scores").collect()) == 0
+
+
+def test_what_is_remembered_is_made_once_and_lasts_while_the_evidence_does(tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"), create=True)
+    first = Snapshot.take(lake)
+    made = []
+
+    def make() -> int:
+        made.append(1)
+        return len(made)
+
+    threads = [threading.Thread(target=first.remembered, args=("key", make)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    lake.append_rows("runs", [{"run_id": "r"}], transaction="r")
+    second = Snapshot.take(lake, first)
+    assert second.remembered("key", make) == 1
+    lake.append_rows("scores", [{"unit_id": "ep_1", "value": 1.0}], transaction="s")
+    assert Snapshot.take(lake, second).remembered("key", make) == 2
+    assert "step_values" not in Snapshot.take(lake).scan("scores").collect_schema()
