@@ -8,6 +8,7 @@ its end, too. Re-encodes nothing: only vectors of a space are read.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ _MIN_FRAMES = 3
 
 
 class UVD(Labeller):
-    """Annotations of each episode with vectors in ``space``, of ``camera`` (to be named where there are several):
+    """Annotations of each episode with vectors in ``space``, of ``camera`` or, without one, of all side by side:
 
     ``subgoal``: the step that ends each subtask, the last one the episode's end. ``segment``: the steps up to and with
     each subgoal; they tile the episode. ``progress``, over all steps: 1 - d(o_t, o_end) / d(o_first, o_end), 1 at the
@@ -114,14 +115,18 @@ class UVD(Labeller):
 
 
 def _chosen(clips: Clips, camera: str | None) -> tuple[Clips, str | None]:
-    """The clips of one camera in the order of time, or why there are none."""
+    """The clips of one camera, or of all side by side, in the order of time; or why there are none."""
     cameras = sorted(set(clips.cameras), key=str)
+    named = ", ".join(map(str, cameras)) or "none"
     if camera is not None:
-        known = ", ".join(map(str, cameras)) or "none"
-        return clips.of(camera), None if camera in cameras else f"no vectors of camera {camera!r}; there are: {known}"
-    if len(cameras) > 1:
-        return clips, f"vectors of several cameras: {', '.join(map(str, cameras))}; name one as camera"
-    return clips, None
+        return clips.of(camera), None if camera in cameras else f"no vectors of camera {camera!r}; there are: {named}"
+    if len(cameras) < 2:
+        return clips, None
+    parts = [clips.of(name) for name in cameras]
+    first = parts[0]
+    if any(not np.array_equal(part.starts, first.starts) for part in parts):
+        return clips, f"cameras {named} show unlike steps; name one as camera"
+    return replace(first, vectors=np.concatenate([part.vectors for part in parts], axis=1)), None
 
 
 def _progress(vectors: np.ndarray, when: np.ndarray) -> tuple[np.ndarray | None, float | None, str | None]:

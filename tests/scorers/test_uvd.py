@@ -98,12 +98,23 @@ def test_what_cannot_be_told_says_why_and_changes_nobody(batch_of):
     assert "the first frame is the last one again" in reasons[2]["order"]
     assert sums(found[2])["subgoals"] >= 3
     assert not [item for item in found[2].annotations if item.kind == "progress"]
-    assert "front, side; name one" in reasons[3]["subgoals"]
+    assert reasons[3]["subgoals"] == "cameras front, side show unlike steps; name one as camera"
     assert sums(found[4]) == {"subgoals": 1.0, "order": None, "segment_s": pytest.approx(2.45), "length": 50.0}
     named = label(batch_with(batch_of, [two], [len(WAY)]), camera="side")[0]
     assert sums(named)["subgoals"] >= 1
     missing = label(batch_with(batch_of, [two], [len(WAY)]), camera="top")[0]
     assert missing.scores[0].reason == "no vectors of camera 'top'; there are: front, side"
+
+
+def test_cameras_count_together_where_none_is_named(batch_of):
+    front, side = clips(WAY), clips(WAY[:, ::-1] * 3, camera="side")
+    both = Clips(
+        np.r_[front.starts, side.starts], np.r_[front.stops, side.stops], front.cameras + side.cameras,
+        np.concatenate([front.vectors, side.vectors]),
+    )  # fmt: skip
+    together, alone = label(batch_with(batch_of, [both, front], [len(WAY)] * 2))
+    assert said(together, "segment") == said(alone, "segment")
+    assert values(together, "reward") == pytest.approx(values(alone, "reward") * 10**0.5, abs=1e-5, nan_ok=True)
 
 
 @pytest.fixture(scope="module")
