@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from data_engine.weighers import Weigher, mean_one
+from data_engine.weighers import Drawn, Weigher, Weights, mean_one
 
 __all__ = ["SelectionWeights"]
 
@@ -14,6 +12,6 @@ class SelectionWeights(Weigher):
 
     name = "selection"
 
-    def weigh(self, weights: np.ndarray, n_steps: np.ndarray) -> np.ndarray:
-        """``weights`` at mean 1. Raises ``EngineError`` where one is not positive and finite."""
-        return mean_one(weights)
+    def weigh(self, drawn: Drawn) -> Weights:
+        """The selection's weights at mean 1. Raises ``EngineError`` where one is not positive and finite."""
+        return Weights(mean_one(drawn.weights))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_engine.weighers import Weigher
+from data_engine.weighers import Drawn, Weigher, Weights
 
 __all__ = ["Uniform"]
 
@@ -14,6 +14,6 @@ class Uniform(Weigher):
 
     name = "uniform"
 
-    def weigh(self, weights: np.ndarray, n_steps: np.ndarray) -> np.ndarray:
-        """Ones, float64 [k]."""
-        return np.ones(len(weights), dtype=np.float64)
+    def weigh(self, drawn: Drawn) -> Weights:
+        """Ones."""
+        return Weights(np.ones(len(drawn), dtype=np.float64))
