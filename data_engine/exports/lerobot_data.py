@@ -16,7 +16,7 @@ from data_engine.arrays import to_array
 from data_engine.errors import RequestError
 from data_engine.exports.lerobot_features import DEFAULTS, Columns, hf_features, lerobot_name
 from data_engine.exports.lerobot_stats import vector_stats
-from data_engine.exports.values import restored
+from data_engine.exports.values import arrow_type, nested, restored
 from data_engine.model import TIMESTAMP, Feature
 
 __all__ = ["CHUNKS_SIZE", "DATA_PATH", "TOLERANCE_S", "DataFiles", "place", "task_text"]
@@ -53,7 +53,7 @@ class DataFiles:
     written: int = 0
 
     def __post_init__(self) -> None:
-        kinds = [(lerobot_name(feature.name), _arrow_type(feature)) for feature in self.columns.steps]
+        kinds = [(lerobot_name(feature.name), arrow_type(feature)) for feature in self.columns.steps]
         kinds += [(name, pa.type_for_alias(str(spec["dtype"]))) for name, spec in DEFAULTS.items()]
         info = json.dumps({"info": {"features": hf_features(self.columns.steps)}})
         self.schema = pa.schema(kinds, metadata={"huggingface": info})
@@ -141,31 +141,7 @@ def _restored(
     if feature.dtype == "string":
         return steps[feature.name].combine_chunks(), None
     flat = values.reshape(-1)
-    return _nested(pa.array(flat, pa.from_numpy_dtype(flat.dtype)), feature), values
-
-
-def _nested(flat: pa.Array, feature: Feature) -> pa.Array:
-    if feature.size == 1:
-        return flat
-    if len(feature.shape) == 1:
-        return pa.FixedSizeListArray.from_arrays(flat, feature.size)
-    for side in reversed(feature.shape):
-        offsets = np.arange(len(flat) // side + 1, dtype=np.int32) * side
-        flat = pa.ListArray.from_arrays(pa.array(offsets), flat)
-    return flat
-
-
-def _arrow_type(feature: Feature) -> pa.DataType:
-    if feature.dtype == "string":
-        return pa.string()
-    kind = pa.from_numpy_dtype(np.dtype(feature.dtype))
-    if feature.size == 1:
-        return kind
-    if len(feature.shape) == 1:
-        return pa.list_(kind, feature.size)
-    for _ in feature.shape:
-        kind = pa.list_(kind)
-    return kind
+    return nested(pa.array(flat, pa.from_numpy_dtype(flat.dtype)), feature), values
 
 
 def _repeats(kind: pa.DataType) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from data_engine.mixture import Mixture
 from data_engine.model import TIMESTAMP, Feature
 from data_engine.video import FrameReader
 
-__all__ = ["Pictures", "video_of"]
+__all__ = ["Pictures", "encoded", "video_of"]
 
 _CHUNK = 32  # frames decoded at once
 _OPEN = 8
@@ -32,6 +33,16 @@ def video_of(row: Mapping[str, Any], camera: str) -> dict[str, Any]:
             fix="leave the camera out with the exporter's columns, or the episode with a where",
         )
     return dict(video)
+
+
+def encoded(frame: np.ndarray, form: str, quality: int = 95) -> bytes:
+    """``frame`` uint8 [h, w, 3] as ``jpeg`` of ``quality``, without subsampled colours, or as ``png``, without loss."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    options = {"quality": quality, "subsampling": 0} if form == "jpeg" else {"compress_level": 4}
+    Image.fromarray(frame).save(out, form.upper(), **options)
+    return out.getvalue()
 
 
 class Pictures:

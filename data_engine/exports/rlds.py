@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from data_engine.errors import RequestError
 from data_engine.exports.columns import camera_name
 from data_engine.exports.folder import FolderExporter, Written, write_json
 from data_engine.exports.lerobot_data import task_text
-from data_engine.exports.pictures import Pictures
+from data_engine.exports.pictures import Pictures, encoded
 from data_engine.exports.rates import Stratum, strata
 from data_engine.exports.rows import rows_and_steps
 from data_engine.exports.tf_records import Shards, Value, example
@@ -178,7 +177,9 @@ class RLDSExporter(FolderExporter):
                 size = pictures.size(row, feature)
                 if sizes.setdefault(camera_name(feature), size) != size:
                     raise RequestError(f"the images of {row['dataset']!r} have several sizes", code="unlike_cameras")
-                found[f"steps/{place}"] = [self._image(frame) for frame in pictures.frames(row, steps, feature)]
+                found[f"steps/{place}"] = [
+                    encoded(frame, self.images, self.quality) for frame in pictures.frames(row, steps, feature)
+                ]
         if _LANGUAGE not in features:
             found[f"steps/{_LANGUAGE}"] = [task_text(row).encode()] * n
         for name in _TRACE:
@@ -188,14 +189,6 @@ class RLDSExporter(FolderExporter):
         for name in ("start", "stop"):
             found[f"episode_metadata/{name}"] = np.array([row[name]])
         return found
-
-    def _image(self, frame: np.ndarray) -> bytes:
-        from PIL import Image
-
-        out = io.BytesIO()
-        options = {"quality": self.quality, "subsampling": 0} if self.images == "jpeg" else {"compress_level": 4}
-        Image.fromarray(frame).save(out, self.images.upper(), **options)
-        return out.getvalue()
 
     def _described(self, features: Mapping[str, Feature], sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
         """``features.json``."""

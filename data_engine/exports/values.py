@@ -13,7 +13,7 @@ from data_engine.arrays import to_array
 from data_engine.errors import RequestError
 from data_engine.model import TIMESTAMP, Feature
 
-__all__ = ["episode_arrays", "equal", "restored"]
+__all__ = ["arrow_column", "arrow_type", "episode_arrays", "equal", "nested", "restored"]
 
 Row = Mapping[str, Any]
 
@@ -63,3 +63,54 @@ def equal(mine: np.ndarray, theirs: np.ndarray) -> bool:
     if mine.dtype != theirs.dtype or mine.shape != theirs.shape:
         return False
     return np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f")
+
+
+def nested(flat: pa.Array, feature: Feature) -> pa.Array:
+    """The numbers of several steps in a row as a column of the feature's shape: scalars, fixed-size lists or, where the
+    shape has several sides, lists of lists.
+    """
+    if feature.size == 1:
+        return flat
+    if len(feature.shape) == 1:
+        return pa.FixedSizeListArray.from_arrays(flat, feature.size)
+    for side in reversed(feature.shape):
+        offsets = np.arange(len(flat) // side + 1, dtype=np.int32) * side
+        flat = pa.ListArray.from_arrays(pa.array(offsets), flat)
+    return flat
+
+
+def arrow_type(feature: Feature) -> pa.DataType:
+    """The Arrow type of a column in its original dtype and shape, as :func:`nested` makes it."""
+    if feature.dtype == "string":
+        return pa.string()
+    kind = pa.from_numpy_dtype(np.dtype(feature.dtype))
+    if feature.size == 1:
+        return kind
+    if len(feature.shape) == 1:
+        return pa.list_(kind, feature.size)
+    for _ in feature.shape:
+        kind = pa.list_(kind)
+    return kind
+
+
+def arrow_column(row: Row, steps: pa.Table, feature: Feature, dialect: str) -> pa.Array:
+    """One episode's column in its original dtype and shape, as :func:`arrow_type` has it; what is missing is null."""
+    column = steps[feature.name].combine_chunks()
+    entries = column.flatten() if hasattr(column.type, "value_type") else column
+    if not (column.null_count or entries.null_count):
+        if feature.dtype == "string":
+            return column.cast(pa.string())
+        flat = restored([row], np.zeros(1, np.int64), steps, feature, dialect).reshape(-1)
+        return nested(pa.array(flat, pa.from_numpy_dtype(flat.dtype)), feature)
+    kind = (
+        np.float16 if feature.dtype == "float16" else int if pa.types.is_decimal(entries.type) else lambda value: value
+    )
+    plain = [None if value is None else kind(value) for value in entries.to_pylist()]
+    if feature.size == 1:
+        return pa.array(plain, arrow_type(feature))
+    found: list[Any] = []
+    given = iter(plain)
+    for valid in column.is_valid().to_pylist():
+        values = [next(given) for _ in range(feature.size)] if valid else None
+        found.append(None if values is None else np.array(values, object).reshape(feature.shape).tolist())
+    return pa.array(found, arrow_type(feature))
