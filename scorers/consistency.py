@@ -41,7 +41,7 @@ class Consistency(Scorer):
     actions call for. ``correlation``: the same without regard to size. ``gain``: the size of the motion over what the
     actions call for, all coordinates together. ``lag_steps``, ``lag_ms``: by how much actions come later than usual in
     the group (best lag by cross-correlation within 12 steps; 0 unless another explains a twentieth of the error).
-    ``jump``: the largest unexplained motion, over the usual. ``length``, the baseline to beat.
+    ``jump``: the largest unexplained motion of what actions drive, over the usual. ``length``, the baseline to beat.
 
     Reasons of spans: ``lagged``, ``reversed``, ``negated``, ``swapped``, ``rescaled``, ``foreign_action`` (of the whole
     episode), ``contradicted`` and ``gripper`` (steps where motion and call differ), ``teleport`` and ``joined`` (the
@@ -54,7 +54,7 @@ class Consistency(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="consistency",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("inconsistency", "share of usual agreement lost", "lower"),
@@ -108,7 +108,7 @@ class Consistency(Scorer):
         response = respond(found, dynamics.model(raw.content_hash), device)
         # a motion that is no surprise is no jump, however wild the call
         sudden = np.minimum(np.abs(response.left), np.abs(response.surprise))
-        jumps = sudden / np.where(dynamics.jump > 0, dynamics.jump, np.inf)
+        jumps = sudden / np.where(_own(dynamics) & (dynamics.jump > 0), dynamics.jump, np.inf)
         jump = float(jumps.max(initial=0.0))
         by_jump = max(0.0, 1 - 1 / max(jump, 1.0))
         weight = dynamics.weight(response)
@@ -216,9 +216,18 @@ def _correlation(response: Response, coordinate: int) -> float:
     return float(surprise @ call) / size if size > 0 else 0.0
 
 
+def _own(dynamics: Dynamics) -> np.ndarray:
+    """bool [ds]: the coordinates whose jumps count, those that actions drive; all where they drive none.
+
+    What the robot meets jumps on contact. Where few of a pool ever touch it that is unusual, and successes would be the
+    ones that look torn.
+    """
+    return dynamics.driven if dynamics.driven.any() else np.ones_like(dynamics.driven)
+
+
 def _jumps(found: Rows, jumps: np.ndarray, dynamics: Dynamics, n: int) -> Iterator[Span]:
     """The steps reached by a motion more than 1 / (1 - ``_SUSPECT``) times as large as usual jumps are."""
-    moving = max(int((dynamics.jump > 0).sum()), 1)
+    moving = max(int((_own(dynamics) & (dynamics.jump > 0)).sum()), 1)
     far = jumps > 1 / (1 - _SUSPECT)
     steps = found.step[far.any(axis=1)]
     for step, share in zip(steps, far[far.any(axis=1)].sum(axis=1) / moving, strict=True):

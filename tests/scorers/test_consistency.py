@@ -3,8 +3,10 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.planting import CONSISTENCY, Course, spoil
+from benchmarks.uplift_sets import perform, plans
 from data_engine.model import ACTION, TIMESTAMP
 from data_engine.scoring import EpisodeBatch
+from scorers import consistency
 from scorers.consistency import Consistency
 from scorers.dynamics import fold_of
 
@@ -80,6 +82,18 @@ def test_a_jump_is_found_at_its_step(clean, batch_of):
     rows = SCORER.score(batch, SCORER.fit([batch]))
     assert [span.start for span in rows[5][0].spans] == [40]
     assert rows[5][0].value == max(column(rows))
+
+
+def test_touching_what_few_of_a_pool_ever_touch_is_no_teleport(batch_of, monkeypatch):
+    pytest.importorskip("metaworld", reason="the simulator metaworld is not installed")
+    demos = [perform(plan) for plan in plans("mixed", "button-press-topdown-v3", 30, 0)]
+    presses = np.array([demo.success for demo in demos])
+    batch = batch_of([demo.course.state for demo in demos], [demo.course.action for demo in demos])
+    fit = SCORER.fit([batch])
+    assert 0 < presses.mean() < 0.5
+    assert column(SCORER.score(batch, fit))[presses].max() < 0.7
+    monkeypatch.setattr(consistency, "_own", lambda dynamics: np.ones_like(dynamics.driven))
+    assert np.median(column(SCORER.score(batch, fit))[presses]) > 0.7  # the button's jumps, which only they cause
 
 
 def test_order_ids_names_and_other_columns_change_nothing(clean, batch_of):
