@@ -1,4 +1,8 @@
-"""The tables of ``uplift``: gains over all data with their intervals, what would have shown, and one summary."""
+"""The tables of ``uplift``: gains over all data, and over as many episodes at random, with their intervals.
+
+Fewer episodes may do better than all of them whatever they are, so a method is worth something where it gains over all
+data and over ``random`` at its budget.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,8 @@ def report(part: str, found: Found, methods: Sequence[str], how: Settings) -> li
         each = zip(how.tasks, everything, strict=True)
         lines.append("    " + ", ".join(f"{task} {np.mean(row):.1%}" for task, row in each))
     for title, uses_labels in (("label-free", False), ("label-using", True)):
-        lines += ["", f"  {title:<20} budget  success  gain over all data          detectable  good kept  "]
+        lines += ["", f"  {title:<20} budget  success  gain over all data          detectable  over random"
+                      "                 good kept"]  # fmt: skip
         for name in methods:
             if _told_labels(name) == uses_labels:
                 lines += [_line(arm, found, everything, part) for arm in _by_budget(found, name)]
@@ -40,7 +45,10 @@ def report(part: str, found: Found, methods: Sequence[str], how: Settings) -> li
     if found.open:
         lines += ["", f"  not measured: {', '.join(f'{arm.method} {arm.budget:.0%}' for arm in found.open)}"]
     count = sum(arm.method != ALL for arm in found.success)
-    lines += ["", f"  {count} intervals of 95 %: about {count / 20:.0f} of them miss the true difference by chance"]
+    lines += [
+        "",
+        f"  {count} arms: of as many intervals of 95 % about {count / 20:.1f} miss the true difference by chance",
+    ]
     return [*lines, "", *_verdicts(part, found, methods, everything), "", *_summary(found, methods, everything), ""]
 
 
@@ -53,11 +61,20 @@ def _by_budget(found: Found, method: str) -> list[Arm]:
 
 
 def _line(arm: Arm, found: Found, everything: Sequence[np.ndarray], part: str) -> str:
-    gain = paired_difference(found.success[arm], everything)
+    gain, gap = paired_difference(found.success[arm], everything), _over_random(arm, found)
+    verdict = _verdict(gain, part)
+    if gap is not None and (gap.low > 0 or gap.high < 0):
+        verdict += ", better than random" if gap.low > 0 else ", worse than random"
     return (
         f"  {arm.method:<20} {arm.budget:>5.0%}  {_mean(found.success[arm]):>7.1%}  {_span(gain):<26}  "
-        f"{gain.detectable:>9.1%}  {np.mean(found.kept_good[arm]):>9.0%}  {_verdict(gain, part)}"
+        f"{gain.detectable:>9.1%}   {_span(gap) if gap else '':<26}  {np.mean(found.kept_good[arm]):>8.0%}  {verdict}"
     )
+
+
+def _over_random(arm: Arm, found: Found) -> Difference | None:
+    """The gain over as many episodes at random; None where those were not measured."""
+    rows = found.success.get(Arm("random", arm.budget))
+    return None if rows is None or arm.method == "random" else paired_difference(found.success[arm], rows)
 
 
 def _span(gain: Difference) -> str:
@@ -92,22 +109,23 @@ def _verdicts(part: str, found: Found, methods: Sequence[str], everything: Seque
 
 
 def _summary(found: Found, methods: Sequence[str], everything: Sequence[np.ndarray]) -> Iterator[str]:
-    """Gains in percentage points as a Markdown table, methods by budgets."""
+    """Gains in percentage points as a Markdown table, methods by budgets; bold where random does not gain as much."""
     budgets = sorted({arm.budget for arm in found.success if arm.method != ALL})
     yield f"| gain over all data ({_mean(everything):.1%}) | " + " | ".join(f"{b:.0%} kept" for b in budgets) + " |"
     yield "| --- |" + " --- |" * len(budgets)
     for name in methods:
         if _by_budget(found, name):
-            shown = (found.success.get(Arm(name, budget)) for budget in budgets)
-            cells = ["" if rows is None else _points(paired_difference(rows, everything)) for rows in shown]
             label = " (told labels)" if _told_labels(name) else ""
+            cells = (_cell(Arm(name, budget), found, everything) for budget in budgets)
             yield f"| {name}{label} | " + " | ".join(cells) + " |"
 
 
-def _points(gain: Difference) -> str:
-    low, high = 100 * gain.low, 100 * gain.high
-    text = f"{100 * gain.mean:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f"**{text}**" if gain.low > 0 else text
+def _cell(arm: Arm, found: Found, everything: Sequence[np.ndarray]) -> str:
+    if arm not in found.success:
+        return ""
+    gain, gap = paired_difference(found.success[arm], everything), _over_random(arm, found)
+    text = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    return f"**{text}**" if gain.low > 0 and gap is not None and gap.low > 0 else text
 
 
 def _mean(rows: Sequence[np.ndarray]) -> float:

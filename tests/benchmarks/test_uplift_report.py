@@ -48,10 +48,10 @@ def test_budgets_are_in_order_and_the_summary_holds_what_was_measured():
     budgets = [line.split()[1] for line in lines if line.startswith("  fine")]
     assert budgets == ["10%", "50%"]
     assert "  not measured: fine 25%" in lines
-    assert any("2 intervals of 95 %" in line for line in lines)
+    assert any(line.startswith("  2 arms:") for line in lines)
     table = [line for line in lines if line.startswith("|")]
     assert table[0] == "| gain over all data (46.2%) | 10% kept | 50% kept |"
-    assert table[2].startswith("| fine | ") and "**+46.2" in table[2]
+    assert table[2].startswith("| fine | +6.2 (") and "| +46.2 (" in table[2]
 
 
 def test_scores_that_are_told_labels_stand_apart():
@@ -60,3 +60,14 @@ def test_scores_that_are_told_labels_stand_apart():
     at = {word: next(i for i, line in enumerate(lines) if line.strip().startswith(word))
           for word in ("label-free", "label-using", "influence", "composite")}  # fmt: skip
     assert at["label-free"] < at["composite"] < at["label-using"] < at["influence"]
+
+
+def test_what_random_gains_as_well_is_no_merit():
+    made = found(everything=[0.1, 0.2, 0.15, 0.2], random=[0.6, 0.65, 0.7, 0.6], same=[0.65, 0.6, 0.7, 0.6],
+                 more=[0.9, 0.95, 1.0, 0.9], less=[0.3, 0.35, 0.4, 0.3])  # fmt: skip
+    lines = report("mixed", made, ["random", "same", "more", "less"], Settings(tasks=("t",), seeds=4))
+    ends = {line.split()[0]: line for line in lines if line.startswith("  ") and "50%" in line}
+    assert ends["random"].endswith("%  helps") and ends["same"].endswith("%  helps")
+    assert ends["more"].endswith("helps, better than random")
+    assert ends["less"].endswith("helps, worse than random")
+    assert [line.split()[1] for line in lines if "**" in line] == ["more"]
