@@ -50,6 +50,15 @@ class Measured:
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def only(self, which: np.ndarray) -> Measured:
+        """What is said of the episodes ``which`` (bool [E])."""
+        figures = {
+            name: replace(figure, badness=figure.badness[which], based=figure.based[which])
+            for name, figure in self.figures.items()
+        }
+        rows = {name: [found[i] for i in np.flatnonzero(which)] for name, found in self.rows.items()}
+        return replace(self, figures=figures, rows=rows)
+
 
 def batch_of(
     courses: Sequence[Course], *, fps: float, names: Sequence[str] | None = None, extra: bool = False

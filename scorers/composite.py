@@ -27,11 +27,13 @@ _MOST = 20.0  # of a surprise: no single part says more
 
 @dataclass(frozen=True)
 class Part:
-    """A metric of another scorer. ``sign`` 1 where lower is better, -1 where higher is; ``weight`` of its surprise."""
+    """A metric of another scorer. ``sign`` 1 where lower is better, -1 where higher is; ``weight`` of its surprise;
+    ``least``: the smallest deviation taken for one, where the usual episode is exactly like the next."""
 
     metric: str
     sign: float
     weight: float
+    least: float = 1e-9
 
 
 DEFECTS = "integrity.defect_fraction"
@@ -41,6 +43,11 @@ INFORMATION = (
     Part("action_divergence.own_residual", 1.0, 1.0),
     Part("mutual_information.information", -1.0, 0.5),
 )
+BEHAVIOUR = (
+    *INFORMATION,
+    Part("extraneous.dropped_fraction", 1.0, 1.0, 0.03),
+    Part("smoothness.pause_fraction", 1.0, 1.0, 0.02),
+)
 
 
 class Composite(Scorer):
@@ -49,13 +56,14 @@ class Composite(Scorer):
     Integrity is passed without a defect: below it ``composite`` is 1 / (1 + defect fraction). Consistency is passed
     where ``inconsistency`` stays below ``gate`` and no other task is likelier than its own (log-odds of at least 0):
     below it, 1 + 1 / (1 + doubt), doubt = hypot(inconsistency / gate, how far the log-odds are negative). An episode
-    that passes both has 2 + 1 / (1 + divergence): what its action divergence and mutual information lie beyond the
-    median of its task in the reference set, on the bad side alone, in robust deviations (1.4826 MAD, 20 at most), root
-    of the sum of squares, mutual information at half weight. Tasks of fewer than 5 reference episodes are held against
-    all of their (embodiment, control mode).
+    that passes both has 2 + 1 / (1 + divergence): what its action divergence, mutual information, extraneous share
+    and pauses lie beyond the median of its task in the reference set, on the bad side alone, in robust deviations
+    (1.4826 MAD; at least 3 % of the steps and 2 % of the time for the last two, which most have none of; 20 deviations
+    at most), root of the sum of squares, mutual information at half weight. Tasks of fewer than 5 reference episodes
+    are held against all of their (embodiment, control mode).
 
     A part that is null adds nothing and is named in the reason: where a task is the only one there is no log-odds.
-    Without integrity, or with neither part of information, there is no composite.
+    Without integrity, or with neither divergence nor information, there is no composite.
 
     Metrics: ``composite``; ``doubt`` and ``divergence`` as above; ``length``, the baseline to beat.
     """
@@ -64,7 +72,7 @@ class Composite(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="composite",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("composite", "layers passed", "higher"),
@@ -73,7 +81,7 @@ class Composite(Scorer):
             Metric("length", "steps", "neither"),
         ),
         needs=Needs(
-            columns=(TIMESTAMP,), scores=(DEFECTS, INCONSISTENCY, LOG_ODDS, *(part.metric for part in INFORMATION))
+            columns=(TIMESTAMP,), scores=(DEFECTS, INCONSISTENCY, LOG_ODDS, *(part.metric for part in BEHAVIOUR))
         ),
         resources=Resources(cpus=1),
     )
@@ -81,9 +89,9 @@ class Composite(Scorer):
     def fit(
         self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
     ) -> Fit:
-        """Learn median and deviation of each part of information, by task and by group."""
+        """Learn median and deviation of each part of behaviour, by task and by group."""
         seen: list[str] = []
-        found: dict[str, dict[str, list[float]]] = {part.metric: defaultdict(list) for part in INFORMATION}
+        found: dict[str, dict[str, list[float]]] = {part.metric: defaultdict(list) for part in BEHAVIOUR}
         for batch in batches:
             seen += batch.content_hashes
             for metric, by_place in found.items():
@@ -119,10 +127,11 @@ class Composite(Scorer):
         silent = [name for name in self.spec.needs.scores if np.isnan(values[name])]
         without = f"without {', '.join(silent)}" if silent else None
         known = {
-            part: _surprise(part, values[part.metric], fit.meta["usual"][part.metric], place) for part in INFORMATION
+            part: _surprise(part, values[part.metric], fit.meta["usual"][part.metric], place) for part in BEHAVIOUR
         }
         told = [surprise for surprise in known.values() if surprise is not None]
-        divergence = float(np.linalg.norm(told)) if told else None
+        informed = any(known[part] is not None for part in INFORMATION)
+        divergence = float(np.linalg.norm(told)) if informed else None
         unlike = max(0.0, -float(np.nan_to_num(values[LOG_ODDS])))
         doubt = float(np.hypot(np.nan_to_num(values[INCONSISTENCY]) / self.gate, unlike))
         unsaid = np.isnan(values[INCONSISTENCY]) and np.isnan(values[LOG_ODDS])
@@ -168,4 +177,4 @@ def _surprise(part: Part, value: float, usual: Mapping[str, Any], place: tuple[s
     if known is None or np.isnan(value):
         return None
     median, deviation = known
-    return part.weight * float(np.clip(part.sign * (value - median) / max(deviation, 1e-9), 0.0, _MOST))
+    return part.weight * float(np.clip(part.sign * (value - median) / max(deviation, part.least), 0.0, _MOST))

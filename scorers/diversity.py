@@ -19,6 +19,7 @@ from data_engine.reference import RawEpisode, Reference, episodes, key_of
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Spec
 from data_engine.view import EpisodeView, View, fit_views
 from scorers.kernels import diversity as kernel
+from scorers.kernels.loops import units
 from scorers.pool import MIN_EPISODES, REFERENCE_STEPS, usual
 
 __all__ = ["Diversity"]
@@ -27,6 +28,10 @@ _POINTS = 16  # places along a course
 _COURSES = 512  # courses of a group or a task that anything is measured on
 _STARTS = 4  # kinds of start that behaviour is conditioned on
 _SATURATED = 0.9  # of the steps in a cell of their own: coverage says nothing then
+_STRETCHES = ((0, 16), (0, 8), (4, 12), (8, 16), *((at, at + 4) for at in range(0, 13, 2)))  # moments of a course
+_APART = 0.12  # by how much clusters stand out that are modes
+_MOVING = 0.75  # of the steps
+_PARTED = 160  # courses that modes are looked for in
 _PER_START = 10  # episodes for each direction of the start that courses are relieved of
 
 
@@ -34,9 +39,11 @@ class Diversity(Scorer):
     """The mode of each episode, and measures of sets of episodes.
 
     A course is the positions of the view at 16 moments from beginning to end, relieved of what the start explains
-    (ridge regression), in its leading principal directions. A task's modes are the clusters of the reference's courses
-    where they stand out against clouds without any; one mode where they do not. An episode belongs to the nearest mode,
-    or to none where it lies farther out than the mode's own episodes do.
+    (ridge regression), in its leading principal directions. Two ways often part for a while only, so a task's modes are
+    looked for in stretches of the course (the whole, halves and quarters of it), as displacements since the start of
+    what moves in three of four steps (the robot itself, and not what it handles): the stretch whose clusters stand out
+    most against clouds without any decides, and there is one mode where none does by 0.12. An episode belongs to the
+    nearest mode, or to none where its course lies farther out than those of the mode's own episodes do.
 
     Metrics: ``mode_id`` (0 is the commonest mode of the task); ``mode_share`` (of the task's reference episodes in it);
     ``length``. Of a set: ``vendi`` (effectively unlike courses), ``spread`` (mean squared distance of two courses over
@@ -50,7 +57,7 @@ class Diversity(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="diversity",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("mode_id", "number", "neither"),
@@ -192,8 +199,9 @@ class Diversity(Scorer):
 
 @dataclass(frozen=True)
 class _Courses:
-    """The courses of some reference episodes: how an episode's is made, where they lie (``points`` [E, p]), their modes
-    (``labels`` [E], ``centres`` [k, p], ``radii`` [k], ``sizes`` [k]) and kinds of start."""
+    """The courses of some reference episodes: how an episode's is made, where they lie (``points`` [E, p]), where modes
+    part and lie there (``ways``), where modes lie as a whole (``centres`` [k, p], ``radii`` [k], ``sizes`` [k]), and
+    kinds of start."""
 
     start: np.ndarray  # [d, s]: principal directions of the start
     explained: np.ndarray  # [s + 1, 16 d]: what the start says of the course
@@ -202,6 +210,9 @@ class _Courses:
     centres: np.ndarray
     radii: np.ndarray
     sizes: np.ndarray
+    stretch: np.ndarray  # [2]: first moment, and the one after the last, of the stretch in which modes part
+    own: np.ndarray  # bool [d]: the coordinates that modes part in
+    ways: np.ndarray  # [k, moments, own]: the mean displacement of each mode there
     starts: np.ndarray  # [kinds, s]
     width: float
 
@@ -222,7 +233,10 @@ class _Courses:
         power = np.cumsum(scale**2) / max(float((scale**2).sum()), 1e-300)
         axes = vectors[: min(int((power < 0.9).sum()) + 1, 8)].T
         points = rest @ axes
-        labels = kernel.clusters(points, seed=seed % 2**63)
+        own = _own(found)
+        displaced = _displaced(courses.reshape(len(found), _POINTS, -1)[:, :, own])
+        stretch, labels = _parting(displaced, seed % 2**63)
+        ways = np.stack([displaced[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
         centres = np.stack([points[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
         reach = np.sqrt(((points - centres[labels]) ** 2).sum(axis=1))
         radii = np.array([2 * np.quantile(reach[labels == mode], 0.95) for mode in range(len(centres))])
@@ -230,8 +244,20 @@ class _Courses:
         starts = np.stack(
             [(begin @ start)[kinds == kind].mean(axis=0) for kind in range(min(kinds.max() + 1, _STARTS))]
         )
-        sizes = np.bincount(labels)
-        return _Courses(start, explained, axes, points, centres, radii, sizes, starts, kernel.bandwidth(points))
+        return _Courses(
+            start=start,
+            explained=explained,
+            axes=axes,
+            points=points,
+            centres=centres,
+            radii=radii,
+            sizes=np.bincount(labels),
+            stretch=np.array(stretch),
+            own=own,
+            ways=ways[:, slice(*stretch)],
+            starts=starts,
+            width=kernel.bandwidth(points),
+        )
 
     def place(self, view: EpisodeView) -> np.ndarray:
         """Where the course of ``view`` lies, float64 [p]."""
@@ -239,10 +265,11 @@ class _Courses:
         return (_course(view) - np.r_[1.0, begin @ self.start] @ self.explained) @ self.axes
 
     def mode(self, view: EpisodeView) -> int | None:
-        """The nearest mode, or None where it is too far from any."""
-        distance = np.sqrt(((self.centres - self.place(view)) ** 2).sum(axis=1))
-        near = int(distance.argmin())
-        return near if distance[near] <= self.radii[near] + 1e-9 else None
+        """The nearest mode where modes part, or None where the course as a whole is too far from it."""
+        moments = _displaced(_course(view).reshape(1, _POINTS, -1)[:, :, self.own])[:, slice(*self.stretch)]
+        near = int(((self.ways - moments) ** 2).sum(axis=(1, 2)).argmin())
+        distance = np.sqrt(((self.centres[near] - self.place(view)) ** 2).sum())
+        return near if distance <= self.radii[near] + 1e-9 else None
 
     def kind(self, view: EpisodeView) -> int:
         """The nearest kind of start."""
@@ -298,6 +325,41 @@ def _course(view: EpisodeView) -> np.ndarray:
     high = np.minimum(low + 1, len(position) - 1)
     part = (moments - low)[:, None]
     return ((1 - part) * position[low] + part * position[high]).ravel()
+
+
+def _own(found: list[EpisodeView]) -> np.ndarray:
+    """bool [d]: the positions that move in most steps of the median episode, all of them where none does."""
+    courses = [view.state[:, : view.positions].astype(np.float64) for view in found]
+    unit = units(courses, np.zeros(courses[0].shape[1], bool))
+    moves = [(np.abs(np.diff(course, axis=0)) > 0.05 * unit).mean(axis=0) for course in courses if len(course) > 1]
+    own = np.median(moves, axis=0) >= _MOVING if moves else np.zeros(len(unit), bool)
+    return own if own.any() else np.ones(len(unit), bool)
+
+
+def _displaced(courses: np.ndarray) -> np.ndarray:
+    """``courses`` [E, 16, d] since their starts."""
+    return courses - courses[:, :1]
+
+
+def _parting(displaced: np.ndarray, seed: int) -> tuple[tuple[int, int], np.ndarray]:
+    """The stretch in which ``displaced`` [E, 16, d] falls apart most, and the mode of each episode, int64 [E]."""
+    few = displaced[:_PARTED]
+    best, stretch, ways = _APART, _STRETCHES[0], displaced.mean(axis=0)[None]
+    for first, last in _STRETCHES:
+        flat = few[:, first:last].reshape(len(few), -1)
+        left, scale, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
+        power = np.cumsum(scale**2) / max(float((scale**2).sum()), 1e-300)
+        kept = min(int((power < 0.9).sum()) + 1, 8)
+        apart, labels = kernel.parting(
+            left[:, :kept] * scale[:kept], seed=seed, least=max(3, len(few) // 10), most=4, nulls=10
+        )
+        if apart > best:
+            best, stretch = apart, (first, last)
+            ways = np.stack([few[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
+    part = slice(*stretch)
+    labels = ((displaced[:, None, part] - ways[None, :, part]) ** 2).sum(axis=(2, 3)).argmin(axis=1)
+    order = np.argsort(-np.bincount(labels, minlength=len(ways)), kind="stable")
+    return stretch, np.argsort(order)[labels]
 
 
 def _both(view: EpisodeView) -> np.ndarray:

@@ -1,16 +1,19 @@
-"""Extraneous spans: pauses, detours and rests that other episodes of the task do not have, by votes among them.
+"""Extraneous spans: pauses, detours and rests that lead back to where they began, and that others do not make there.
 
-After Zhang et al., "Extraneousness-Aware Imitation Learning" (2023): steps are described by state and action together,
-so that standing still differs from passing through, and other episodes of the task vote. What they vote on is not the
-paper's moving reference, which lost recorded pauses altogether (overlap 0.0 to 0.2 on acted ones), but each one's own
-time warping (:mod:`scorers.kernels.warping`): a run of steps in which the other hardly advances is extraneous to it.
-The keep mask is evidence: a cut leaves a seam that no action chunk may span.
+After Zhang et al., "Extraneousness-Aware Imitation Learning" (2023): other episodes of the task vote on each step by
+the like steps that they have, state and action together. What they vote on is not the paper's moving reference, which
+lost recorded pauses altogether, and not a time warping either, which needs everybody to go one way: it is a loop, a
+stretch after which everything, objects included, is where it was (:mod:`scorers.kernels.loops`). What lies between can
+be cut out without a seam. People loop as well where a task wants it (they wait for a gripper, they push twice), so a
+loop counts by the time that it loses beyond what others lose at like steps. The keep mask is evidence: no action chunk
+may span a cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -18,34 +21,51 @@ from pydantic import Field
 from data_engine.reference import RawEpisode, Reference, episodes, key_of
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Span, Spec
 from data_engine.view import EpisodeView, View, fit_views
-from scorers.kernels.warping import stretched, warp
+from scorers.kernels.loops import best_cuts, gaps, lost, response_lag, units
+from scorers.kernels.neighbours import nearest
 
 __all__ = ["Extraneous"]
 
 _REFERENCE_STEPS = 20_000
 _MIN_STEPS = 8
+_LEAST_STEPS = 5  # fewer are no loop, at whatever rate
+_LONGEST_S = 10.0
+_VOTES = 16  # like steps of others
+_HARSH = 0.75  # quantile of what they lose: the benefit of the doubt is the episode's
+_WIDEST = 6.0  # fast steps that a loop may stay open by
+_USUAL = 1.0  # the same, where there are too few episodes to tell
+_SHARE = 0.6  # of the tolerance at which the median episode begins to lose steps
+_HALVINGS = 6
+_CALIBRATION = 33  # episodes of a task that it is found on
 
 
 class Extraneous(Scorer):
-    """The steps in which more than half of ``others`` reference episodes of the task hardly advance.
+    """The steps of the loops in which an episode loses at least ``least_s`` seconds (five steps at least) more than
+    three in four of the sixteen likest steps of ``others`` reference episodes of its task do.
 
-    Metrics: ``dropped_fraction``, the share of the steps in such runs of at least ``least_s`` seconds; ``confidence``,
-    how much of one mind the others are, 0 (halves) to 1, mean over steps; ``length``. ``step_values``: the keep mask, 1
-    keep and 0 drop; NaN where a step is not finite. Spans: ``extraneous``.
+    A loop is closed where no coordinate is farther from where it was than a tolerance, in fast steps of that coordinate
+    (its 90 % quantile), and no discrete one changed. The tolerance is the task's own: 0.6 of that at which its median
+    episode would begin to lose steps (6 fast steps at most, 1 where there are fewer than 5 episodes). A cut takes out
+    what was commanded in the loop, so it begins and ends earlier than the motion by the robot's lag.
 
-    Undefined below 8 finite steps, without a task, and where no other episode of the task is in the reference.
+    Metrics: ``dropped_fraction``, the share of the steps in such loops; ``confidence``, how many of the votes on them
+    lose less than half as long, null where nothing is dropped; ``length``. ``step_values``: the keep mask, 1 keep and 0
+    drop; NaN where a step is not finite. Spans: ``extraneous``.
+
+    Undefined below 8 finite steps and where no other episode of the task is in the reference. Cost grows with steps
+    times the steps of ten seconds, and with steps times the reference's.
     """
 
-    others: int = Field(default=5, ge=1, le=32)
-    least_s: float = Field(default=0.4, gt=0)
+    others: int = Field(default=32, ge=1, le=128)
+    least_s: float = Field(default=0.25, gt=0)
 
     spec: ClassVar[Spec] = Spec(
         name="extraneous",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("dropped_fraction", "fraction of steps", "lower"),
-            Metric("confidence", "majority of votes", "higher"),
+            Metric("confidence", "share of votes", "higher"),
             Metric("length", "steps", "neither"),
         ),
         resources=Resources(cpus=1),
@@ -54,17 +74,19 @@ class Extraneous(Scorer):
     def fit(
         self, batches: Iterable[EpisodeBatch], *, base: Fit | None = None, seed: int = 0, device: str = "cpu"
     ) -> Fit:
-        """Draw the episodes of each task that the others are aligned with; one more than needed, for its own turn."""
+        """Draw the episodes of each task that vote, one more than needed for its own turn; learn pace and tolerance."""
         reference = Reference(batches, seed=seed, budget=_REFERENCE_STEPS)
         views = fit_views(reference)
-        arrays, kept = {}, []
+        arrays: dict[str, np.ndarray] = {}
+        kept: list[dict[str, Any]] = []
         for group, found in reference.groups.items():
-            for task in sorted({raw.task for raw in found} - {""}):
+            for task in sorted({raw.task for raw in found}):
                 own = [raw for raw in found if raw.task == task and raw.finite.sum() >= _MIN_STEPS]
                 own = sorted(own, key=lambda raw: key_of(seed, raw.content_hash, "extraneous"))[: self.others + 1]
-                for raw in own:
-                    arrays[f"{len(kept)}.course"] = _embedding(views[group].measure(raw)).astype(np.float32)
-                    kept.append({"group": group, "task": task, "content": raw.content_hash})
+                if own:
+                    habits = self._learn(own, views[group], device)
+                    arrays |= {f"{len(kept)}.{name}": getattr(habits, name) for name in _ARRAYS}
+                    kept.append({"group": group, "task": task, **{name: getattr(habits, name) for name in _FACTS}})
         return Fit(
             producer=self.spec.name,
             version=self.spec.version,
@@ -72,48 +94,137 @@ class Extraneous(Scorer):
             seed=seed,
             reference=reference.seen,
             arrays=arrays,
-            meta={"views": {group: view.as_dict() for group, view in views.items()}, "courses": kept},
+            meta={"views": {group: view.as_dict() for group, view in views.items()}, "tasks": kept},
             base=base.id if base else None,
         )
 
-    def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
-        """Align each episode with the others of its task, its own recording left out."""
-        views = {group: View(**found) for group, found in fit.meta["views"].items()}
-        return [self._one(raw, views.get(raw.group), fit) for raw in episodes(batch)]
+    def _learn(self, found: list[RawEpisode], view: View, device: str) -> _Habits:
+        measured = [view.measure(raw) for raw in found]
+        courses = [_course(one) for one in measured]
+        unit = units(courses, np.array([levels for *_, levels in view.position], bool))
+        fps = found[0].dataset.fps
+        spread = [gaps(course, unit, _longest(fps)) for course in courses]
+        habits = _Habits(
+            unit=unit,
+            place=np.concatenate([_embedding(one) for one in measured]),
+            owner=np.repeat(np.arange(len(found)), [len(course) for course in courses]),
+            lost=np.zeros(sum(map(len, courses)), np.float32),
+            contents=[raw.content_hash for raw in found],
+            lag=response_lag(courses, [one.action for one in measured], unit, min(round(fps / 2), 10)),
+            reach=_USUAL,
+        )
+        if len(found) >= 5:
+            low, high = 0.0, _WIDEST / _SHARE
+            some = measured[:_CALIBRATION]
+            votes = [habits.votes(one, device) for one in some]
+            for _ in range(_HALVINGS):
+                reach = (low + high) / 2
+                habits = habits.at(reach, spread)
+                dropped = [
+                    bool(self._cuts(spread[i], votes[i], habits, fps)) for i in range(len(some)) if len(votes[i][0])
+                ]
+                low, high = (low, reach) if np.mean(dropped) > 0.5 else (reach, high)
+            habits = habits.at(_SHARE * low, spread)
+            return habits
+        return habits.at(_USUAL, spread)
 
-    def _one(self, raw: RawEpisode, view: View | None, fit: Fit) -> list[ScoreRow]:
-        reason = raw.problem or (None if raw.task else "no task")
+    def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
+        """Hold each episode against the others of its task, its own recording left out."""
+        views = {group: View(**found) for group, found in fit.meta["views"].items()}
+        tasks = {}
+        for number, facts in enumerate(fit.meta["tasks"]):
+            arrays = {name: fit.arrays[f"{number}.{name}"] for name in _ARRAYS}
+            tasks[facts["group"], facts["task"]] = _Habits(**arrays, **{name: facts[name] for name in _FACTS})
+        return [
+            self._one(raw, views.get(raw.group), tasks.get((raw.group, raw.task)), device) for raw in episodes(batch)
+        ]
+
+    def _one(self, raw: RawEpisode, view: View | None, habits: _Habits | None, device: str) -> list[ScoreRow]:
+        reason = raw.problem
         if reason is None and raw.finite.sum() < _MIN_STEPS:
             reason = f"only {int(raw.finite.sum())} finite steps, of {_MIN_STEPS} at least"
-        others = [
-            fit.arrays[f"{number}.course"].astype(np.float64)
-            for number, course in enumerate(fit.meta["courses"])
-            if (course["group"], course["task"]) == (raw.group, raw.task) and course["content"] != raw.content_hash
-        ][: self.others]
-        if reason is None and (view is None or not others):
+        if reason is None and (habits is None or not set(habits.contents) - {raw.content_hash}):
             reason = "no other episode of its task in the reference"
         length = ScoreRow("length", float(len(raw.state)))
-        if reason is not None or view is None:
+        if reason is not None or view is None or habits is None:
             return [ScoreRow(name, None, "undefined", reason) for name in ("dropped_fraction", "confidence")] + [length]
-        own = _embedding(view.measure(raw))
+        measured = view.measure(raw)
+        spread = gaps(_course(measured), habits.unit, _longest(raw.dataset.fps))
+        votes = habits.votes(measured, device)
+        cuts = self._cuts(spread, votes, habits, raw.dataset.fps)
         rows = np.flatnonzero(raw.finite)
-        least = max(round(self.least_s * raw.dataset.fps), 3)
-        votes = np.mean([stretched(*warp(own, other), len(own), least) for other in others], axis=0)
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], votes > 0.5, [0]])))
-        runs = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
         keep = np.full(len(raw.state), np.nan)
         keep[rows] = 1.0
-        for start, stop in runs:
+        spans = []
+        for start, stop in cuts:
+            start, stop = max(start - habits.lag, 0), max(stop - habits.lag, 1)
             keep[rows[start:stop]] = 0.0
-        spans = tuple(Span(int(rows[start]), int(rows[stop - 1]) + 1, "extraneous") for start, stop in runs)
-        dropped = float((keep == 0).sum()) / len(rows)
+            spans.append(Span(int(rows[start]), int(rows[stop - 1]) + 1, "extraneous"))
+        agreed = [habits.lost[votes[0][start]][votes[1][start]] < (stop - start) / 2 for start, stop in cuts]
+        sure = float(np.concatenate(agreed).mean()) if cuts else None
         return [
-            ScoreRow("dropped_fraction", dropped, step_values=keep.astype(np.float32), spans=spans),
-            ScoreRow("confidence", float(np.abs(2 * votes - 1).mean())),
+            ScoreRow(
+                "dropped_fraction",
+                float((keep == 0).sum()) / len(rows),
+                step_values=keep.astype(np.float32),
+                spans=tuple(spans),
+            ),
+            ScoreRow("confidence", sure, "ok" if cuts else "undefined", None if cuts else "nothing is dropped"),
             length,
         ]
 
+    def _cuts(
+        self, spread: np.ndarray, votes: tuple[np.ndarray, np.ndarray], habits: _Habits, fps: float
+    ) -> list[tuple[int, int]]:
+        """The loops, as rows of finite steps: what is lost beyond the others' and ``least_s``, most in all."""
+        index, known = votes
+        others = np.where(known, habits.lost[index], np.nan)
+        usual = np.nan_to_num(np.nanquantile(others, _HARSH, axis=1)) if known.any() else np.zeros(len(index))
+        return best_cuts(lost(spread, habits.reach), usual + max(self.least_s * fps, _LEAST_STEPS))
+
+
+_ARRAYS = ("unit", "place", "owner", "lost")
+_FACTS = ("contents", "lag", "reach")
+
+
+@dataclass(frozen=True)
+class _Habits:
+    """What is known of a task: a fast step of each coordinate (``unit`` [d]); where its reference steps are (``place``
+    float32 [m, ds + da]), whose (``owner`` [m], an index into ``contents``), and how many steps are lost from each on
+    (``lost`` float32 [m]); the robot's ``lag`` in steps; how far open a loop may be (``reach``)."""
+
+    unit: np.ndarray
+    place: np.ndarray
+    owner: np.ndarray
+    lost: np.ndarray
+    contents: list[str]
+    lag: int
+    reach: float
+
+    def at(self, reach: float, spread: list[np.ndarray]) -> _Habits:
+        """The same with another ``reach``; ``spread``: the gaps of each reference episode."""
+        found = np.concatenate([lost(gap, reach).max(axis=1, initial=0.0) for gap in spread])
+        return _Habits(self.unit, self.place, self.owner, found, self.contents, self.lag, reach)
+
+    def votes(self, view: EpisodeView, device: str) -> tuple[np.ndarray, np.ndarray]:
+        """The likest reference steps of other episodes for each step: index [n, votes], and whether there is one."""
+        own = self.contents.index(view.content_hash) if view.content_hash in self.contents else -1
+        distance, index = nearest(
+            _embedding(view), self.place, _VOTES, owner=np.full(len(view.state), own), pool_owner=self.owner,
+            device=device,
+        )  # fmt: skip
+        return np.maximum(index, 0), np.isfinite(distance)
+
+
+def _longest(fps: float) -> int:
+    return max(round(_LONGEST_S * fps), _LEAST_STEPS + 1)
+
+
+def _course(view: EpisodeView) -> np.ndarray:
+    """Where everything is at each finite step, float64 [m, d]."""
+    return view.state[:, : view.positions].astype(np.float64)
+
 
 def _embedding(view: EpisodeView) -> np.ndarray:
-    """State and action of each finite step, float64 [m, ds + da], each block of one size."""
-    return np.concatenate([view.state, view.action], axis=1).astype(np.float64)
+    """State and action of each finite step, float32 [m, ds + da], each block of one size."""
+    return np.concatenate([view.state, view.action], axis=1)

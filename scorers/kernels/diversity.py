@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["bandwidth", "clusters", "entropy", "mmd", "normalised_information", "occupied", "sinkhorn", "vendi"]
+__all__ = [
+    "bandwidth",
+    "clusters",
+    "entropy",
+    "mmd",
+    "normalised_information",
+    "occupied",
+    "parting",
+    "sinkhorn",
+    "vendi",
+]
 
 _CLUSTERS = 6  # looked for at most
 _NULLS = 20  # clouds without clusters that a set is held against
@@ -129,20 +139,27 @@ def occupied(x: np.ndarray, low: np.ndarray, high: np.ndarray, bins: int = 100) 
 
 
 def clusters(x: np.ndarray, *, seed: int, least: int = 3) -> np.ndarray:
-    """Which cluster each of ``x`` [n, d] belongs to, int64 [n], 0 the largest; all 0 where there are none to be told.
+    """Which cluster each of ``x`` [n, d] belongs to, int64 [n], 0 the largest; all 0 where none stand out by 0.05."""
+    apart, labels = parting(x, seed=seed, least=least)
+    return labels if apart > 0.05 else np.zeros(len(x), np.int64)
 
-    k-means for 2 to 6 clusters of at least ``least``; k is the one whose mean silhouette lies highest above that of the
-    best of twenty Gaussian clouds of the same covariance, which have none; none where no k does so by 0.05.
+
+def parting(
+    x: np.ndarray, *, seed: int, least: int = 3, most: int = _CLUSTERS, nulls: int = _NULLS
+) -> tuple[float, np.ndarray]:
+    """How far ``x`` [n, d] falls apart, and into which clusters: int64 [n], 0 the largest. -inf and all 0 if it can't.
+
+    k-means for 2 to ``most`` clusters of at least ``least``. How far: the mean silhouette above that of the best of
+    ``nulls`` Gaussian clouds of the same covariance, which have no clusters; k is the one where that is the most.
     """
     n, draw = len(x), np.random.default_rng(seed)
-    none = np.zeros(n, np.int64)
+    best, chosen = -np.inf, np.zeros(n, np.int64)
     spread = x - x.mean(axis=0)
     if n < 2 * least or not (np.abs(spread) > 1e-9).any():
-        return none
+        return best, chosen
     _, scale, axes = np.linalg.svd(spread, full_matrices=False)
-    clouds = [(draw.normal(size=(n, len(scale))) * (scale / np.sqrt(n))) @ axes for _ in range(_NULLS)]
-    best, chosen = 0.05, none
-    for k in range(2, min(_CLUSTERS, n // least) + 1):
+    clouds = [(draw.normal(size=(n, len(scale))) * (scale / np.sqrt(n))) @ axes for _ in range(nulls)]
+    for k in range(2, min(most, n // least) + 1):
         labels = _means(spread, k, draw)
         if np.bincount(labels, minlength=k).min() < least:
             continue
@@ -151,7 +168,7 @@ def clusters(x: np.ndarray, *, seed: int, least: int = 3) -> np.ndarray:
         if above > best:
             best, chosen = above, labels
     order = np.argsort([-(chosen == label).sum() for label in range(chosen.max() + 1)], kind="stable")
-    return np.argsort(order)[chosen]
+    return best, np.argsort(order)[chosen]
 
 
 def silhouette(x: np.ndarray, labels: np.ndarray) -> float:

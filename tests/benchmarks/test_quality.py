@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,17 +19,25 @@ def some(shared_data, tmp_path):
 def test_a_planted_case_knows_its_bad_episodes(some):
     case = cases.make(Job("pusht planted", "lagged", 0.25, 1), some)
     clean = cases.acting_pusht.recordings(some.data)[:12]
+    clean = [*clean[::2], *clean[1::2]]
     changed = [not np.array_equal(a.action, b.action) for a, b in zip(case.courses, clean, strict=True)]
     np.testing.assert_array_equal(changed, case.bad)
     assert case.bad.sum() == 3 and (case.worth < 0).sum() == 3
+    assert case.counted.tolist() == [False] * 6 + [True] * 6
+    kept = case.of_those_counted()
+    assert kept.courses[0] is case.courses[6] and kept.bad.tolist() == case.bad[6:].tolist()
+    fix = cases.make(Job("pusht planted", "lagged", 0.25, 1), replace(some, half="fix"))
+    np.testing.assert_array_equal(fix.counted, ~case.counted)
     own = cases.make(Job("pusht planted", "lagged", 0.25, 1, "proprioception"), some)
     assert [c.state.shape[1] for c in own.courses] == [2] * 12
     np.testing.assert_array_equal(own.courses[0].action, case.courses[0].action)
 
 
 def test_a_job_is_measured_and_reported(some):
-    outcome = quality.perform(Job("pusht planted", "not_finite", 0.25), some, ["integrity"])
-    assert outcome.auc["integrity"] == 1.0 and outcome.facts["flagged"] == [3, 0, 0]
+    outcome = quality.perform(Job("pusht planted", "not_finite", 0.5), some, ["integrity"])
+    hit, wrong, missed = outcome.facts["flagged"]
+    assert outcome.auc["integrity"] == 1.0 and hit > 0 and (wrong, missed) == (0, 0)
+    assert outcome.facts["episodes"] == 6
     assert set(outcome.auc) >= {"length", "log dimensionless jerk", "random"}
     assert outcome.auc["length"] >= 0.5  # told the direction
     text = report([outcome], [], ["a note"])
@@ -36,7 +46,7 @@ def test_a_job_is_measured_and_reported(some):
 
 
 def test_every_copy_counts_as_one_with_its_original(some):
-    outcome = quality.perform(Job("pusht planted", "duplicated", 0.25), some, ["integrity"])
+    outcome = quality.perform(Job("pusht planted", "duplicated", 0.5), some, ["integrity"])
     hit, wrong, missed = outcome.facts["flagged"]
     assert hit >= 2 and (wrong, missed) == (0, 0)
 

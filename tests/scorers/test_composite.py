@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from data_engine.scoring import EpisodeBatch
-from scorers.composite import DEFECTS, INCONSISTENCY, INFORMATION, LOG_ODDS, Composite
+from scorers.composite import BEHAVIOUR, DEFECTS, INCONSISTENCY, LOG_ODDS, Composite
 from tests.scorers.conftest import make_batch
 
 SCORER = Composite()
-RESIDUAL, INFORMED = (part.metric for part in INFORMATION)
+RESIDUAL, INFORMED, EXTRANEOUS, PAUSES = (part.metric for part in BEHAVIOUR)
 
 
 def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray) -> EpisodeBatch:
@@ -24,8 +24,11 @@ def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray
         LOG_ODDS: np.full(n, 5.0),
         RESIDUAL: draw.normal(1, 0.1, n),
         INFORMED: draw.normal(0, 1, n),
+        EXTRANEOUS: np.zeros(n),
+        PAUSES: np.zeros(n),
     }
-    names = {"defects": DEFECTS, "inconsistency": INCONSISTENCY, "log_odds": LOG_ODDS, "residual": RESIDUAL}
+    names = {"defects": DEFECTS, "inconsistency": INCONSISTENCY, "log_odds": LOG_ODDS, "residual": RESIDUAL,
+             "extraneous": EXTRANEOUS, "pauses": PAUSES}  # fmt: skip
     return replace(batch, scores=told | {names[name]: values for name, values in scores.items()})
 
 
@@ -53,16 +56,21 @@ def test_layers_rank_in_their_order() -> None:
 
 
 def test_divergence_is_the_norm_of_robust_surprises() -> None:
-    batch = batch_with(residual=only(40, 7, 2.0, 1.0) + np.linspace(-0.1, 0.1, 40))
+    batch = batch_with(
+        residual=only(40, 7, 2.0, 1.0) + np.linspace(-0.1, 0.1, 40),
+        extraneous=only(40, 3, 0.12, 0.0),
+        pauses=only(40, 3, 0.08, 0.0),
+    )
     rows = scored(batch)
     expected = np.zeros(40)
-    for part in INFORMATION:
+    for part in BEHAVIOUR:
         values = batch.scores[part.metric]
-        deviation = 1.4826 * np.median(np.abs(values - np.median(values)))
+        deviation = max(1.4826 * np.median(np.abs(values - np.median(values))), part.least)
         beyond = np.clip(part.sign * (values - np.median(values)) / deviation, 0, 20)
         expected = np.hypot(expected, part.weight * beyond)
     np.testing.assert_allclose([row["divergence"].value for row in rows], expected, rtol=1e-12)
     assert int(np.argmin([row["composite"].value for row in rows])) == 7
+    assert rows[3]["divergence"].value >= np.hypot(4, 4)
 
 
 def test_a_null_part_adds_nothing_and_is_named() -> None:

@@ -31,7 +31,9 @@ def test_a_pause_that_others_do_not_make_is_dropped(batch_of):
         if not extra.any():
             assert dropped.mean() < 0.05
             continue
-        assert (dropped & extra).sum() / (dropped | extra).sum() >= 0.7
+        assert (dropped & extra).sum() / (
+            dropped | extra
+        ).sum() >= 0.6  # where nobody else turns back, the bend after the pause is taken in
         assert {span.reason for span in row[0].spans} == {"extraneous"}
         assert row[0].value == dropped.mean()
         assert 0 < row[1].value <= 1
@@ -46,8 +48,8 @@ def test_reasons(batch_of):
     rows = SCORER.score(batch, SCORER.fit([batch]))
     assert [row[0].status for row in rows] == ["ok"] * 3 + ["undefined"] * 3
     assert rows[3][0].reason == "only 0 finite steps, of 8 at least"
-    assert rows[4][0].reason == "no other episode of its task in the reference"
-    assert rows[5][0].reason == "no task"
+    assert rows[4][0].reason == rows[5][0].reason == "no other episode of its task in the reference"
+    assert (rows[0][1].value, rows[0][1].reason) == (None, "nothing is dropped")
 
 
 def test_order_and_names_change_nothing(tiers, batch_of):
