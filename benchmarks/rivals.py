@@ -84,6 +84,11 @@ def ksg(arrays: Path, neighbours: int = 5, passes: int = 0) -> dict[str, Any]:
     return measure(None, "sklearn_ksg.py", arrays, neighbours, passes)
 
 
+def deminf(arrays: Path, steps: int) -> dict[str, Any]:
+    """Steps a second of DemInf's recipe in plain torch over ``arrays``, its VAEs trained for ``steps``."""
+    return measure(None, "deminf_torch.py", arrays, steps)
+
+
 def tiers_slice(data: Path, out: Path, episodes: int) -> Path:
     """The first ``episodes`` of the Meta-World tiers as arrays: state, action [n, .], stops [episodes], fps."""
     table = pq.read_table(data / "metaworld_tiers/lerobot_v3/data/chunk-000/file-000.parquet")

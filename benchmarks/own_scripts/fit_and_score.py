@@ -1,5 +1,9 @@
-"""SOURCE SCORER...: steps a second of fitting and scoring, from the step tables of a LeRobot set to score rows."""
+"""SOURCE SCORER[=PARAMETERS]...: steps a second of fitting and scoring, from a LeRobot set's step tables to score rows.
 
+``PARAMETERS`` are a JSON object.
+"""
+
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +18,8 @@ def main() -> None:
     set_threads(1)  # what both scorers declare, and so what flows give them
     with tempfile.TemporaryDirectory() as folder:
         lake = ingested(Path(sys.argv[1]), Path(folder), "lerobot_v3")
-        scorers = [registry.make("scorers", name, {}) for name in sys.argv[2:]]
+        named = (each.partition("=") for each in sys.argv[2:])
+        scorers = [registry.make("scorers", name, json.loads(given or "{}")) for name, _, given in named]
         episodes = lake.episodes().sort("content_hash")
         batches = list(lake.batches(episodes))
         for scorer in scorers:  # a few episodes, as warm-up
