@@ -2,8 +2,8 @@
 
 A beta-VAE for states and one for actions (two hidden layers of 512, codes of 12 and 6, beta 0.05, Adam at 1e-4, batches
 of 256; Hejna et al. 2025, the configuration for robomimic) of so many training steps each; then four passes over all
-steps in shuffled batches of 1,024: Kraskov's estimate for k of 5, 6 and 7 from whole distance matrices, the larger of the
-distances of the two codes.
+steps in shuffled batches of 1,024: Kraskov's estimate for k of 5, 6 and 7 from whole distance matrices, the larger of
+the distances of the two codes.
 """
 
 import sys
