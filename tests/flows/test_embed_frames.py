@@ -13,6 +13,7 @@ from data_engine.errors import RequestError
 from data_engine.recipe import LabelRecipe, ScoreRecipe, SourceRecipe, SpaceRecipe
 from data_engine.video import FrameReader
 from data_engine.video.track import Track
+from flows.curate import curate
 from flows.index import complete, embed, index, search, vectors
 from flows.ingest import ingest
 from flows.label import label
@@ -207,6 +208,13 @@ def test_real_videos_are_embedded(shared_data, tmp_path, eyes, common, name):
             assert abs(len(mine) - row["duration_s"]) <= 1.5
             assert mine["stop"].max() == row["n_steps"]
     assert len(vectors(lake, "frames", episodes)[0]) == len(episodes)
+    cut = label(lake, LabelRecipe(labeller="uvd", params={"space": "frames"}), episodes, **common)
+    assert (cut["labelled"], cut["errors"]) == (len(episodes), 0)
+    segments = lake.scan("annotations").filter(pl.col("kind") == "segment").collect()
+    tiled = dict(segments.group_by("episode_id").agg((pl.col("stop") - pl.col("start")).sum()).iter_rows())
+    long = episodes.filter(pl.col("duration_s") > 3)
+    assert len(long) > 0
+    assert {name: tiled[name] for name in long["episode_id"]} == dict(long.select("episode_id", "n_steps").iter_rows())
 
 
 def test_instructions_and_views_are_scored_from_the_stored_vectors(seen, eyes, common, monkeypatch):
@@ -244,3 +252,45 @@ def test_texts_of_another_model_are_refused_before_anything_is_done(seen, eyes, 
             ask()
         assert caught.value.code == "unlike_spaces"
     assert not len(seen.scan("scores").collect())
+
+
+def test_threads_do_not_change_a_bit(seen, eyes, common, monkeypatch):
+    embed(seen, space(eyes), seen.episodes(), **common)
+    monkeypatch.setattr("scorers.images.decoders", lambda _: 3)
+    again = space(eyes).model_copy(update={"name": "again"})
+    embed(seen, again, seen.episodes(), **common)
+    assert rows(seen).drop("run_id").equals(rows(seen, "again").drop("run_id"))
+
+
+def test_a_recipe_sees_rewards_and_selects_by_them(eyes, tmp_path, clips, common):
+    from data_engine import mixture, recipe
+    from data_engine.loader import MixtureDataset
+    from data_engine.windows import Windows
+
+    asked = {
+        "source": {"name": "scenes", "uri": str(write_scenes(tmp_path / "s.hdf5", clips))},
+        "spaces": [space(eyes).model_dump()],
+        "label": [
+            {
+                "labeller": "vlm_reward",
+                "params": {
+                    "space": "frames",
+                    "checkpoint": str(eyes),
+                    "goal": [f"the {a} gripper is touching the {b} block" for a, b in TASKS[::5]],
+                    "baseline": [f"the {a} gripper is far from the {b} block" for a, b in TASKS[::5]],
+                    "alpha": 1.0,
+                },
+            }
+        ],
+        "select": [{"name": "closer", "method": "filter", "where": "vlm_reward.gain > 0.02"}],
+        "mixture": {"columns": [{"name": "reward", "producer": "vlm_reward"}]},
+    }
+    answer = curate(str(tmp_path / "lake"), recipe.validate(asked), progress=common["progress"], workers=1)
+    lake = Lake.open(str(tmp_path / "lake"))
+    frozen = mixture.open(answer["mixture"])
+    chosen = set(frozen.episodes["episode_id"].to_pylist())
+    kinds = lake.episodes().filter(pl.col("episode_id").is_in(chosen))["operator"]
+    assert "progress" in set(kinds)
+    assert "reversed" not in set(kinds)
+    sample = MixtureDataset(frozen, Windows(columns=("reward",), cameras=()))[0]
+    assert sample["reward"].isfinite().all()
