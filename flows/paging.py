@@ -15,9 +15,8 @@ import polars as pl
 
 from data_engine.canonical import canonical_json, digest
 from data_engine.errors import RequestError
-from data_engine.expression import ScoreRef
-from data_engine.model import TABLES
-from flows.query import compiled_over, score_column, score_reference
+from data_engine.expression import Compiled, ScoreRef, conjuncts
+from flows.query import conjuncts_over, score_column, score_reference
 from storage import removals
 from storage.snapshot import Snapshot
 
@@ -70,12 +69,10 @@ def page(
     shown = list(dict.fromkeys(columns)) if columns else frame.columns
     keys = [(name.removeprefix("-"), name.startswith("-")) for name in order_by]
     keys = list({name: (name, down) for name, down in reversed(keys)}.values())[::-1]  # a name's first place counts
-    compiled = compiled_over(where, frame.schema) if where and table == "episodes" else None
-    if where and compiled is None:
-        from data_engine import expression
-
-        compiled = expression.compile(where, dict(frame.schema))
-    scores: dict[str, str | ScoreRef] = {ref.column: ref for ref in (compiled.scores if compiled else ())}
+    parts: tuple[Compiled, ...] = ()
+    if where:
+        parts = conjuncts_over(where, frame.schema) if table == "episodes" else conjuncts(where, dict(frame.schema))
+    scores: dict[str, str | ScoreRef] = {ref.column: ref for part in parts for ref in part.scores}
     for name in (*shown, *(name for name, _ in keys)):
         if name not in frame.columns:
             if table != "episodes":
@@ -88,7 +85,7 @@ def page(
             raise RequestError(f"column {name!r} has no order", code="bad_order", fix="order by a number, text or time")
     order = [*keys, *((name, False) for name in _IDENTITY[table] if name not in {name for name, _ in keys})]
     names, down = [name for name, _ in order], [descending for _, descending in order]
-    verdict = wide.select(compiled.expr.alias("verdict"))["verdict"] if compiled else None
+    verdict = _verdict(lake, table, wide, parts)
     undecided = verdict.null_count() if verdict is not None else 0
     found = wide.lazy().select(names).with_row_index("_at")
     if verdict is not None:
@@ -109,14 +106,48 @@ def page(
     return Page(rows, matched, undecided, ends)
 
 
+def _verdict(lake: Snapshot, table: str, wide: pl.DataFrame, parts: Sequence[Compiled]) -> pl.Series | None:
+    """True, false or null a row; None without an expression. What looks at one column of text alone is evaluated once a
+    distinct value: a pattern over a million rows of a hundred tasks is matched a hundred times.
+    """
+    if not parts:
+        return None
+    plain, coded = [], []
+    for part in parts:
+        text = len(part.columns) == 1 and not part.scores and wide.schema[part.columns[0]] == pl.String
+        values, codes = _coded(lake, table, wide, part.columns[0]) if text else (None, None)
+        if values is not None and len(values) * 4 <= len(wide):
+            coded.append(values.to_frame().select(part.expr.alias("_")).to_series().gather(codes))
+        else:
+            plain.append(part.expr)
+    named = [pl.lit(each) for each in coded]
+    return wide.with_columns(pl.all_horizontal(*plain, *named).alias("_verdict"))[
+        "_verdict"
+    ]  # a row each, even of 1 = 1
+
+
+def _coded(lake: Snapshot, table: str, wide: pl.DataFrame, name: str) -> tuple[pl.Series, pl.Series]:
+    """The distinct values of a column, null among them, and of each row which one it has."""
+
+    def make() -> tuple[pl.Series, pl.Series]:
+        values = wide[name].unique(maintain_order=True)
+        places = values.to_frame().with_row_index("_at")
+        codes = wide.select(name).join(places, on=name, how="left", nulls_equal=True, maintain_order="left")["_at"]
+        return values, codes
+
+    return lake.remembered(("coded", table, name), make, (table, "removals"))
+
+
 def _live(lake: Snapshot, table: str) -> pl.DataFrame:
-    key = ("live", table, lake.version(table), lake.version("removals"))
-    return lake.remembered(key, lambda: removals.live(lake, lake.scan(table).collect())) if table in TABLES else None
+    return lake.remembered(
+        ("live", table), lambda: removals.live(lake, lake.scan(table).collect()), (table, "removals")
+    )  # fmt: skip
 
 
 def _score(lake: Snapshot, episodes: pl.DataFrame, wanted: str | ScoreRef) -> pl.Series:
     reference = wanted if isinstance(wanted, ScoreRef) else score_reference(wanted, episodes.schema)
-    return lake.remembered(("score", reference), lambda: score_column(lake, episodes, reference))
+    rests_on = ("episodes", "removals", "scores")
+    return lake.remembered(("score", reference), lambda: score_column(lake, episodes, reference), rests_on)
 
 
 def _beyond(order: Sequence[tuple[str, bool]], last: Sequence[Any], schema: Mapping[str, Any]) -> pl.Expr:
@@ -134,8 +165,15 @@ def _beyond(order: Sequence[tuple[str, bool]], last: Sequence[Any], schema: Mapp
 
 
 def _text(question: str, row: Mapping[str, Any], names: Sequence[str]) -> str:
-    values = [row[name].isoformat() if isinstance(row[name], datetime) else row[name] for name in names]
+    values = [_said(row[name]) for name in names]
     return base64.urlsafe_b64encode(canonical_json([question, values]).encode()).decode().rstrip("=")
+
+
+def _said(value: Any) -> Any:
+    """``value`` so that :func:`_typed` gives the very same back: JSON knows neither times nor infinity."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.hex() if isinstance(value, float) else value
 
 
 def _cursor(
@@ -160,7 +198,8 @@ def _typed(value: Any, kind: Any) -> Any:
         return None
     if kind.is_temporal():
         return datetime.fromisoformat(value)
-    wanted: tuple[type, ...] = (str,) if kind == pl.String else (bool,) if kind == pl.Boolean else (int, float)
-    if not isinstance(value, wanted) or (bool not in wanted and isinstance(value, bool)):
+    if kind.is_float():
+        return float.fromhex(value)
+    if type(value) is not (str if kind == pl.String else bool if kind == pl.Boolean else int):
         raise ValueError(f"{value!r} is no {kind}")
     return value

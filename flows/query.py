@@ -18,7 +18,7 @@ from storage.lake import Lake
 
 _SCORE = re.compile(r"[\w.@]+|percentile\([\w.@]+\)", re.ASCII | re.IGNORECASE)
 
-__all__ = ["compiled_over", "matching", "query", "score_column", "score_metric", "score_reference"]
+__all__ = ["compiled_over", "conjuncts_over", "matching", "query", "score_column", "score_metric", "score_reference"]
 
 
 def query(
@@ -88,6 +88,11 @@ def matching(
 def compiled_over(where: str, columns: Mapping[str, Any]) -> Compiled:
     """``where`` over ``columns`` (type by name) and every score there can be."""
     return expression.compile(where, dict(columns), _Metrics())
+
+
+def conjuncts_over(where: str, columns: Mapping[str, Any]) -> tuple[Compiled, ...]:
+    """:func:`compiled_over`, in the parts that AND joins."""
+    return expression.conjuncts(where, dict(columns), _Metrics())
 
 
 def score_column(

@@ -22,7 +22,6 @@ T = TypeVar("T")
 
 _FIRST = ("episodes", "removals")  # what others are joined to is read first: rows that name a later episode fall away
 _ON_DISK = {"scores": ("step_values", "spans"), "annotations": ("step_values",)}
-_EVIDENCE = ("episodes", "removals", "scores")  # what remembered answers may rest on
 
 
 class Snapshot(Lake):
@@ -35,7 +34,7 @@ class Snapshot(Lake):
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
         self._frames: dict[str, pl.DataFrame] = {}
-        self._remembered: dict[Hashable, Any] = {}
+        self._remembered: dict[Hashable, tuple[tuple[str, ...], Any]] = {}
         self._locks: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
         self.versions, self.taken = {}, 0.0
@@ -59,8 +58,10 @@ class Snapshot(Lake):
             else:
                 rows = lake.scan(name, version=version)
                 snapshot._frames[name] = rows.drop(_ON_DISK.get(name, ())).collect()
-        if before is not None and all(before.versions[name] == versions[name] for name in _EVIDENCE):
-            snapshot._remembered = dict(before._remembered)
+        if before is not None:
+            same = {name for name in versions if before.versions[name] == versions[name]}
+            kept = {key: entry for key, entry in list(before._remembered.items()) if same.issuperset(entry[0])}
+            snapshot._remembered = kept
         return snapshot
 
     def __reduce__(self) -> Any:
@@ -81,7 +82,7 @@ class Snapshot(Lake):
         columns: Sequence[str] | None = None,
     ) -> pl.DataFrame:  # fmt: skip
         """As :meth:`Lake.episodes`; sorted once."""
-        rows = self.remembered(("episodes", removed), lambda: super(Snapshot, self).episodes(removed=removed))
+        rows = self.remembered(("episodes", removed), lambda: super(Snapshot, self).episodes(removed=removed), _FIRST)
         if dataset is not None:
             rows = rows.filter(pl.col("dataset") == dataset)
         if where is not None:
@@ -90,19 +91,19 @@ class Snapshot(Lake):
 
     def datasets(self) -> dict[str, Dataset]:
         """As :meth:`Lake.datasets`; parsed once."""
-        return self.remembered(("datasets", self.versions["datasets"]), super().datasets)
+        return self.remembered("datasets", super().datasets, ("datasets",))
 
-    def remembered(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` returned the first time, for as long as episodes, removals and scores stay as they are."""
+    def remembered(self, key: Hashable, make: Callable[[], T], tables: Sequence[str]) -> T:
+        """What ``make`` returned the first time, for as long as ``tables`` stay as they are."""
         if key in self._remembered:
-            return self._remembered[key]
+            return self._remembered[key][1]
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         try:
             with lock:  # one makes it, the others wait for that
                 if key not in self._remembered:
-                    self._remembered[key] = make()
-                return self._remembered[key]
+                    self._remembered[key] = (tuple(tables), make())
+                return self._remembered[key][1]
         finally:
             self._locks.pop(key, None)
 

@@ -36,6 +36,7 @@ _SECTIONS = {
     "preferences": "Preferences",
     "curation": "Selections, mixtures, exports",
     "evaluation": "Trained policies",
+    "serving": "The service",
     "listings": "What there is",
 }  # by the module that a verb lies in
 

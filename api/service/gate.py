@@ -140,6 +140,7 @@ class Gate:
         key = self.live.keyring.find(token.strip()) if kind.lower() == "bearer" else None
         if key is None:
             self._pace(f"at {(scope.get('client') or ('?',))[0]}")
+            _ = self.live.snapshot  # before the first, the keys are not read either
             what = "the key is not known, or revoked" if token else "there is no key"
             raise RequestError(what, code="no_key", fix="send Authorization: Bearer KEY; `data-engine keys make`")
         self._pace(key.id)

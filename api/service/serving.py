@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
 
 import uvicorn
 
@@ -34,4 +35,5 @@ def run(settings: Settings, host: str, port: int) -> None:
     config = uvicorn.Config(
         app, log_level="info", server_header=False, proxy_headers=False, timeout_graceful_shutdown=5
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # uvicorn ends in order, and then passes it on
+        uvicorn.Server(config).run(sockets=[listening])

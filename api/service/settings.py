@@ -29,6 +29,7 @@ class Settings(BaseModel):
     rate: float = Field(default=50.0, gt=0, description="Requests a second of one key, in the long run.")
     burst: int = Field(default=200, ge=1, description="Requests that a key may make at once.")
     refresh_s: float = Field(default=1.0, gt=0, le=2.0, description="How often the lake is looked at.")
+    folder: str | None = Field(default=None, description="Where runs are kept; default: in the user's cache.")
     runs: int = Field(default=1, ge=1, description="Runs at a time; others wait.")
     rows: int = Field(default=1000, ge=1, description="The most rows of a page as JSON.")
 

@@ -26,7 +26,7 @@ from data_engine.expression.translate import ScoreRef, Translator
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Compiled", "ScoreRef", "compile"]
+__all__ = ["Compiled", "ScoreRef", "compile", "conjuncts"]
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,35 @@ def compile(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence
         return thread.submit(_compile, text, columns, scores or {}).result()
 
 
+def conjuncts(
+    text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Compiled, ...]:
+    """The parts that AND joins at the top of ``text``, each by itself: all of them together are what ``text`` is.
+
+    A part that reads one column can be evaluated on that column's distinct values. Raises as :func:`compile` does.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(_conjuncts, text, columns, scores or {}).result()
+
+
+def _conjuncts(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence[str]]) -> tuple[Compiled, ...]:
+    _compile(text, columns, scores)  # refuses what is wrong as a whole
+    parts, open_ = [], [parse(text)]
+    while open_:
+        node = open_.pop()
+        if type(node).__name__ == "And":
+            open_ += [node.expression, node.this]
+        else:
+            parts.append(_compiled(text, Translator(columns, scores), node))
+    return tuple(parts)
+
+
 def _compile(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence[str]]) -> Compiled:
-    translator = Translator(columns, scores)
-    result = translator.value(parse(text))
+    return _compiled(text, Translator(columns, scores), parse(text))
+
+
+def _compiled(text: str, translator: Translator, node: Any) -> Compiled:
+    result = translator.value(node)
     if result.kind != "true or false":
         refuse(f"is a {result.kind}, not true or false", fix="compare it, as in n_steps > 100")
     found = sorted(translator.found_scores, key=lambda ref: ref.column)

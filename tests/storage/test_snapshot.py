@@ -35,7 +35,7 @@ def test_what_is_remembered_is_made_once_and_lasts_while_the_evidence_does(tmp_p
         made.append(1)
         return len(made)
 
-    threads = [threading.Thread(target=first.remembered, args=("key", make)) for _ in range(8)]
+    threads = [threading.Thread(target=first.remembered, args=("key", make, ("scores",))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -43,7 +43,7 @@ def test_what_is_remembered_is_made_once_and_lasts_while_the_evidence_does(tmp_p
     assert len(made) == 1
     lake.append_rows("runs", [{"run_id": "r"}], transaction="r")
     second = Snapshot.take(lake, first)
-    assert second.remembered("key", make) == 1
+    assert second.remembered("key", make, ("scores",)) == 1
     lake.append_rows("scores", [{"unit_id": "ep_1", "value": 1.0}], transaction="s")
-    assert Snapshot.take(lake, second).remembered("key", make) == 2
+    assert Snapshot.take(lake, second).remembered("key", make, ("scores",)) == 2
     assert "step_values" not in Snapshot.take(lake).scan("scores").collect_schema()

@@ -170,7 +170,9 @@ def frame(
 
 
 def _row(lake: Snapshot, episode_id: str) -> dict[str, Any]:
-    places = lake.remembered("places", lambda: {name: at for at, name in enumerate(lake.episodes()["episode_id"])})
+    places = lake.remembered(
+        "places", lambda: {name: at for at, name in enumerate(lake.episodes()["episode_id"])}, ("episodes", "removals")
+    )  # fmt: skip
     at = places.get(episode_id)
     if at is None:
         raise RequestError(f"no episode {episode_id!r} in the lake", code="unknown_episode", fix="see /v1/episodes")
@@ -184,7 +186,7 @@ def _video(lake: Snapshot, episode_id: str, camera: str) -> dict[str, Any]:
     if found is None:
         known = ", ".join(each["camera"] for each in videos) or "none"
         raise RequestError(f"{episode_id} has no camera {camera!r}", code="no_camera", fix=f"it has: {known}")
-    if found["blob"] in lake.remembered("withheld blobs", lambda: _withheld(lake)):
+    if found["blob"] in lake.remembered("withheld", lambda: _withheld(lake), ("episodes", "removals")):
         raise RequestError(
             "a removed episode lies in the same file", code="shared_recording", fix="run `data-engine vacuum --erase`"
         )

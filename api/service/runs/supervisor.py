@@ -44,7 +44,7 @@ class Supervisor:
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._root = _folder(live.lake.uri)
+        self._root = Path(live.settings.folder) if live.settings.folder else _folder(live.lake.uri)
         self._slots = asyncio.Semaphore(live.settings.runs)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._children: dict[str, asyncio.subprocess.Process] = {}

@@ -65,7 +65,10 @@ def serving(lake: Path, **settings: Any) -> Iterator[Service]:
     """The service over ``lake`` on a free port, with a key of each scope."""
     held = Lake.open(str(lake))
     tokens = {scope: keys.make(held, f"{scope}er", scope)[1] for scope in keys.SCOPES}
-    app = make_app(Settings(lake=str(lake), **{"refresh_s": 0.1, "rate": 1e6, "burst": 1000, **settings}))
+    folder = str(lake.parent / "runs")
+    app = make_app(
+        Settings(lake=str(lake), folder=folder, **{"refresh_s": 0.1, "rate": 1e6, "burst": 1000, **settings})
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
