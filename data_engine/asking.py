@@ -141,7 +141,7 @@ class Asking(Labeller):
 
 def instruction(episode: Mapping[str, Any]) -> str | None:
     """What the robot was told to do in an episode (a row of the table): its task, else its first sentence."""
-    return episode["task"] or next(iter(episode["language"] or ()), None)
+    return episode["task"] or next(iter(episode.get("language") or ()), None)
 
 
 def steps_of(start: int, stop: int, count: int) -> Sequence[int]:

@@ -158,10 +158,11 @@ def ask(
     results: list[T | None] = [result for result, _, _ in found]
     talk = _Talk(held, endpoint, Pictures(lake, episodes, endpoint), any_answer=bool(held.seconds))
     if todo:
+        chat = Chat(endpoint)
         progress.say(estimate.line(endpoint))
         _afford(estimate, endpoint)
         with progress.stage(title, len(todo)) as forward:
-            _outside(talk.run([(index, dialogues[index]) for index in todo], results, forward))
+            _outside(talk.run(chat, [(index, dialogues[index]) for index in todo], results, forward))
         talk.settle()
     return Asked(
         results, estimate, talk.asked, estimate.stored, talk.unanswered, len(talk.refusals), talk.why,
@@ -197,13 +198,13 @@ class _Talk:
         self._asking: dict[str, asyncio.Future[Answer]] = {}
 
     async def run(
-        self, todo: Sequence[tuple[int, Callable[[], Dialogue[T]]]], results: list[T | None],
+        self, chat: Chat, todo: Sequence[tuple[int, Callable[[], Dialogue[T]]]], results: list[T | None],
         forward: Callable[[int], None],
     ) -> None:  # fmt: skip
-        """Hold them, ``concurrency`` at a time."""
+        """Hold them over ``chat``, ``concurrency`` at a time."""
         queue = iter(todo)
         with ThreadPoolExecutor(_WRITERS) as self._writers, ThreadPoolExecutor(2) as self._painters:
-            async with Chat(self.endpoint) as self._chat:
+            async with chat as self._chat:
                 workers = [
                     asyncio.create_task(self._work(queue, results, forward))
                     for _ in range(min(self.endpoint.concurrency, len(todo)))

@@ -206,9 +206,7 @@ def bring(
     cannot be understood is named and the rest goes in. Raises ``RequestError`` where that leaves none, or for no such
     file.
     """
-    return enter(
-        lake, _read(path), path, collection=collection, annotator=annotator, progress=progress, run_id=run_id
-    )
+    return enter(lake, _read(path), path, collection=collection, annotator=annotator, progress=progress, run_id=run_id)
 
 
 def enter(

@@ -120,10 +120,9 @@ class PreferenceReward(Labeller):
         """The reward of every step of every episode."""
         views = {name: View(**found) for name, found in fit.meta["views"].items()}
         nets = {(net["group"], net["task"]): (place, net) for place, net in enumerate(fit.meta["nets"])}
-        rows = batch.episodes.select(["task", "language"]).to_pylist()
         found = []
-        for index, (row, raw, span) in enumerate(zip(rows, raw_episodes(batch), batch, strict=True)):
-            n, task = span.stop - span.start, instruction(row) or ""
+        for index, (task, raw, span) in enumerate(zip(_tasks(batch), raw_episodes(batch), batch, strict=True)):
+            n = span.stop - span.start
             group = self.space or raw.group
             place, net = nets.get((group, task), (0, {}))
             if "accuracy" not in net:
@@ -245,7 +244,8 @@ class _Gathered:
         return self._pairs or []
 
     def _read(self, batch: EpisodeBatch) -> None:
-        rows = [] if batch.preferences is None else batch.preferences.to_pylist()
+        told = [] if batch.preferences is None else batch.preferences.to_pylist()
+        rows = sorted(told, key=lambda row: row["preference_id"])
         denied = {row["reviews"] for row in rows if row["contradicts"]}
         own = [row for row in rows if row["reviews"] is None]
         kept = [row for row in own if self.labeller.contradicted or row["preference_id"] not in denied]
@@ -258,10 +258,9 @@ class _Gathered:
             self._wanted[item.content_hash].append(item)
 
     def _take(self, batch: EpisodeBatch) -> None:
-        rows = batch.episodes.select(["task", "language"]).to_pylist()
-        for index, (raw, row) in enumerate(zip(raw_episodes(batch), rows, strict=True)):
+        for index, (raw, task) in enumerate(zip(raw_episodes(batch), _tasks(batch), strict=True)):
             for item in self._wanted.get(raw.content_hash, ()):
-                self.places[item] = (self.labeller.space or raw.group, instruction(row) or "")
+                self.places[item] = (self.labeller.space or raw.group, task)
                 steps = np.array(steps_of(item.start, item.stop or 0, _ITEM_STEPS))
                 if self.labeller.space:
                     clips = batch.spaces[self.labeller.space][index]
@@ -295,6 +294,12 @@ class _Gathered:
         kept = [block for block in blocks if len(block)]
         steps = np.concatenate(kept) if kept else np.zeros((1, width), np.float32)
         return steps.astype(np.float32), items, order
+
+
+def _tasks(batch: EpisodeBatch) -> list[str]:
+    """What the robot was told in each episode, empty where it was told nothing."""
+    told = [name for name in ("task", "language") if name in batch.episodes.column_names]
+    return [instruction(row) or "" for row in batch.episodes.select(told).to_pylist()]
 
 
 def _bare(item: Item) -> Item:

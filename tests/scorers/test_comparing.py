@@ -12,7 +12,8 @@ FIRST, SECOND = (Picture(name, name, "front", 0) for name in ("one", "two"))
     ("text", "verdict"),
     [
         ("0", 0), ("1", 1), ("-1", -1), ("- 1", -1), ("Answer: 1.", 1), ("I looked at 10 things.\n\n**0**\n", 0),
-        ("Situation 2 is better: 1\nThat is all.", 1), ("It is Situation 1", None), ("1 it is\nThat is all I can say", 1), ("", None),
+        ("Situation 2 is better: 1\nThat is all.", 1), ("It is Situation 1", None), ("1 it is\nThat is all", 1),
+        ("", None),
         ("0 or 1", None), ("0.5", None), ("none", None), ("the answer is 1", 1), ("-10", None),
     ],
 )  # fmt: skip

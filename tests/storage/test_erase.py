@@ -20,6 +20,7 @@ from data_engine.scoring import Fit
 from data_engine.video import FrameReader, encode
 from storage import erase as erasing
 from storage import indices, removals
+from storage.answers import list_answers, put_answer
 from storage.check import check
 from storage.erase import PLAN, erase
 from storage.fingerprint import fingerprint, steps_digest
@@ -58,6 +59,8 @@ def about(lake: Lake, episode: str, other: str) -> None:
     ):
         key = "unit_id" if name == "scores" else "episode_id"
         rows = [{**row, key: episode, "content_hash": "h"}, {**row, key: other, "content_hash": "h"}]
+        if name == "annotations":
+            rows[1] |= {"text": f"unlike {episode}", "reason": f"it follows {episode}"}
         lake.append(name, pa.Table.from_pylist(rows, schema=schema), transaction="t")
     pairs = ([other, episode], [other, other])
     lake.append_rows("preferences", [{"items": [{"episode_id": name} for name in names]} for names in pairs],
@@ -79,6 +82,8 @@ def about(lake: Lake, episode: str, other: str) -> None:
     )  # fmt: skip
     lake.append_rows("runs", [{"run_id": "r", "recipe": canonical_json({"where": f"episode_id = '{episode}'"})}],
                      transaction="t")  # fmt: skip
+    for key, shown in (("a" * 64, episode), ("b" * 64, other)):
+        put_answer(lake, key, {"parts": [{"episode_id": shown, "content": "c"}], "reply": None})
     lake.write_pending("shard", pa.table({"episode_id": [episode]}))
     lake.mark_done("shard", {"empty": [other]})
     lake.write_pending("another", pa.table({"unit_id": [other]}))
@@ -116,6 +121,7 @@ def test_rows_files_and_documents_go_and_the_rest_stays(local_lake: Lake, filler
     assert chosen.select("rank", "episode_id", "reason").rows() == [(0, None, "erased"), (1, a, None)]
     assert json.loads(chosen["inputs"][0]) == {"ids": ["[erased]"]}
     assert done(lake, "shard") is None and done(lake, "another") is not None
+    assert report["answers"] == 1 and list_answers(lake) == ["b" * 64]
     assert report["reports"] == ["reports/of_it.html"] and lake.size("reports/of_another.html")
     assert rebuilt == [("space", "v", [a])] and indices.list_indices(lake) == []
     assert not lake.exists("_erase") or lake.list("_erase") == []

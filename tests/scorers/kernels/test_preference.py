@@ -46,7 +46,6 @@ def test_one_seed_gives_one_reward_and_a_pair_that_counts_nothing_changes_none()
 
 
 def test_padding_is_no_step():
-    features, _, pairs, target = world(5, 60)
     items = np.arange(400)[:, None]
     padded = np.concatenate([items, np.full((400, 2), -1)], axis=1)
     rewards = np.arange(400.0)
