@@ -156,7 +156,8 @@ def selections_diff(lake: str, first: str, second: str) -> dict[str, Any]:
 @verb()
 @click.argument("recipe")
 @SET
-def mix(lake: str, recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+@FITS
+def mix(lake: str, recipe: str, overrides: tuple[str, ...], fits: tuple[str, ...]) -> dict[str, Any]:
     """Freeze the mixture of a recipe from selections that are in the lake."""
     from data_engine.recipe import render
     from flows.mix import mix as run_mix
@@ -164,8 +165,10 @@ def mix(lake: str, recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
 
     resolved = render(recipe, overrides)
     target = existing(lake)
+    pins = {item.labeller: item.fit for item in resolved.label if item.fit}
+    pins |= {key: str(value) for key, value in options(fits).items()}
     with recorded(target, "mix", resolved.model_dump(mode="json")) as run:
-        answer = run_mix(target, resolved.mixture, run_id=run.id, recipe_hash=resolved.hash)
+        answer = run_mix(target, resolved.mixture, run_id=run.id, recipe_hash=resolved.hash, fits=pins)
         run.result = answer
     text = f"{answer['name']}: {answer['episodes']} episodes, {answer['steps']} steps\nmixture {answer['mixture_id']}"
     return {**answer, "run_id": run.id, "text": text}

@@ -24,6 +24,7 @@ TEXTS = {  # columns that may speak of an episode, and the one that says whose s
     "selections": (("reason", "inputs"), None),
     "removals": (("reason",), None),
     "scores": (("reason",), None),
+    "annotations": (("label", "text", "reason"), None),
     "evaluations": (("initial_condition", "task"), None),
     "preferences": (("task", "annotator", "prompt", "answer", "reason"), None),
 }

@@ -43,7 +43,7 @@ def mixed(lake: Lake, common: dict, columns=COLUMNS, segments: bool = False, whe
     parts = SegmentsRecipe(producer="keyposes") if segments else None
     select(lake, SelectRecipe(name="all", method="filter", segments=parts, where=where), arm, **pins)
     recipe = MixtureRecipe(name="m", entries=(EntryRecipe(selection="all"),), columns=columns, **facts)
-    return mix(lake, recipe, run_id="run_test")
+    return mix(lake, recipe, run_id="run_test", fits=fits)
 
 
 def labelled(lake: Lake, kind: str) -> dict[str, np.ndarray]:
@@ -104,7 +104,8 @@ def test_steps_and_an_export_have_the_columns_too_and_the_recorded_ones_stay_in_
 
 
 def test_other_labels_are_another_mixture_and_the_same_ones_the_same(rewarded, common):
-    first = mixed(rewarded, common)["mixture_id"]
+    facts = mixed(rewarded, common)
+    first, old = facts["mixture_id"], mixtures.open(facts["uri"])
     assert mixed(rewarded, common)["mixture_id"] == first
     assert mixed(rewarded, common, columns=COLUMNS[:1])["mixture_id"] != first
     assert mixed(rewarded, common, columns=())["mixture_id"] != first
@@ -112,6 +113,8 @@ def test_other_labels_are_another_mixture_and_the_same_ones_the_same(rewarded, c
           rewarded.episodes(dataset="reach"), **common)  # fmt: skip
     with pytest.raises(RequestError, match="uvd labelled these episodes 2 times"):
         mixed(rewarded, common)
+    fits = {column.fit_id for column in old.document.columns}
+    assert mixed(rewarded, common, fits={"uvd": fits.pop()})["mixture_id"] == first
 
 
 @pytest.mark.parametrize(

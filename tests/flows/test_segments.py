@@ -11,6 +11,7 @@ from data_engine.loader import MixtureDataset, MixtureSampler, collate
 from data_engine.model import ACTION, EMBEDDINGS
 from data_engine.recipe import EntryRecipe, LabelRecipe, MixtureRecipe, SegmentsRecipe, SelectRecipe, Target
 from data_engine.windows import Windows
+from flows.annotate import Said, annotate
 from flows.label import label
 from flows.mix import mix
 from flows.select import select, stored
@@ -128,6 +129,20 @@ def test_an_action_chunk_never_crosses_a_cut(cut_up, common):
         assert np.array_equal(np.asarray(batch["action"][i]), expected.astype(np.float32))
         assert batch["observation_is_pad"][i].tolist() == (np.arange(at - 2, at + 1) < start).tolist()
     assert seen == set(ends)
+
+
+def test_spans_that_a_person_named_are_chosen_among_too(cut_up, common):
+    episodes = arm(cut_up).head(4)
+    said = [
+        Said(episode_id=name, kind="segment", start=start, stop=start + 9, label="good")
+        for name in episodes["episode_id"] for start in (3, 15)
+    ]  # fmt: skip
+    annotate(cut_up, said, "ann")
+    segments = SegmentsRecipe(producer="person:ann", where="start > 9 AND label = 'good'")
+    recipe = SelectRecipe(name="ann", method="filter", segments=segments)
+    assert select(cut_up, recipe, arm(cut_up), **of_run(common))["chosen"] == 4
+    found = set(chosen(cut_up, "ann").select("episode_id", "start", "stop").iter_rows())
+    assert found == {(name, 15, 24) for name in episodes["episode_id"]}
 
 
 def put_clips(lake: Lake, space: str, episodes: pl.DataFrame, vector) -> None:
