@@ -47,8 +47,8 @@ def label(
     """Label ``episodes``; ``{"labeller", "version", "config_hash", "fit_id", "labelled", "already", "nulls", ...}``.
 
     Fits on all of ``episodes`` where the labeller learns and the recipe names no stored fit. What that fit has labelled
-    is not labelled again. ``versions`` pins the encoder version of spaces that it reads. Raises ``RequestError`` where a
-    space that the labeller reads holds none of them.
+    is not labelled again. ``versions`` pins the encoder version of spaces that it reads. Raises ``RequestError`` where
+    a space that the labeller reads holds none of them.
     """
     labeller: Labeller = registry.make("labellers", recipe.labeller, recipe.params)
     spec = labeller.spec

@@ -37,7 +37,9 @@ def rewarded(filled, common) -> Lake:
     return filled
 
 
-def mixed(lake: Lake, common: dict, columns=COLUMNS, segments: bool = False, where: str | None = None, **facts) -> dict:
+def mixed(
+    lake: Lake, common: dict, columns=COLUMNS, segments: bool = False, where: str | None = None, fits=None, **facts
+) -> dict:
     arm = lake.episodes(dataset="reach")
     pins = {"progress": common["progress"], "run_id": "run_test"}
     parts = SegmentsRecipe(producer="keyposes") if segments else None
