@@ -37,7 +37,10 @@ def test_a_wrong_instruction_shows_and_the_better_one_is_named(towers, eyes, auc
     for metric in ("match", "margin"):
         values = np.array([row[metric].value for row in rows])
         assert auc(values[~wrong], values[wrong]) >= 0.95, metric
-    named = [row["match"].reason == f"it looks more like: {instruction(clip.task)}" for row, clip in zip(rows, clips, strict=True)]
+    named = [
+        row["match"].reason == f"it looks more like: {instruction(clip.task)}"
+        for row, clip in zip(rows, clips, strict=True)
+    ]
     assert np.mean(np.array(named)[wrong]) >= 0.9
 
 
