@@ -5,30 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import threading
-from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from data_engine.asking import Picture
 from data_engine.cache import LRU
 from data_engine.endpoint import Endpoint
 from data_engine.errors import SourceError
 from data_engine.model import TIMESTAMP
-from data_engine.scoring import EpisodeBatch
 from storage.lake import Lake
 
 __all__ = ["Pictures"]
 
-_OPEN_EPISODES = 32
+_OPEN_VIDEOS = 64
+_STEPS_FILES = 64  # whose clocks are kept: eight bytes a step
 _KEPT = 256  # coded pictures: pairs share them
-
-
-@dataclass(frozen=True)
-class _Episode:
-    batch: EpisodeBatch
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Pictures:
@@ -39,8 +34,9 @@ class Pictures:
         self._lake, self._lock = lake, threading.Lock()
         self._rows = episodes.unique("episode_id", maintain_order=True)
         self._place = {name: row for row, name in enumerate(self._rows["episode_id"])}
-        self._episodes: LRU[str, _Episode] = LRU(_OPEN_EPISODES, self._open)
-        self._urls = lru_cache(_KEPT)(self._draw)  # which threads may share, as the other is not
+        self._clocks: LRU[str, dict[str, pa.Table]] = LRU(_STEPS_FILES, self._read)
+        self._videos: LRU[str, Any] = LRU(_OPEN_VIDEOS, self._open)
+        self._urls = lru_cache(_KEPT)(self._draw)  # which threads may share, as the others are not
 
     def url(self, picture: Picture) -> str:
         """``picture`` as a ``data:`` URL, JPEG or PNG. Raises ``SourceError`` where there is no such frame."""
@@ -48,27 +44,36 @@ class Pictures:
 
     def frame(self, picture: Picture) -> np.ndarray:
         """``picture`` as it was recorded, uint8 [h, w, 3]. Raises ``SourceError`` where there is no such frame."""
-        with self._lock:
-            episode = self._episodes(picture.episode_id)
-        batch = episode.batch
-        if batch.content_hashes[0] != picture.content_hash:
+        if picture.episode_id not in self._place:
+            raise SourceError(f"episode {picture.episode_id} is not in the lake", code="unknown_episode")
+        row = self._rows.row(self._place[picture.episode_id], named=True)
+        if row["content_hash"] != picture.content_hash:
             raise SourceError(f"episode {picture.episode_id} is another recording by now", code="changed")
-        if batch.frames is None or picture.camera not in batch.dataset.cameras:
-            raise SourceError(f"episode {picture.episode_id} has no camera {picture.camera!r}", code="no_camera")
+        video = next((video for video in row["videos"] or () if video["camera"] == picture.camera), None)
+        if video is None or not 0 <= picture.step < row["n_steps"]:
+            raise SourceError(
+                f"episode {picture.episode_id} has no {picture.camera} at {picture.step}", code="no_frame"
+            )
+        with self._lock:
+            clocks = self._clocks(row["steps_file"])[picture.episode_id]
+            reader = self._videos(video["blob"])
         clock = f"frame_time.{picture.camera}"
-        times = batch.array(clock if clock in batch.steps.column_names else TIMESTAMP)
-        time = times[picture.step, 0] if times is not None and picture.step < len(times) else np.nan
-        time = float(time) if np.isfinite(time) else picture.step / batch.dataset.fps
-        with episode.lock:
-            return batch.frames(0, picture.camera, [time])[0]
+        clock = clock if clock in clocks.column_names else TIMESTAMP
+        time = clocks.column(clock)[picture.step].as_py() if clock in clocks.column_names else None
+        time = picture.step / row["fps"] if time is None or not np.isfinite(time) else time
+        return reader.at([video["start_s"] + time])[0]
 
-    def _open(self, episode_id: str) -> _Episode:
-        if episode_id not in self._place:
-            raise SourceError(f"episode {episode_id} is not in the lake", code="unknown_episode")
-        row = self._rows.slice(self._place[episode_id], 1)
-        cameras = [video["camera"] for video in row["videos"].to_list()[0] or ()]
-        columns = [TIMESTAMP, *(f"frame_time.{camera}" for camera in cameras)]
-        return _Episode(next(iter(self._lake.batches(row, columns=columns))))
+    def _read(self, steps_file: str) -> dict[str, pa.Table]:
+        """The clocks of every episode of a steps file."""
+        rows = self._rows.filter(pl.col("steps_file") == steps_file).sort("row_start")
+        cameras = {video["camera"] for videos in rows["videos"].to_list() for video in videos or ()}
+        columns = [TIMESTAMP, *(f"frame_time.{camera}" for camera in sorted(cameras))]
+        return {row["episode_id"]: table for row, table in self._lake.steps(rows, columns)}
+
+    def _open(self, blob: str) -> Any:
+        from data_engine.video import FrameReader
+
+        return FrameReader(self._lake.local(blob))
 
     def _draw(self, picture: Picture) -> str:
         from PIL import Image
@@ -76,8 +81,8 @@ class Pictures:
         image = Image.fromarray(self.frame(picture))
         longest = max(image.size)
         if longest > self.endpoint.side:
-            small = (max(round(n * self.endpoint.side / longest), 1) for n in image.size)
-            image = image.resize((next(small), next(small)), Image.Resampling.BICUBIC)
+            width, height = (max(round(n * self.endpoint.side / longest), 1) for n in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
         sink = io.BytesIO()
         if self.endpoint.quality is None:
             image.save(sink, "PNG")
