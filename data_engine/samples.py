@@ -4,7 +4,7 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ import pyarrow as pa
 from data_engine.cache import LRU
 from data_engine.errors import RequestError, SourceError
 from data_engine.frames import Frames
+from data_engine.goals import Goals, Peers
 from data_engine.mixture import Mixture
-from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP
+from data_engine.model import ACTION, IMAGES, REWARD, STATE, TERMINATED, TIMESTAMP, TRUNCATED
 from data_engine.sampling import Draws, Epoch, Units, hash_key
+from data_engine.transitions import Transitions, outcome, to_go
 from data_engine.windows import CLOCK, Column, Layout, Span, Windows, span_of
 
 __all__ = ["Samples"]
@@ -67,8 +69,11 @@ class Samples:
         }
         self.are_alike = all(self._layouts[d].key == self._layouts[used[0]].key for d in used)
         self._frames = Frames(mixture) if any(layout.cameras for layout in self._layouts) else None
-        spans: tuple[Span, ...] = ("past", "future", "here")
+        spans: tuple[Span, ...] = ("past", "future", "here", "ahead")
         self.deltas = {span: self.windows.deltas(span) for span in spans}
+        self._goal_key = hash_key(key, "goals")
+        self._peers = self._drawn_from() if self.windows.goals else None
+        self._to_go: LRU[int, np.ndarray] = LRU(4096, self._returns)
         self._epochs: LRU[int, Epoch] = LRU(2, self._draws.epoch)
         self._blocks: LRU[tuple[int, int], tuple[np.ndarray, np.ndarray]] = LRU(64, self._block)
 
@@ -101,6 +106,8 @@ class Samples:
         H, 3, h, w], other columns [n, ...], ``timestamp`` float64 [n], ``step``, ``epoch`` and ``index`` (k) int64
         [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN. Where a
         dataset of the mixture lacks a column, ``<column>_is_absent`` bool [n] says whose zeros stand for nothing.
+        With transitions and goals what these say; ``goal_distance`` int64 [n] is how many steps later in the same
+        range the goal lies, -1 for any other.
 
         Raises ``RequestError`` where the samples are of datasets with unlike columns, widths or cameras,
         ``SourceError`` for a file that is missing or not what was frozen.
@@ -122,10 +129,11 @@ class Samples:
         out["action_is_pad"] = batch.reach("future")[1]
         if ACTION in self._absent and self._absent[ACTION].any():
             out["action_is_pad"] = out["action_is_pad"] | self._absent[ACTION][self._dataset[rows]][:, None]
-        for camera in layout.cameras:
-            assert self._frames is not None
-            times = batch.window(layout.clocks[camera], CLOCK, "past")
-            out[IMAGES + camera] = self._frames.read(camera, rows, times).transpose(0, 1, 4, 2, 3)
+        out |= self._observed(batch, rows, "past", ())
+        if self.windows.transitions is not None:
+            out |= self._following(self.windows.transitions, batch, rows, offsets)
+        if self.windows.goals is not None:
+            out |= self._goal(self.windows.goals, epoch, k, rows, offsets)
         out["timestamp"] = batch.window(TIMESTAMP, CLOCK, "here")[:, 0]
         out["step"] = self._start[rows] + offsets
         out["epoch"], out["index"] = np.full(len(k), epoch, np.int64), k
@@ -133,6 +141,72 @@ class Samples:
         for name, (texts, code) in self._texts.items():
             out[name] = [texts[c] for c in code[rows].tolist()]
         return out
+
+    def _following(
+        self, asked: Transitions, batch: _Batch, rows: np.ndarray, offsets: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """What :class:`Transitions` says of the samples of ``batch``."""
+        at, beyond = batch.reach("ahead")
+        reward, ended, stopped = (batch.plain(name, at[:, :-1]) for name in (REWARD, TERMINATED, TRUNCATED))
+        found = outcome(reward, ended == 1, stopped == 1, beyond, asked.discount)
+        after = _Batch(self, rows, np.minimum(offsets + found.ahead, self._last[rows] - self._first[rows]))
+        out = {f"next.{name}": values for name, values in self._observed(after, rows, "past").items()}
+        out |= {REWARD: found.reward.astype(np.float32), "bootstrap": found.bootstrap.astype(np.float32)}
+        out |= {TERMINATED: found.terminated, TRUNCATED: found.truncated, "next_is_pad": found.is_pad}
+        if asked.returns:
+            pairs = zip(rows.tolist(), offsets.tolist(), strict=True)
+            out["return_to_go"] = np.array([self._to_go(row)[offset] for row, offset in pairs], np.float32)
+        return out
+
+    def _goal(
+        self, goals: Goals, epoch: int, k: np.ndarray, rows: np.ndarray, offsets: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """What :class:`Goals` says of samples ``k``."""
+        assert self._peers is not None
+        length = self._last - self._first + 1
+        chosen, at = goals.draw(hash_key(self._goal_key, epoch), k, rows, offsets, length, self._peers)
+        shown = self._observed(_Batch(self, chosen, at), chosen, "here", goals.columns, goals.cameras)
+        later = (chosen == rows) & (at >= offsets)
+        return {
+            **{f"goal.{name}": values[:, 0] for name, values in shown.items()},
+            "goal_distance": np.where(later, at - offsets, -1),
+        }
+
+    def _observed(
+        self,
+        batch: _Batch,
+        rows: np.ndarray,
+        span: Span,
+        columns: Sequence[str] | None = None,
+        cameras: Sequence[str] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Columns (by default those under ``observation.``) and frames (by default all) of ``batch``, [n, W, ...]."""
+        names = [name for name in batch.layout.columns if span_of(name) == "past"] if columns is None else columns
+        out = {name: batch.window(name, batch.layout.columns[name], span) for name in names}
+        for camera in batch.layout.cameras if cameras is None else cameras:
+            assert self._frames is not None
+            times = batch.window(batch.layout.clocks[camera], CLOCK, span)
+            out[IMAGES + camera] = self._frames.read(camera, rows, times).transpose(0, 1, 4, 2, 3)
+        return out
+
+    def _drawn_from(self) -> Peers:
+        """The steps that random goals may be."""
+        group = self._dataset[self._rows]
+        clusters = self.windows.goals.clusters if self.windows.goals else None
+        if clusters is not None:
+            ids = self._episode_ids[self._rows].tolist()
+            lost = next((name for name in ids if name not in clusters), None)
+            if lost is not None:
+                raise RequestError(f"episode {lost} is in no cluster of the goals", code="bad_goals")
+            named = np.unique([clusters[name] for name in ids], return_inverse=True)[1]
+            group = group * (named.max(initial=0) + 1) + named
+        return Peers(self._rows, group, self._last - self._first + 1)
+
+    def _returns(self, row: int) -> np.ndarray:
+        """The returns to go of each step of a row."""
+        assert self.windows.transitions is not None
+        reward = self.mixture.array(self._files[self._file[row]], REWARD)[self._first[row] : self._last[row] + 1]
+        return to_go(reward.reshape(-1), self.windows.transitions.discount)
 
     def iterate(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Any]]:
         """Samples ``start``, ``start`` + 1, ... of ``epoch`` one by one, as :meth:`read` without the batch
@@ -158,6 +232,15 @@ class Samples:
                     f"no dataset of mixture {self.mixture.name!r} has {name!r}",
                     code="unknown_column",
                     fix=f"known: {', '.join(sorted(known))}",
+                )
+        if self.windows.transitions is not None:
+            used = {self._layouts[d].dataset: self._layouts[d].known for d in np.unique(self._dataset[self._rows])}
+            poor = next((name for name, features in used.items() if REWARD not in features), None)
+            if poor is not None:
+                raise RequestError(
+                    f"dataset {poor!r} has no rewards, which transitions are made of",
+                    code="no_rewards",
+                    fix="leave it out, or have a labeller's reward in the mixture's columns",
                 )
 
 
@@ -207,6 +290,14 @@ class _Batch:
                 if mine.size:
                     found[part, :, : mine.size] = self._take(file, name, mine, at[part])
         return found.reshape(*at.shape, *column.shape)
+
+    def plain(self, name: str, at: np.ndarray) -> np.ndarray:
+        """float64 [n, W]: a scalar column at file rows ``at``, as it lies there; 0 where a dataset lacks it."""
+        found = np.zeros(at.shape)
+        for file, layout, part in self.parts:
+            if name in layout.known:
+                found[part] = self.samples.mixture.array(file, name).reshape(-1)[at[part]]
+        return found
 
     def _take(self, file: str, name: str, column: Column, at: np.ndarray) -> np.ndarray:
         values = self.samples.mixture.array(file, name)

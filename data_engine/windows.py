@@ -11,12 +11,14 @@ import numpy as np
 
 from data_engine.document import group_name
 from data_engine.errors import RequestError
+from data_engine.goals import Goals
 from data_engine.mixture import Mixture
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Feature
+from data_engine.transitions import Transitions
 
 __all__ = ["Column", "Layout", "Windows", "span_of"]
 
-Span = Literal["past", "future", "here"]
+Span = Literal["past", "future", "here", "ahead"]
 Normalise = Literal["none", "mean_std", "min_max", "quantile"]
 
 
@@ -42,6 +44,9 @@ class Windows:
     (embodiment, control mode): ``mean_std`` to mean 0 and deviation 1, ``min_max`` and ``quantile`` (q01, q99; not
     clipped) to [-1, 1], constant dimensions to 0. ``pad_to``: column -> width, for batches over datasets of unlike
     widths, or without the column: zeros to the right, and ``<column>_dim_is_pad`` says which.
+
+    ``transitions``: what follows a step as well, for offline reinforcement learning. ``goals``: a goal drawn with
+    hindsight, shown by ``columns`` and ``cameras`` of these windows.
     """
 
     history: int = 1
@@ -50,6 +55,8 @@ class Windows:
     cameras: tuple[str, ...] | None = None
     normalise: Normalise = "none"
     pad_to: Mapping[str, int] = field(default_factory=dict)
+    transitions: Transitions | None = None
+    goals: Goals | None = None
 
     def __post_init__(self) -> None:
         if self.history < 1 or self.action_horizon < 1:
@@ -58,11 +65,18 @@ class Windows:
             raise RequestError(
                 f"unknown normalise {self.normalise!r}", code="bad_windows", fix="none, mean_std, min_max or quantile"
             )
+        lost = set(self.goals.columns) - set(self.columns) if self.goals else set()
+        if lost:
+            raise RequestError(
+                f"goals show {min(lost)!r}, which samples do not", code="bad_windows", fix="add it to columns"
+            )
 
     def deltas(self, span: Span) -> np.ndarray:
         """int64: the steps of a window, relative to t."""
         if span == "past":
             return np.arange(1 - self.history, 1)
+        if span == "ahead":
+            return np.arange(self.transitions.n_step + 1 if self.transitions else 1)
         return np.arange(self.action_horizon) if span == "future" else np.zeros(1, np.int64)
 
 
