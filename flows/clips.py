@@ -19,8 +19,8 @@ _NOTHING = Clips(np.zeros(0, np.int64), np.zeros(0, np.int64), (), np.zeros((0, 
 def pinned(
     lake: Lake, spaces: Sequence[str], episodes: pl.DataFrame, versions: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """By ``space NAME``, the version of the encoder that work on ``episodes`` depends on: as ``versions`` says, else the
-    one that holds most of them.
+    """By ``space NAME``, the version of the encoder that work on ``episodes`` depends on: as ``versions`` says, else
+    the one that holds most of them.
 
     Raises ``RequestError`` for a space that holds none of them, and where two versions hold as many.
     """
@@ -51,6 +51,8 @@ def pinned(
 def clips(lake: Lake, space: str, version: str, ids: Sequence[str], hashes: Sequence[str]) -> tuple[Clips, ...]:
     """The vectors of each episode of ``ids`` (with its content hash), by camera and then by time; empty where none."""
     mine = pl.col("episode_id").is_in(list(ids)) & (pl.col("encoder_version") == version)
+    if hashes:  # what is labelled together lies together, in the order of content: other row groups are passed over
+        mine &= pl.col("content_hash").is_between(pl.lit(min(hashes)), pl.lit(max(hashes)))
     columns = ["episode_id", "content_hash", "camera", "start", "stop"]
     rows = _rows(lake, space).filter(mine).select(*columns, "vector").collect()
     rows = rows.unique(columns, keep="first", maintain_order=True).sort(columns)  # racing runs embed twice

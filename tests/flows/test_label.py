@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +12,12 @@ from data_engine.errors import EngineError, RequestError
 from data_engine.labelling import Annotation, Labeller, Labels, LabelSpec
 from data_engine.recipe import LabelRecipe, SourceRecipe
 from data_engine.scoring import Fit, Metric, Needs, ScoreRow
-from flows.executor import Local, executor
+from flows.executor import executor
 from flows.index import embed
 from flows.ingest import ingest
 from flows.label import label
 from flows.query import matching, query, score_column
+from flows.score import chunks
 from storage.check import check, fingerprint
 from storage.lake import Lake
 
@@ -222,21 +224,14 @@ def test_vectors_of_another_encoder_make_another_fit_and_two_that_hold_as_many_a
     assert second["labelled"] == 24
 
 
-def test_every_executor_makes_the_same_annotations(filled, common, tmp_path, monkeypatch):
-    from flows import label as module
-    from flows.score import chunks
-
-    monkeypatch.setattr(module, "chunks", lambda episodes: chunks(episodes, steps=300))
-    whole = label(filled, KEYPOSES, of(filled), **{**common, "on": Local()})
+def test_a_pool_makes_the_same_annotations(filled, common, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.label.chunks", lambda episodes: chunks(episodes, steps=300))
+    whole = label(filled, KEYPOSES, of(filled), **common)
     rows = said(filled, "keyposes").drop("run_id")
-    other = Lake.open(str(tmp_path / "other"), create=True)
-    import shutil
-
-    shutil.rmtree(other.root)
-    shutil.copytree(filled.root, other.root)
-    other = Lake.open(str(tmp_path / "other"))
+    shutil.copytree(filled.root, tmp_path / "other")
     for folder in ("tables/annotations", "tables/scores", "_ledger", "_pending", "fits"):
-        shutil.rmtree(f"{other.root}/{folder}")
+        shutil.rmtree(tmp_path / "other" / folder)
+    other = Lake.open(str(tmp_path / "other"))
     with executor("local", 2) as pool:
         again = label(other, KEYPOSES, of(other), **{**common, "on": pool})
     assert again == whole
