@@ -30,6 +30,9 @@ _REFERENCE_STEPS = 20_000
 _MIN_STEPS = 8
 _LEAST_STEPS = 5  # fewer are no loop, at whatever rate
 _LONGEST_S = 10.0
+_LONGEST = 512  # steps of a loop, at whatever rate
+_MOST_STEPS = 50_000  # of an episode: 400 MB at once, at 50 Hz and above
+_PLACES = 8192  # reference steps that vote
 _VOTES = 16  # like steps of others
 _HARSH = 0.75  # quantile of what they lose: the benefit of the doubt is the episode's
 _WIDEST = 6.0  # fast steps that a loop may stay open by
@@ -52,8 +55,9 @@ class Extraneous(Scorer):
     lose less than half as long, null where nothing is dropped; ``length``. ``step_values``: the keep mask, 1 keep and 0
     drop; NaN where a step is not finite. Spans: ``extraneous``.
 
-    Undefined below 8 finite steps and where no other episode of the task is in the reference. Cost grows with steps
-    times the steps of ten seconds, and with steps times the reference's.
+    Undefined below 8 finite steps, above 50,000, where nothing moves, and where no other episode of the task is in the
+    reference. Time and memory grow with steps times the steps of ten seconds (512 at most), and time with steps times
+    the reference's (8,192 at most).
     """
 
     others: int = Field(default=32, ge=1, le=128)
@@ -81,7 +85,7 @@ class Extraneous(Scorer):
         kept: list[dict[str, Any]] = []
         for group, found in reference.groups.items():
             for task in sorted({raw.task for raw in found}):
-                own = [raw for raw in found if raw.task == task and raw.finite.sum() >= _MIN_STEPS]
+                own = [raw for raw in found if raw.task == task and _MIN_STEPS <= raw.finite.sum() <= _MOST_STEPS]
                 own = sorted(own, key=lambda raw: key_of(seed, raw.content_hash, "extraneous"))[: self.others + 1]
                 if own:
                     habits = self._learn(own, views[group], device)
@@ -106,9 +110,9 @@ class Extraneous(Scorer):
         spread = [gaps(course, unit, _longest(fps)) for course in courses]
         habits = _Habits(
             unit=unit,
-            place=np.concatenate([_embedding(one) for one in measured]),
-            owner=np.repeat(np.arange(len(found)), [len(course) for course in courses]),
-            lost=np.zeros(sum(map(len, courses)), np.float32),
+            place=_thinned(np.concatenate([_embedding(one) for one in measured])),
+            owner=_thinned(np.repeat(np.arange(len(found)), [len(course) for course in courses])),
+            lost=_thinned(np.zeros(sum(map(len, courses)), np.float32)),
             contents=[raw.content_hash for raw in found],
             lag=response_lag(courses, [one.action for one in measured], unit, min(round(fps / 2), 10)),
             reach=_USUAL,
@@ -124,8 +128,7 @@ class Extraneous(Scorer):
                     bool(self._cuts(spread[i], votes[i], habits, fps)) for i in range(len(some)) if len(votes[i][0])
                 ]
                 low, high = (low, reach) if np.mean(dropped) > 0.5 else (reach, high)
-            habits = habits.at(_SHARE * low, spread)
-            return habits
+            return habits.at(_SHARE * low, spread)
         return habits.at(_USUAL, spread)
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
@@ -143,6 +146,10 @@ class Extraneous(Scorer):
         reason = raw.problem
         if reason is None and raw.finite.sum() < _MIN_STEPS:
             reason = f"only {int(raw.finite.sum())} finite steps, of {_MIN_STEPS} at least"
+        if reason is None and raw.finite.sum() > _MOST_STEPS:
+            reason = f"more than {_MOST_STEPS} steps"
+        if reason is None and habits is not None and not np.isfinite(habits.unit).any():
+            reason = "nothing moves in the reference of its task"
         if reason is None and (habits is None or not set(habits.contents) - {raw.content_hash}):
             reason = "no other episode of its task in the reference"
         length = ScoreRow("length", float(len(raw.state)))
@@ -204,7 +211,7 @@ class _Habits:
     def at(self, reach: float, spread: list[np.ndarray]) -> _Habits:
         """The same with another ``reach``; ``spread``: the gaps of each reference episode."""
         found = np.concatenate([lost(gap, reach).max(axis=1, initial=0.0) for gap in spread])
-        return _Habits(self.unit, self.place, self.owner, found, self.contents, self.lag, reach)
+        return _Habits(self.unit, self.place, self.owner, _thinned(found), self.contents, self.lag, reach)
 
     def votes(self, view: EpisodeView, device: str) -> tuple[np.ndarray, np.ndarray]:
         """The likest reference steps of other episodes for each step: index [n, votes], and whether there is one."""
@@ -217,7 +224,12 @@ class _Habits:
 
 
 def _longest(fps: float) -> int:
-    return max(round(_LONGEST_S * fps), _LEAST_STEPS + 1)
+    return int(np.clip(round(_LONGEST_S * fps), _LEAST_STEPS + 1, _LONGEST))
+
+
+def _thinned(rows: np.ndarray) -> np.ndarray:
+    """Every so many of ``rows``, so that at most ``_PLACES`` are left."""
+    return rows[:: -(-len(rows) // _PLACES)]
 
 
 def _course(view: EpisodeView) -> np.ndarray:

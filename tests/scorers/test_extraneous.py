@@ -52,6 +52,16 @@ def test_reasons(batch_of):
     assert (rows[0][1].value, rows[0][1].reason) == (None, "nothing is dropped")
 
 
+def test_a_task_in_which_nothing_moves_and_a_very_long_episode_have_reasons(batch_of):
+    still = [np.ones((20, 2)) for _ in range(3)]
+    long = np.cumsum(np.ones((50_001, 1)), axis=0) % 7
+    rows = SCORER.score(batch := batch_of(still, still, ["wait"] * 3), SCORER.fit([batch]))
+    assert {row[0].reason for row in rows} == {"nothing moves in the reference of its task"}
+    batch = batch_of([long, long[:40], long[:50]], [long, long[:40], long[:50]], ["go"] * 3)
+    rows = SCORER.score(batch, SCORER.fit([batch]))
+    assert rows[0][0].reason == "more than 50000 steps" and rows[1][0].status == "ok"
+
+
 def test_order_and_names_change_nothing(tiers, batch_of):
     states, actions, tasks = (x[:16] for x in tiers[:3])
     batch = batch_of(states, actions, tasks)
