@@ -195,24 +195,23 @@ def index(lake: str, space: str, executor: str, workers: int | None) -> dict[str
 
 @verb()
 @click.option("--episode", metavar="ID", help="An episode to find the like of.")
-@click.option("--text", help="Needs an image-text space.")
-@click.option("--image", type=click.Path(), help="Needs an image space.")
+@click.option("--text", help="What is to be seen; needs a space of open_clip.")
+@click.option("--image", type=click.Path(), help="A picture; needs a space of frames.")
 @click.option("--space", default="trajectory", show_default=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1))
 @WHERE
 def search(
     lake: str, episode: str | None, text: str | None, image: str | None, space: str, k: int, where: str | None
 ) -> dict[str, Any]:
-    """Find the episodes nearest to one."""
+    """Find the episodes nearest to one, or those whose frames look most like a text or a picture, and where."""
+    given = sum(bool(query) for query in (episode, text, image))
+    if given != 1:
+        said = "search for one thing at a time" if given else "nothing to search for"
+        raise RequestError(said, code="bad_request", fix="give --episode ID, --text or --image")
     if text or image:
-        kind = "text" if text else "image"
-        raise RequestError(
-            f"space {space!r} is of trajectories and takes no {kind}",
-            code="no_such_query",
-            fix="search with --episode ID",
-        )
-    if not episode:
-        raise RequestError("nothing to search for", code="bad_request", fix="give --episode ID")
+        from flows.search import seen
+
+        return {"items": seen(existing(lake), space, text=text, image=image, k=k, where=where)}
     from flows.index import search as run_search
 
     return {"items": run_search(existing(lake), space, episode, k=k, where=where)}

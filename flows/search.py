@@ -1,0 +1,116 @@
+"""Search by what is seen: a text or a picture to the episodes, and the steps of each, that look most like it.
+
+Exact: every stored vector that ``where`` admits is compared, so many at a time that memory stays bounded. The encoder
+that made the space encodes the query; across robots this is allowed, images are of one kind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from data_engine import registry
+from data_engine.errors import RequestError
+from data_engine.scoring import Encoder
+from flows.clips import pinned
+from flows.query import matching
+from flows.score import device
+from storage.fits import describe, list_fits
+from storage.lake import Lake
+
+__all__ = ["encoder_of", "nearest", "picture", "seen"]
+
+_ROWS_AT_ONCE = 200_000  # vectors compared at once: 400 MB at 512 numbers
+_PIXELS = 1 << 26  # of a picture
+_SHOWN = ("dataset", "source_key", "task", "operator", "success", "n_steps")
+
+
+def seen(
+    lake: Lake, space: str, *, text: str | None = None, image: str | None = None, k: int = 10, where: str | None = None
+) -> list[dict[str, Any]]:
+    """The ``k`` episodes with the frame most like ``text``, or like the picture at path ``image``, nearest first.
+
+    Rows with ``episode_id``, ``similarity`` (cosine), ``camera``, ``start`` and ``stop``: where it is to be seen.
+    Raises ``RequestError`` where the space's encoder takes no such query.
+    """
+    admitted, _ = matching(lake, lake.episodes(), where)
+    if not len(admitted):
+        return []
+    version = pinned(lake, [space], admitted)[f"space {space}"]
+    encoder = encoder_of(lake, version)
+    takes, kind = ("texts", "text") if text is not None else ("images", "picture")
+    if not hasattr(encoder, takes):
+        raise RequestError(
+            f"space {space!r} takes no {kind}",
+            code="no_such_query",
+            fix="search a space of open_clip, or give --episode ID",
+        )
+    given = [text] if text is not None else [picture(str(image))]
+    (query,) = getattr(encoder, takes)(given, device())
+    rows = {row["episode_id"]: row for row in admitted.iter_rows(named=True)}
+    hits = nearest(lake, space, version, query, admitted, k)
+    return [{**hit, **{name: rows[hit["episode_id"]][name] for name in _SHOWN}} for hit in hits]
+
+
+def nearest(
+    lake: Lake, space: str, version: str, query: np.ndarray, episodes: pl.DataFrame, k: int
+) -> list[dict[str, Any]]:
+    """The ``k`` of ``episodes`` with the vector of largest cosine to ``query`` [d]: ``episode_id``, ``similarity``,
+    ``camera``, ``start``, ``stop``; equal ones in the order of their ids.
+    """
+    rows = lake.scan(f"embeddings/{space}").filter(pl.col("encoder_version") == version)
+    key = ["episode_id", "content_hash"]
+    place = [*key, "camera", "start", "stop"]
+    count = rows.select(pl.len()).collect().item()
+    unit = np.asarray(query, np.float32) / max(float(np.linalg.norm(query)), 1e-12)
+    best = []
+    for part in episodes.select(key).iter_slices(max(-(-len(episodes) // -(-max(count, 1) // _ROWS_AT_ONCE)), 1)):
+        mine = rows.filter(pl.col("episode_id").is_in(part["episode_id"].implode())).select(*place, "vector")
+        held = mine.collect().join(part, on=key, how="semi")
+        if not len(held):
+            continue
+        vectors = held["vector"].explode().to_numpy().reshape(len(held), -1)
+        cosine = vectors @ unit / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
+        found = held.select(place).with_columns(similarity=pl.Series(cosine.astype(np.float64)))
+        found = found.sort("similarity", *place, descending=[True, *[False] * len(place)])
+        best.append(found.unique("episode_id", keep="first", maintain_order=True).head(k))
+    if not best:
+        return []
+    top = pl.concat(best).sort("similarity", "episode_id", descending=[True, False]).head(k)
+    return top.select("episode_id", "similarity", "camera", "start", "stop").to_dicts()
+
+
+def encoder_of(lake: Lake, version: str) -> Encoder:
+    """The encoder that made the vectors of ``version``, as its stored fit tells it. Raises ``RequestError`` where none
+    of a model that others trained did."""
+    made = {point.spec.name: name for name in registry.names("encoders") if (point := registry.load("encoders", name))}
+    for producer, fit_id in list_fits(lake):
+        if producer not in made:
+            continue
+        told = describe(lake, producer, fit_id)
+        if (told.get("meta") or {}).get("parts", {}).get("version") == version:
+            encoder: Encoder = registry.make("encoders", made[producer], told["config"])
+            if encoder.version() != version:
+                raise RequestError(
+                    f"the weights that made these vectors are not at {told['config'].get('checkpoint')} any more",
+                    code="unlike_weights",
+                    fix="put them back, or embed again",
+                )
+            return encoder
+    raise RequestError("the space takes no text and no picture", code="no_such_query", fix="give --episode ID")
+
+
+def picture(path: str) -> np.ndarray:
+    """uint8 [h, w, 3] of a picture file. Raises ``RequestError`` where it is none, or larger than 64 megapixels."""
+    from PIL import Image
+
+    try:
+        with Image.open(Path(path).expanduser()) as image:
+            if image.width * image.height > _PIXELS:
+                raise RequestError(f"{path} has more than {_PIXELS >> 20} megapixels", code="too_large")
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RequestError(f"{path} is no picture: {error}", code="bad_image") from error
