@@ -13,7 +13,7 @@ from data_engine.errors import RequestError
 from data_engine.mixture import Mixture
 from data_engine.model import IMAGES, TIMESTAMP, Dataset, Feature
 
-__all__ = ["Columns", "camera_name", "shared", "used_datasets"]
+__all__ = ["Columns", "camera_name", "chosen", "left_out", "shared", "used_datasets"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,30 @@ def shared(datasets: Sequence[Dataset], columns: str | Sequence[str], dialect: s
     everything = sorted({feature.name for dataset in datasets for feature in dataset.features} - {TIMESTAMP})
     left_out = tuple(name for name in everything if name not in names)
     return Columns(features, left_out, first.embodiment, first.fps)
+
+
+def chosen(dataset: Dataset, columns: str | Sequence[str]) -> list[Feature]:
+    """The features of one dataset that an export keeps: ``all`` but its clock, or those that ``columns`` names.
+
+    Raises ``RequestError`` for a name that it does not have.
+    """
+    known = [feature for feature in dataset.features if feature.name != TIMESTAMP]
+    if isinstance(columns, str):
+        return known
+    lacking = [name for name in columns if dataset.feature(name) is None]
+    if lacking:
+        names = ", ".join(feature.name for feature in known)
+        raise RequestError(
+            f"dataset {dataset.name!r} has no column {lacking[0]!r}", code="unknown_column", fix=f"known: {names}"
+        )
+    return [feature for feature in known if feature.name in columns]
+
+
+def left_out(dataset: Dataset, kept: Sequence[Feature]) -> list[str]:
+    """A note on the columns of ``dataset`` that are not among ``kept``, where there are any."""
+    names = {feature.name for feature in kept} | {TIMESTAMP}
+    lost = [feature.name for feature in dataset.features if feature.name not in names]
+    return [f"{dataset.name}: left out: {', '.join(lost)}"] if lost else []
 
 
 def camera_name(feature: Feature) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from data_engine.arrays import to_array
 from data_engine.errors import RequestError
-from data_engine.exports.columns import camera_name
+from data_engine.exports.columns import camera_name, chosen, left_out
 from data_engine.exports.folder import FolderExporter, Written
 from data_engine.exports.lerobot_data import task_text
 from data_engine.exports.pictures import Pictures, encoded
@@ -86,8 +86,7 @@ class HFParquetExporter(FolderExporter):
             if any(feature.is_camera for feature in features):
                 how = f"JPEG of quality {self.quality}, which loses detail" if self.images == "jpeg" else "PNG"
                 notes.append(f"{dataset.name}: frames are decoded and kept as {how}")
-            left = [f.name for f in dataset.features if f not in features and f.name != TIMESTAMP]
-            notes += [f"{dataset.name}: left out: {', '.join(left)}"] * bool(left)
+            notes += left_out(dataset, features)
         (folder / _CARD).write_text(_card(mixture, configs), encoding="utf-8")
         return Written(_WEIGHTS, tuple(notes), frames)
 
@@ -131,12 +130,7 @@ class HFParquetExporter(FolderExporter):
                     yield f"{dataset.name} {split}: more steps than in the mixture"
 
     def _features(self, dataset: Dataset) -> list[Feature]:
-        known = [feature for feature in dataset.features if feature.name != TIMESTAMP]
-        if not isinstance(self.columns, str):
-            lacking = [name for name in self.columns if dataset.feature(name) is None]
-            if lacking:
-                raise RequestError(f"dataset {dataset.name!r} has no column {lacking[0]!r}", code="unknown_column")
-            known = [feature for feature in known if feature.name in self.columns]
+        known = chosen(dataset, self.columns)
         taken = [feature.name for feature in known if feature.name in _BESIDE]
         if taken:
             raise RequestError(f"column {taken[0]!r} has the name of one that is added", code="name_taken")

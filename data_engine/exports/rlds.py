@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from data_engine.errors import RequestError
-from data_engine.exports.columns import camera_name
+from data_engine.exports.columns import camera_name, chosen, left_out
 from data_engine.exports.folder import FolderExporter, Written, write_json
 from data_engine.exports.lerobot_data import task_text
 from data_engine.exports.pictures import Pictures, encoded
@@ -137,14 +137,8 @@ class RLDSExporter(FolderExporter):
 
     def _features(self, dataset: Dataset) -> dict[str, Feature]:
         """Place below ``steps`` -> feature. Raises ``RequestError`` for what RLDS cannot hold."""
-        known = [feature for feature in dataset.features if feature.name != TIMESTAMP]
-        if not isinstance(self.columns, str):
-            lacking = [name for name in self.columns if dataset.feature(name) is None]
-            if lacking:
-                raise RequestError(f"dataset {dataset.name!r} has no column {lacking[0]!r}", code="unknown_column")
-            known = [feature for feature in known if feature.name in self.columns]
         found: dict[str, Feature] = {}
-        for feature in known:
+        for feature in chosen(dataset, self.columns):
             if feature.dtype == "string" and feature.shape:
                 raise RequestError(f"RLDS holds one text a step, {feature.name!r} several", code="bad_dtype")
             name = feature.name if not feature.is_camera else f"observation.{camera_name(feature)}"
@@ -234,8 +228,7 @@ class RLDSExporter(FolderExporter):
             notes.append(f"{dataset.name}: frames are decoded and kept as {how}")
         if _TERMINAL not in features:
             notes.append(f"{dataset.name} has no column terminated: there is no is_terminal")
-        left = [f.name for f in dataset.features if f not in features.values() and f.name != TIMESTAMP]
-        return notes + [f"{dataset.name}: left out: {', '.join(left)}"] * bool(left)
+        return notes + left_out(dataset, list(features.values()))
 
 
 def _arrays(

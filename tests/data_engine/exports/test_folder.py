@@ -19,7 +19,7 @@ from tests.data_engine.exports.holes import with_holes
 from tests.data_engine.formats.lerobot_sets import write_v3
 from tests.mixtures import mixture_of
 
-DIALECTS = ["robomimic", "rlds", "hf_parquet"]
+DIALECTS = ["robomimic", "rlds", "hf_parquet", "webdataset", "mds", "minari"]
 RANGES = [("episode_000000", 0, 4, 1.0), ("episode_000001", 2, 8, 2.5), ("episode_000002", 1, 4, 1.0)]
 
 dialects = pytest.mark.parametrize("dialect", DIALECTS)
