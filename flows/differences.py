@@ -1,4 +1,4 @@
-"""What two selections, or two mixtures, have in common and apart."""
+"""What two mixtures have in common and apart."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ import polars as pl
 
 from data_engine import mixture as mixtures
 from flows.mix import locate
-from flows.select import stored
 from storage.lake import Lake
 
-__all__ = ["mixture_difference", "selection_difference"]
-
-
-def selection_difference(lake: Lake, first: str, second: str) -> dict[str, Any]:
-    """``{"both", "only_first", "only_second"}``: a count, and sorted episode ids. Raises ``RequestError`` where one is
-    not there.
-    """
-    one, two = (set(stored(lake, name).filter(pl.col("rank").is_not_null())["episode_id"]) for name in (first, second))
-    return {"both": len(one & two), "only_first": sorted(one - two), "only_second": sorted(two - one)}
+__all__ = ["mixture_difference"]
 
 
 def mixture_difference(lake: Lake, first: str, second: str) -> dict[str, Any]:

@@ -62,10 +62,10 @@ class Live:
         """Look at the lake now: what was committed before this call is in the snapshot after it."""
         with self._turn:
             began = time.monotonic()
-            self._snapshot = Snapshot.take(self.lake, self._snapshot)
             version = self.lake.version(KEYS)
             if version != self._keys_version:
                 self._keyring, self._keys_version = Keyring(keys(self.lake)), version
+            self._snapshot = Snapshot.take(self.lake, self._snapshot)  # last: with it the service is ready
             self.refresh_s = time.monotonic() - began
 
     def _look_after(self) -> None:

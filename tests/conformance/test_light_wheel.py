@@ -28,6 +28,7 @@ UV = shutil.which("uv", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.en
 TRAINER = """
 import importlib.util, json, sys
 from importlib.metadata import distributions, entry_points
+import data_engine.client
 import data_engine.mixture
 mixture = data_engine.mixture.open(sys.argv[1])
 plain = [[int(s["index"]), float(s["action"][0, 1])] for s in mixture.samples()]

@@ -17,12 +17,14 @@ from data_engine import registry
 from data_engine.document import MixtureDocument
 from data_engine.errors import RequestError
 from data_engine.recipe import MixtureRecipe, SelectRecipe
-from flows.differences import mixture_difference, selection_difference
+from flows.differences import mixture_difference
 from flows.mix import locate, mix
 from flows.outcomes import Outcome, bring_outcomes, compare_arms
 from flows.progress import silent
 from flows.runs import recorded
 from flows.select import select, stored
+from flows.selections import compare as compare_selections
+from flows.selections import listing
 
 __all__ = ["router"]
 
@@ -45,11 +47,14 @@ _FILE = {
 
 
 class SelectionDifference(BaseModel):
-    """What two selections have in common and apart, by episode id."""
+    """What two selections have in common and apart, unit by unit, with the reason in each."""
 
     both: int
     only_first: list[str]
     only_second: list[str]
+    reweighed: int
+    inputs: dict[str, Any] = Field(description="Those that differ, each as [first's, second's].")
+    items: list[dict[str, Any]]
 
 
 class Choice(BaseModel):
@@ -117,12 +122,8 @@ class Comparison(BaseModel):
 @router.get("/selections", tags=["selections"], responses=TABULAR, response_class=Response)
 def selections(request: Request, lake: Held) -> Response:
     """Every selection, newest last."""
-    rows = lake.scan("selections").group_by("selection_id", "name", "method").agg(
-        pl.col("rank").count().alias("episodes"),
-        (pl.col("stop") - pl.col("start")).filter(pl.col("rank").is_not_null()).sum().alias("steps"),
-        pl.col("created_at").max(),
-    )  # fmt: skip
-    return tabular(request, rows.collect().sort("created_at", "selection_id"))
+    schema = dict.fromkeys(("name", "method"), pl.String) | dict.fromkeys(("episodes", "steps"), pl.Int64)
+    return tabular(request, pl.DataFrame(listing(lake), schema=schema | {"selection_id": pl.String}))
 
 
 @router.get("/selections/{name}", tags=["selections"], responses=TABULAR, response_class=Response)
@@ -137,7 +138,7 @@ def selection(request: Request, name: Name, lake: Held) -> Response:
 @router.get("/selections/{first}/diff/{second}", tags=["selections"])
 def selections_diff(first: Name, second: Name, lake: Held) -> SelectionDifference:
     """What two selections have in common and apart."""
-    return SelectionDifference(**selection_difference(lake, first, second))
+    return SelectionDifference(**compare_selections(lake, first, second))
 
 
 @router.post("/selections", tags=["selections"], status_code=201)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from api.service.asking import After, Columns, LiveLake, Writable
+from api.service.asking import LiveLake, Writable
 from api.service.meter import CONTENT_TYPE, Meter
 from api.service.rows import TABULAR, tabular
 from api.service.runs.supervisor import State
@@ -69,6 +69,6 @@ def metrics(request: Request, live: LiveLake) -> Response:
 
 
 @router.get("/audit", responses=TABULAR, response_class=Response)
-def audit(request: Request, lake: Writable, columns: Columns = None, after: After = None) -> Response:
+def audit(request: Request, lake: Writable) -> Response:
     """Every write, oldest first: when, by which key, what came of it. Needs a key of scope admin."""
     return tabular(request, audited(lake).drop("answer"))

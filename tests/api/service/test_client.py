@@ -29,9 +29,9 @@ def test_rows_are_those_of_the_flow(served, client, tmp_path):
     assert client.steps(name).equals(steps)
     assert client.episode(name)["episode"]["n_steps"] == row["n_steps"]
     (video,) = row["videos"]
-    assert client.video(name, "front", tmp_path / "v.mp4") == (video["start_s"], video["end_s"])
+    assert client.video(name, "front_image", tmp_path / "v.mp4") == (video["start_s"], video["end_s"])
     assert (tmp_path / "v.mp4").read_bytes() == served.lake.read_bytes(video["blob"])
-    assert client.frame(name, "front")[:2] == b"\xff\xd8"
+    assert client.frame(name, "front_image")[:2] == b"\xff\xd8"
     assert len(client.search(name, k=2)) == 2
     assert client.distribution("integrity")["episodes"] == 12
     assert client.table("mixtures").num_rows == 1
