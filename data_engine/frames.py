@@ -21,16 +21,19 @@ _OPEN_READERS = 64
 
 
 class Frames:
-    """The videos of a mixture's rows. Readers and threads are made in the process that uses them."""
+    """The videos of a mixture's rows. Readers and threads are made in the process that uses them.
 
-    def __init__(self, mixture: Mixture, threads: int | None = None) -> None:
-        self.mixture = mixture
+    ``size``: (height, width) to which frames are scaled, each as it is coded by default.
+    """
+
+    def __init__(self, mixture: Mixture, size: tuple[int, int] | None = None, threads: int | None = None) -> None:
+        self.mixture, self.size = mixture, size
         self.threads = threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         self._videos = _videos(mixture)
         self._process = -1
 
     def __getstate__(self) -> dict[str, object]:
-        return {"mixture": self.mixture, "threads": self.threads}
+        return {"mixture": self.mixture, "size": self.size, "threads": self.threads}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -44,7 +47,7 @@ class Frames:
         if self._process != os.getpid():  # a fork shares neither threads nor a decoder's state
             self._process = os.getpid()
             self._readers: LRU[tuple[str, int], FrameReader] = LRU(
-                _OPEN_READERS, lambda key: FrameReader(self.mixture.local(key[0]))
+                _OPEN_READERS, lambda key: FrameReader(self.mixture.local(key[0]), self.size)
             )
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frames")
         blobs, start = self._videos.get(camera, ({}, None))
@@ -63,12 +66,12 @@ class Frames:
             share = min(-(-self.threads // len(names)), max(len(mine) // _LEAST_FRAMES, 1))
             for slot, piece in enumerate(np.array_split(mine, share)):
                 parts.append((self._readers((name, slot)), piece))
-        sizes = sorted({(reader.info.height, reader.info.width) for reader, _ in parts})
+        sizes = sorted({reader.size for reader, _ in parts})
         if len(sizes) > 1:
             raise RequestError(
                 f"camera {camera!r} comes in sizes {sizes} in one batch",
                 code="unlike_cameras",
-                fix="draw samples singly, or mix datasets of one size",
+                fix="scale them: Windows(frame_size=(HEIGHT, WIDTH))",
             )
         out = np.empty((n * history, *sizes[0], 3), np.uint8)
 

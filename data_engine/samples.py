@@ -68,7 +68,9 @@ class Samples:
             for name in self.windows.columns
         }
         self.are_alike = all(self._layouts[d].key == self._layouts[used[0]].key for d in used)
-        self._frames = Frames(mixture) if any(layout.cameras for layout in self._layouts) else None
+        self._frames = (
+            Frames(mixture, self.windows.frame_size) if any(layout.cameras for layout in self._layouts) else None
+        )
         spans: tuple[Span, ...] = ("past", "future", "here", "ahead")
         self.deltas = {span: self.windows.deltas(span) for span in spans}
         self._goal_key = hash_key(key, "goals")

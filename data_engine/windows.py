@@ -37,13 +37,14 @@ class Windows:
     ``action`` columns give the steps t to t + action_horizon - 1. Every other column gives step t. Beyond the range the
     edge step is repeated and the pad mask is true.
 
-    ``columns``: numeric step columns. A dataset without one gives zeros of the shape that the other datasets have, and
-    ``<column>_is_absent`` says so (action-free video among demonstrations; its ``action_is_pad`` is true throughout);
-    where no other has it either, or their shapes differ, samples come without it. ``cameras``: names, by default
-    every camera that a dataset has; ``()`` decodes nothing. ``normalise`` float columns by the statistics of their
-    (embodiment, control mode): ``mean_std`` to mean 0 and deviation 1, ``min_max`` and ``quantile`` (q01, q99; not
-    clipped) to [-1, 1], constant dimensions to 0. ``pad_to``: column -> width, for batches over datasets of unlike
-    widths, or without the column: zeros to the right, and ``<column>_dim_is_pad`` says which.
+    ``columns``: numeric step columns. A dataset without one gives zeros of the shape that the other datasets have,
+    and ``<column>_is_absent`` says so (action-free video among demonstrations; its ``action_is_pad`` is true
+    throughout); where no other has it either, or their shapes differ, samples come without it. ``cameras``: names, by
+    default every camera that a dataset has; ``()`` decodes nothing; ``frame_size`` (height, width) scales them all.
+    ``normalise`` float columns by the statistics of their (embodiment, control mode): ``mean_std`` to mean 0 and
+    deviation 1, ``min_max`` and ``quantile`` (q01, q99; not clipped) to [-1, 1], constant dimensions to 0.
+    ``pad_to``: column -> width, for batches over datasets of unlike widths, or without the column: zeros to the
+    right, and ``<column>_dim_is_pad`` says which.
 
     ``transitions``: what follows a step as well, for offline reinforcement learning. ``goals``: a goal drawn with
     hindsight, shown by ``columns`` and ``cameras`` of these windows.
@@ -53,6 +54,7 @@ class Windows:
     action_horizon: int = 16
     columns: tuple[str, ...] = (STATE, ACTION)
     cameras: tuple[str, ...] | None = None
+    frame_size: tuple[int, int] | None = None
     normalise: Normalise = "none"
     pad_to: Mapping[str, int] = field(default_factory=dict)
     transitions: Transitions | None = None
@@ -61,6 +63,8 @@ class Windows:
     def __post_init__(self) -> None:
         if self.history < 1 or self.action_horizon < 1:
             raise RequestError("history and action_horizon are at least 1", code="bad_windows")
+        if self.frame_size is not None and min(self.frame_size) < 1:
+            raise RequestError(f"frame_size {self.frame_size} is no size", code="bad_windows", fix="(height, width)")
         if self.normalise not in ("none", "mean_std", "min_max", "quantile"):
             raise RequestError(
                 f"unknown normalise {self.normalise!r}", code="bad_windows", fix="none, mean_std, min_max or quantile"
@@ -120,7 +124,10 @@ class Layout:
             if column is not None:
                 self.columns[name] = column
         named = described.cameras if windows.cameras is None else windows.cameras
-        self.cameras = {camera: features[IMAGES + camera].shape for camera in named if IMAGES + camera in features}
+        size = windows.frame_size and (*windows.frame_size, 3)
+        self.cameras = {
+            camera: size or features[IMAGES + camera].shape for camera in named if IMAGES + camera in features
+        }
         self.clocks = {
             camera: f"frame_time.{camera}" if f"frame_time.{camera}" in features else TIMESTAMP
             for camera in self.cameras

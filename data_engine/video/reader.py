@@ -30,16 +30,21 @@ class FrameReader:
 
     Readers are independent: use one a thread. A pickled reader opens its file again.
 
+    ``size``: (height, width) to which frames are scaled (swscale: area means down, bilinear up), as coded by default.
+
     Raises ``SourceError`` where the file is missing, is no MP4/MOV, Matroska/WebM or AVI, or holds no decodable video.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
         from av.video.reformatter import VideoReformatter
 
         self._track = Track(path)
         self._starts = _run_starts(self._track)
         self._borders = (self.times[1:] + self.times[:-1]) / 2  # where the next frame becomes the nearest
         self._to_rgb = VideoReformatter()
+        coded = self.info.height, self.info.width
+        self.size, self._scaled = size or coded, size is not None and size != coded
+        self._interpolation = "AREA" if self.size[0] < coded[0] or self.size[1] < coded[1] else "BILINEAR"
         self._run: tuple[int, int, int] | None = (
             None  # first packet fed, next packet to feed, last time emitted (ticks)
         )
@@ -61,14 +66,14 @@ class FrameReader:
         return self._track.times
 
     def at(self, times: Sequence[float] | np.ndarray, tolerance_s: float | None = None) -> np.ndarray:
-        """uint8 [n, height, width, 3]: RGB frames nearest each of ``times`` (seconds), in any order, repeats allowed.
+        """uint8 [n, *size, 3]: RGB frames nearest each of ``times`` (seconds), in any order, repeats allowed.
 
         Raises ``SourceError`` naming the first time with no frame within ``tolerance_s`` (half a frame unless told),
         for a frame that does not decode, and where the file was written to since it was opened.
         """
         self._track.check()
         packets = self._track.shown[self._nearest(np.asarray(times, np.float64).reshape(-1), tolerance_s)]
-        out = np.empty((len(packets), self.info.height, self.info.width, 3), np.uint8)
+        out = np.empty((len(packets), *self.size, 3), np.uint8)
         rows: dict[int, list[int]] = {}
         for row, packet in enumerate(packets.tolist()):
             rows.setdefault(packet, []).append(row)
@@ -111,8 +116,8 @@ class FrameReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[FrameReader], tuple[str]]:
-        return FrameReader, (self.path,)
+    def __reduce__(self) -> tuple[type[FrameReader], tuple[str, tuple[int, int]]]:
+        return FrameReader, (self.path, self.size)
 
     def _nearest(self, wanted: np.ndarray, tolerance_s: float | None) -> np.ndarray:
         """Index into ``times`` of the frame nearest each wanted time; the earlier of two equally near."""
@@ -160,12 +165,13 @@ class FrameReader:
             raise self._broken(min(missing), "the decoder gives no frame")
 
     def _write(self, frame: Any, rows: list[int], out: np.ndarray) -> None:
-        height, width = out.shape[1:3]
         if frame.is_corrupt:
             raise self._broken(frame.pts, "its coded data is damaged")
-        if (frame.height, frame.width) != (height, width):
+        if (frame.height, frame.width) != (self.info.height, self.info.width):
             raise self._broken(frame.pts, f"its size changes to {frame.width}x{frame.height}")
-        rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1)
+        height, width = self.size
+        scaled = {"height": height, "width": width, "interpolation": self._interpolation} if self._scaled else {}
+        rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1, **scaled)
         plane = rgb.planes[0]
         lines = np.asarray(plane).reshape(-1, plane.line_size)[:height, : 3 * width]
         for row in rows:

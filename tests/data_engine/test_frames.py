@@ -101,3 +101,18 @@ def test_frames_equal_those_of_the_reader_for_any_number_of_threads(toy, tmp_pat
         batch = samples.read(0, np.arange(60))
         found = batch["observation.images.top"][:, 0].transpose(0, 2, 3, 1)
         assert np.array_equal(found, whole[batch["step"]])
+
+
+def test_frames_of_unlike_cameras_share_a_batch_when_scaled(toy, tmp_path) -> None:
+    made = filmed(toy, {"a": [12, 5], "b": [9]}, {"a": 64, "b": 32})
+    mixture = made.mixture(tmp_path / "cache", weight_kind="repeat")
+    with pytest.raises(RequestError, match=r"whose observation\.images\.top is"):
+        MixtureDataset(mixture).__getitems__(range(26))
+    batch = MixtureDataset(mixture, Windows(frame_size=(48, 40))).__getitems__(range(26)).tensors
+    images = batch["observation.images.top"]
+    assert images.shape == (26, 1, 3, 48, 40)
+    starts = {row["episode_id"]: round(row["videos"][0]["start_s"] * FPS) for row in made.rows}
+    wanted = [2 * (starts[episode] + step) for episode, step in zip(batch["episode_id"], batch["step"], strict=True)]
+    assert np.abs(images.numpy().mean(axis=(1, 2, 3, 4)) - wanted).max() < 3
+    with pytest.raises(RequestError, match=r"frame_size \(0, 40\) is no size"):
+        Windows(frame_size=(0, 40))

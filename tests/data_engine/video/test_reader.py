@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_engine.errors import SourceError
-from data_engine.video import FrameReader, copy_spans
+from data_engine.video import FrameReader, copy_spans, encode
 
 G1 = "g1_lerobot_v21/videos/chunk-000/observation.images.cam_high"
 REAL = [f"{G1}/episode_00000{i}.mp4" for i in range(6)] + [
@@ -184,3 +184,19 @@ def test_a_reader_travels_between_processes_and_threads(make_video):
 def test_importing_the_package_needs_no_pyav():
     code = "import sys, data_engine.video; sys.exit('av' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_frames_are_scaled_as_the_mean_of_areas(tmp_path):
+    """Every other pixel of a stripe is bright: taking pixels would give stripes, areas give their mean."""
+    stripes = np.zeros((64, 96, 3), np.uint8)
+    stripes[:, ::2] = 200
+    ramp = np.repeat(np.linspace(20, 220, 96).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+    encode([stripes, ramp], tmp_path / "v.mp4", 10)
+    with FrameReader(tmp_path / "v.mp4", size=(32, 48)) as reader:
+        reader = pickle.loads(pickle.dumps(reader))
+        first, second = reader.at([0.0, 0.1]).astype(float)
+    assert first.shape == (32, 48, 3)
+    assert abs(first.mean() - 100) < 5 and first.std() < 12
+    assert np.abs(second - ramp.astype(float).reshape(32, 2, 48, 2, 3).mean(axis=(1, 3))).mean() < 3
+    with FrameReader(tmp_path / "v.mp4", size=(64, 96)) as same, FrameReader(tmp_path / "v.mp4") as plain:
+        assert np.array_equal(same.at([0.0, 0.1]), plain.at([0.0, 0.1]))
