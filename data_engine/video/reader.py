@@ -43,8 +43,12 @@ class FrameReader:
         self._borders = (self.times[1:] + self.times[:-1]) / 2  # where the next frame becomes the nearest
         self._to_rgb = VideoReformatter()
         coded = self.info.height, self.info.width
-        self.size, self._scaled = size or coded, size is not None and size != coded
-        self._interpolation = "AREA" if self.size[0] < coded[0] or self.size[1] < coded[1] else "BILINEAR"
+        self.size = size or coded
+        self._scaling: dict[str, Any] = {}
+        if self.size != coded:
+            down = self.size[0] < coded[0] or self.size[1] < coded[1]
+            kind = "AREA" if down else "BILINEAR"
+            self._scaling = {"height": self.size[0], "width": self.size[1], "interpolation": kind}
         self._run: tuple[int, int, int] | None = (
             None  # first packet fed, next packet to feed, last time emitted (ticks)
         )
@@ -170,8 +174,7 @@ class FrameReader:
         if (frame.height, frame.width) != (self.info.height, self.info.width):
             raise self._broken(frame.pts, f"its size changes to {frame.width}x{frame.height}")
         height, width = self.size
-        scaled = {"height": height, "width": width, "interpolation": self._interpolation} if self._scaled else {}
-        rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1, **scaled)
+        rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1, **self._scaling)
         plane = rgb.planes[0]
         lines = np.asarray(plane).reshape(-1, plane.line_size)[:height, : 3 * width]
         for row in rows:
