@@ -347,6 +347,7 @@ def _measured(asked: argparse.Namespace, settings: Settings) -> str:
     if asked.json:
         asked.json.write_text(json.dumps([asdict(outcome) for outcome in [*outcomes, *rivals]]))
     notes += [missing] if missing else []
+    notes.append(f"counted: the half that is there to {asked.half}, of the split in benchmarks/cases.py")
     cpu = sum(seconds for outcome in outcomes for seconds in outcome.seconds.values())
     spent = f"{time.monotonic() - began:.0f} s in all, {recorded:.0f} s of it recording"
     notes.append(f"{spent}; {len(work)} sets, on which scorers used {cpu:.0f} s of CPU time")

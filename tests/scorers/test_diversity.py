@@ -41,6 +41,32 @@ def test_two_ways_that_succeed_are_two_modes(batch_of, seed):
     assert value(rows, "mode_share")[0] == pytest.approx(0.6, abs=0.02)
 
 
+def reaching(draw, side):
+    """A hand that sets out to one side, reaches a thing anywhere, and turns it to one of three angles at the end."""
+    thing, angle = draw.uniform([-0.5, 1.5], [0.5, 2.5]), draw.integers(3) * 2.0
+    t = np.linspace(0, 1, 60)[:, None]
+    aside = np.where(t < 0.3, np.sin(t / 0.3 * np.pi), 0) * np.array([[0.4 * side, 0]])
+    hand = t * thing + aside + draw.normal(0, 0.005, (60, 2))
+    rests = np.tile(np.r_[thing, 0.0], (60, 1))
+    rests[50:, 2] = angle + draw.normal(0, 0.05)
+    return np.concatenate([hand, rests], axis=1), np.gradient(hand, axis=0)
+
+
+def test_ways_that_part_for_a_while_are_modes_and_what_becomes_of_things_is_none(batch_of):
+    draw = np.random.default_rng(4)
+    sides = np.array([1.0, -1.0] * 15)
+    for asked in (sides, np.ones(30)):
+        made = [reaching(draw, side) for side in asked]
+        batch = batch_of([state for state, _ in made], [action for _, action in made])
+        mode = value(SCORER.score(batch, SCORER.fit([batch])))
+        known = np.isfinite(mode)
+        assert known.mean() > 0.9
+        if asked is sides:
+            assert adjusted_mutual_info_score(sides[known], mode[known]) >= 0.8
+        else:
+            assert set(mode[known]) == {0.0}
+
+
 def test_one_way_is_one_mode(batch_of):
     batch = batch_of(*detours([1.0] * 30))
     assert set(value(SCORER.score(batch, SCORER.fit([batch])))) == {0.0}
