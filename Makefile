@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/mutual_information.py
 	$(BIN)/python benchmarks/rlds.py
+	$(BIN)/python benchmarks/vision.py
 	$(BIN)/python benchmarks/long_source.py --quick
 
 uplift: $(BENCH)  # hours; begun again, it goes on where it was

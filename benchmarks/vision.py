@@ -45,8 +45,10 @@ AIM = 0.85
 
 def main() -> int:
     parser = options_of(__doc__)
-    parser.add_argument("--model", default="ViT-B-32", help="open_clip's name of the model that is timed")
-    parser.add_argument("--checkpoint", help="its weights; default: random ones")
+    parser.add_argument("--model", help="open_clip's name of the model that is timed; default: ViT-B-32")
+    parser.add_argument(
+        "--checkpoint", help="its weights, with its architecture where no --model is named; default: random ones"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["scenes", "speed"])
     asked = parser.parse_args()
@@ -124,7 +126,8 @@ def speed(asked: Any, work: Path) -> tuple[Table, list[str]]:
     for name in ("g1_lerobot_v21", "videos"):
         ingest(lake, SourceRecipe(name=name, uri=str(asked.data / name)), **common)
     episodes = lake.episodes()
-    encoder = OpenClip(model=asked.model, checkpoint=asked.checkpoint or _random_weights(asked.model, work))
+    name = asked.model or (None if asked.checkpoint else "ViT-B-32")
+    encoder = OpenClip(model=name, checkpoint=asked.checkpoint or _random_weights(str(name), work))
     model = encoder.loaded(asked.device)
     fit = encoder.fit([])
     batches = [
@@ -157,7 +160,10 @@ def speed(asked: Any, work: Path) -> tuple[Table, list[str]]:
     look()  # the first call of a model is slower
     measures = {"decode": decode, "model": look, "both": embed}
     found = rounds({name: lambda _, run=run: _timed(run) for name, run in measures.items()}, 1 if asked.quick else 3)
-    rows = {name: Row.of(f"{name}, {asked.model} on {asked.device}", figures) for name, figures in found.items()}
+    rows = {
+        what: Row.of(f"{what}, {name or asked.checkpoint} on {asked.device}", figures)
+        for what, figures in found.items()
+    }
     slower = min(rows["decode"].rate or 0, rows["model"].rate or 0)
     share = (rows["both"].rate or 0) / slower
     hours = (rows["both"].rate or 0) * 24 / 30
