@@ -323,7 +323,8 @@ def main() -> int:
 
 
 def _measured(asked: argparse.Namespace, settings: Settings) -> str:
-    scorers = asked.scorers or registry.names("scorers")
+    every = registry.names("scorers")  # but those that look at frames, which these sets are measured without
+    scorers = asked.scorers or [name for name in every if not registry.load("scorers", name).spec.needs.spaces]
     notes = []
     if asked.quick and not asked.scorers:
         trained = [name for name in scorers if registry.load("scorers", name).spec.base != "optional"]
