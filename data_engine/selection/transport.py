@@ -9,7 +9,7 @@ potential grows with the distance to the targets, so the smallest comes first an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,9 @@ from pydantic import Field
 
 from data_engine.errors import RequestError
 from data_engine.selection import Budget, Candidates, Chosen, Selector, resolve_budget
+from data_engine.selection.costs import Costs, DenseCosts, UnitCosts
 from data_engine.selection.nearest import cosines, layers
+from data_engine.selection.neighbours import directions, nearest
 from data_engine.selection.pool import Pool, reasons_for, vector_pools
 from data_engine.selection.random import draw
 from data_engine.selection.solver import Solution, SolverName, solve
@@ -26,27 +28,62 @@ from data_engine.selection.whitening import fit_whitening
 __all__ = ["MAX_CELLS", "Transport"]
 
 MAX_CELLS = 50_000_000
-"""Largest number of candidates times targets: the cost matrix and its plan then take about 2 GB."""
+"""Candidates times targets up to which every cosine is in memory (0.4 GB); above, they are computed where wanted."""
 
 _FLAT = 1e-6
+_DEEPEST = 2048  # nearest candidates of each target that are looked up where not every cosine is in memory
+_LOOKED_AT = 4096  # candidates whose cosines say how far they spread
 
 
-@dataclass(frozen=True)
 class _Space:
-    """Cosines float64 [n, m] of candidates with targets, and how they came about."""
+    """Candidates [n, d] and targets [m, d] where their cosines are taken, and how that came about."""
 
-    similarity: np.ndarray
-    rank: int
-    explained: float
-    whitened: bool
+    def __init__(self, ours: np.ndarray, theirs: np.ndarray, rank: int, explained: float, whitened: bool) -> None:
+        self.rank, self.explained, self.whitened = rank, explained, whitened
+        self.shape = len(ours), len(theirs)
+        self.similarity = cosines(ours, theirs) if len(ours) * len(theirs) <= MAX_CELLS else None
+        if self.similarity is None:
+            self.units = UnitCosts(directions(ours).astype(np.float32), directions(theirs).astype(np.float32))
 
-    @property
-    def cost(self) -> np.ndarray:
-        return np.sqrt(np.maximum(2.0 - 2.0 * self.similarity, 0.0))
+    def costs(self, rows: np.ndarray | None = None) -> Costs:
+        """sqrt(2 - 2 cos) of all candidates, or of some."""
+        if self.similarity is None:
+            return self.units if rows is None else UnitCosts(self.units.ours[rows], self.units.theirs)
+        some = self.similarity if rows is None else self.similarity[rows]
+        return DenseCosts(np.sqrt(np.maximum(2.0 - 2.0 * some, 0.0)))
 
-    @property
+    @cached_property
+    def best(self) -> np.ndarray:
+        """float64 [n]: each candidate's cosine with its nearest target."""
+        if self.similarity is not None:
+            return np.asarray(self.similarity.max(axis=1))
+        return nearest(self.units.theirs, self.units.ours, 1)[1][:, 0].astype(np.float64)
+
+    def layers(self, count: int) -> np.ndarray:
+        """int64 [n]: the round in which each candidate is reached by a target, deep enough for ``count`` of them.
+
+        n where that is deeper than was looked.
+        """
+        if self.similarity is not None:
+            return layers(self.similarity)
+        n, m = self.shape
+        deep = min(n, max(64, 2 * count // m))
+        while True:
+            found, _ = nearest(self.units.ours, self.units.theirs, min(deep, _DEEPEST))
+            layer = np.full(n, n, dtype=np.int64)
+            for round_ in range(found.shape[1] - 1, -1, -1):
+                layer[found[:, round_][found[:, round_] >= 0]] = round_
+            if int((layer < n).sum()) >= count or deep >= min(n, _DEEPEST):
+                return layer
+            deep *= 2
+
+    @cached_property
     def spread(self) -> float:
-        return float(self.similarity.std())
+        """The standard deviation of the cosines, over a part of the candidates where they are many."""
+        if self.similarity is not None:
+            return float(self.similarity.std())
+        some = np.linspace(0, self.shape[0] - 1, _LOOKED_AT).astype(np.int64)
+        return float((self.units.ours[some] @ self.units.theirs.T).std())
 
 
 class Transport(Selector):
@@ -65,8 +102,12 @@ class Transport(Selector):
     ``variance``, ``rank_share``, ``ridge``: the reduced rank and its whitening. ``whiten=False``: centre only.
     ``min_spread``: smallest standard deviation of the cosines that still tells candidates apart; below it the request
     is refused, or with ``on_collapse="unwhitened"`` done without whitening. ``solver``, ``regularisation``: see
-    ``data_engine.selection.solver``. ``baselines``: measure a random and an unwhitened nearest-neighbour choice of the
-    same size beside this one.
+    ``data_engine.selection.solver``; the report's ``gap`` says how far from exact it is at most. ``baselines``: measure
+    choices of the same size beside this one: at random, the nearest unwhitened neighbours, unwhitened transport, and
+    the largest mean cosine with the targets (with projected gradients for vectors, the mean influence).
+
+    Above ``MAX_CELLS`` pairs the rounds come from each target's 2,048 nearest at most (FAISS), and what lies deeper
+    follows by its potential alone; ``auto`` is refused there.
     """
 
     name = "transport"
@@ -90,17 +131,17 @@ class Transport(Selector):
     def select(self, candidates: Candidates, targets: Candidates | None, *, budget: Budget | None, seed: int) -> Chosen:
         """Choose ``budget`` candidates, or as many as ``auto`` finds.
 
-        Raises ``RequestError`` where vectors or targets cannot be used, where the cosines collapse, and where there are
-        more than ``MAX_CELLS`` pairs.
+        Raises ``RequestError`` where vectors or targets cannot be used, where the cosines collapse, and for ``auto``
+        over more than ``MAX_CELLS`` pairs.
         """
         pool, wanted = vector_pools(candidates, targets)
         if budget != "auto":
             count = min(resolve_budget(budget, len(candidates)), len(pool))
-        if len(pool) * len(wanted) > MAX_CELLS:
+        if budget == "auto" and len(pool) * len(wanted) > MAX_CELLS:
             raise RequestError(
-                f"{len(pool)} candidates and {len(wanted)} targets are too many pairs for one transport problem",
+                f"{len(pool)} candidates and {len(wanted)} targets are too many pairs for an automatic budget",
                 code="too_large",
-                fix=f"narrow either side to at most {MAX_CELLS:,} pairs",
+                fix=f"give a budget, or narrow either side to at most {MAX_CELLS:,} pairs",
             )
         if len(pool) == 1:
             lines = reasons_for(len(candidates), pool.left_out, pool.rows, ["chosen: the only usable candidate"])
@@ -109,8 +150,8 @@ class Transport(Selector):
             )
 
         space = self._space(pool, wanted)
-        solution = self._solve(space.cost)
-        layer = layers(space.similarity)
+        solution = self._solve(space.costs())
+        layer = space.layers(len(pool) if budget == "auto" else count)
         order = np.lexsort((solution.potential, layer))
         report: dict[str, Any] = {
             "candidates": len(candidates),
@@ -122,6 +163,7 @@ class Transport(Selector):
             "cosine_spread": space.spread,
             "solver": solution.solver,
             "converged": solution.converged,
+            "gap": solution.gap,
         }
         if budget == "auto":
             kept, report["automatic_budget"] = self._automatic(space, seed)
@@ -134,28 +176,28 @@ class Transport(Selector):
         report["effective_sample_size"] = float(weights.sum() ** 2 / (weights**2).sum())
         report["transport_distance"] = {
             "everything": solution.distance,
-            "chosen": self._solve(space.cost[order]).distance,
+            "chosen": self._solve(space.costs(order)).distance,
         }
         report["coverage"] = {"chosen": _coverage(pool, wanted, order)}
         if self.baselines:
             self._measure_baselines(report, candidates, pool, wanted, space, len(order), seed)
         reasons = reasons_for(
-            len(candidates), pool.left_out, pool.rows, _explain(order, layer, space.similarity, solution.potential)
+            len(candidates), pool.left_out, pool.rows, _explain(order, layer, space.best, solution.potential)
         )
         return Chosen(pool.rows[order], weights, reasons, report)
 
-    def _solve(self, cost: np.ndarray) -> Solution:
+    def _solve(self, cost: Costs | np.ndarray) -> Solution:
         return solve(cost, self.solver, self.regularisation)
 
     def _space(self, pool: Pool, wanted: Pool) -> _Space:
         """The cosines after centring and whitening. Raises ``RequestError`` where they collapse."""
         both, n = np.concatenate([pool.vectors, wanted.vectors]), len(pool)
         plain = both - both.mean(axis=0)
-        space = _Space(cosines(plain[:n], plain[n:]), both.shape[1], 1.0, False)
+        space = _Space(plain[:n], plain[n:], both.shape[1], 1.0, False)
         if self.whiten:
             whitening = fit_whitening(both, variance=self.variance, rank_share=self.rank_share, ridge=self.ridge)
             white = whitening.apply(both)
-            whitened = _Space(cosines(white[:n], white[n:]), whitening.rank, whitening.explained, True)
+            whitened = _Space(white[:n], white[n:], whitening.rank, whitening.explained, True)
             if whitened.spread >= self.min_spread:
                 return whitened
             if self.on_collapse == "refuse":
@@ -175,14 +217,15 @@ class Transport(Selector):
 
     def _automatic(self, space: _Space, seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """bool [n], the union over folds of each fold's best k rounds, and one curve a fold."""
-        n, m = space.similarity.shape
+        n, m = space.shape
         if m < 2:
             raise RequestError(
                 "an automatic budget needs at least two targets: one chooses, another judges",
                 code="bad_budget",
                 fix="give a budget, or more targets",
             )
-        cost = space.cost
+        assert space.similarity is not None
+        cost = space.costs().rows(slice(0, n))
         kept = np.zeros(n, dtype=bool)
         curves = []
         shuffled = np.random.default_rng(seed).permutation(m)
@@ -222,33 +265,42 @@ class Transport(Selector):
         count: int,
         seed: int,
     ) -> None:
-        """Add what a random and an unwhitened nearest-neighbour choice of ``count`` would have reached."""
+        """Add what other choices of ``count`` would have reached."""
         place = np.empty(len(candidates), dtype=np.int64)
         place[draw(candidates, seed)] = np.arange(len(candidates))
-        plain = cosines(pool.vectors, wanted.vectors)
+        plain = _Space(pool.vectors, wanted.vectors, 0, 1.0, False)
+        mean = directions(pool.vectors) @ directions(wanted.vectors).mean(axis=0)
         rivals = {
             "random": np.argsort(place[pool.rows])[:count],
-            "nearest": np.lexsort((-plain.max(axis=1), layers(plain)))[:count],
+            "nearest": np.lexsort((-plain.best, plain.layers(count)))[:count],
+            "mean_cosine": np.argsort(-np.round(mean, 9), kind="stable")[:count],
         }
+        if space.whitened:
+            middle = np.concatenate([pool.vectors, wanted.vectors]).mean(axis=0)
+            centred = _Space(pool.vectors - middle, wanted.vectors - middle, 0, 1.0, False)
+            potential = self._solve(centred.costs()).potential
+            rivals["unwhitened"] = np.lexsort((potential, centred.layers(count)))[:count]
         for name, rows in rivals.items():
-            report["transport_distance"][name] = self._solve(space.cost[rows]).distance
+            report["transport_distance"][name] = self._solve(space.costs(rows)).distance
             report["coverage"][name] = _coverage(pool, wanted, rows)
 
 
 def _coverage(pool: Pool, wanted: Pool, rows: np.ndarray) -> dict[str, float]:
     """How near the chosen come to the targets in the space as it was: what transport did not optimise."""
-    best = cosines(pool.vectors[rows], wanted.vectors).max(axis=0)
+    chosen, asked = directions(pool.vectors)[rows], directions(wanted.vectors)
+    best = nearest(chosen, asked, 1)[1][:, 0].astype(np.float64)
     return {"mean_target": float(best.mean()), "worst_target": float(best.min())}
 
 
-def _explain(order: np.ndarray, layer: np.ndarray, similarity: np.ndarray, potential: np.ndarray) -> list[str]:
+def _explain(order: np.ndarray, layer: np.ndarray, best: np.ndarray, potential: np.ndarray) -> list[str]:
     """One line for each usable candidate."""
     chosen = np.zeros(len(layer), dtype=bool)
     chosen[order] = True
-    best = similarity.max(axis=1)
+    deep = len(layer)
     return [
-        f"{'chosen' if taken else 'left out'}: {round_ + 1}. nearest of a target, "
-        f"cosine {cosine:.4f}, potential {f:.4f}"
+        f"{'chosen' if taken else 'left out'}: "
+        + (f"{round_ + 1}. nearest of a target, " if round_ < deep else "not among the nearest of any target, ")
+        + f"cosine {cosine:.4f}, potential {f:.4f}"
         for taken, round_, cosine, f in zip(
             chosen.tolist(), layer.tolist(), best.tolist(), potential.tolist(), strict=True
         )

@@ -17,6 +17,7 @@ from flows.index import embed
 from flows.ingest import ingest
 from flows.mix import locate, mix
 from flows.progress import silent
+from flows.query import score_column
 from flows.select import select, stored
 from storage.lake import Lake
 from tests.recordings import write_robomimic
@@ -246,3 +247,93 @@ def test_a_mixture_is_found_by_id_prefix_or_name(filled):
     with pytest.raises(RequestError, match="begins 2 mixture ids"):
         locate(filled, ids[2][:10])
     assert locate(filled, ids[2]).endswith(ids[2])
+
+
+# weighers
+
+
+def drawn(mixture: mixtures.Mixture, by: str) -> dict[str, float]:
+    """How often a step of each value of the column ``by`` is drawn."""
+    rows = pl.DataFrame(mixture.episodes).with_columns(mass=pl.col("weight") * pl.col("row_count"))
+    shares = rows.group_by(by).agg(pl.col("mass").sum() / rows["mass"].sum())
+    return dict(shares.iter_rows())
+
+
+@pytest.fixture
+def rewarded(lake, common, tmp_path):
+    """24 episodes, the i-th of which earns i in all, on its last step."""
+    source = write_robomimic(tmp_path / "reach.hdf5")
+    with h5py.File(source, "r+") as file:
+        for number in range(24):
+            file[f"data/demo_{number}/rewards"][-1] = number
+    ingest(lake, SourceRecipe(name="reach", uri=str(source)), **common)
+    choose(lake, "all", method="filter")
+    return lake
+
+
+def test_returns_and_advantages_are_those_of_the_steps(rewarded):
+    mixture = frozen(rewarded, {"selection": "all", "weigher": "return_weighting", "params": {"alpha": 0.5}})
+    rows = pl.DataFrame(mixture.episodes).with_columns(
+        earned=pl.col("source_key").str.extract(r"(\d+)$").cast(pl.Float64)
+    )
+    for task in rows.partition_by("task"):
+        scaled = (task["earned"] - task["earned"].min()) / (task["earned"].max() - task["earned"].min())
+        ratio = task["weight"] / (scaled / 0.5).exp()
+        np.testing.assert_allclose(ratio / ratio[0], 1, rtol=1e-4)
+    told = mixture.document.recorded["weighers"]["all"]
+    assert told["weigher"] == "return_weighting"
+    assert told["report"]["groups"]["reach/reach left"]["episodes"] == 12
+    advantage = frozen(rewarded, {"selection": "all", "weigher": "advantage_weighting"})
+    assert advantage.id != mixture.id
+    again = frozen(rewarded, {"selection": "all", "weigher": "return_weighting", "params": {"alpha": 0.5}})
+    assert again.id == mixture.id
+
+
+def test_equal_returns_weigh_alike_and_without_rewards_they_are_refused(filled, common, tmp_path):
+    choose(filled, "some", budget=6)
+    even = frozen(filled, {"selection": "some", "weigher": "return_weighting"})  # the recording's rewards are zero
+    assert set(column(even, "weight")) == {1.0}
+    source = write_robomimic(tmp_path / "none.hdf5", episodes=3)
+    with h5py.File(source, "r+") as file:
+        for number in range(3):
+            del file[f"data/demo_{number}/rewards"]
+    ingest(filled, SourceRecipe(name="none", uri=str(source)), **common)
+    choose(filled, "none", "none", method="filter")
+    with pytest.raises(RequestError, match="3 of 3 units have steps without a reward"):
+        frozen(filled, {"selection": "none", "weigher": "return_weighting"})
+
+
+def test_scores_sizes_and_temperature_weigh(filled):
+    choose(filled, "some", method="filter", where="action_divergence IS NOT NULL")
+    by = {"selection": "some", "weigher": "score", "params": {"by": "action_divergence", "tau": 1.0}}
+    rows = pl.DataFrame(frozen(filled, by).episodes)
+    scores = score_column(filled, rows, "action_divergence")
+    ordered = rows.with_columns(score=scores).sort("score")["weight"].to_list()
+    assert ordered == sorted(ordered, reverse=True)  # lower is better
+    assert ordered[0] / ordered[-1] == pytest.approx(np.e, rel=1e-4)
+    alike = frozen(filled, {"selection": "some", "weigher": "size", "params": {"power": 0}})
+    shares = drawn(alike, "episode_id")
+    np.testing.assert_allclose(list(shares.values()), 1 / len(shares), rtol=1e-4)
+    even = {"selection": "some", "weigher": "temperature", "params": {"temperature": 1e9, "over": "task"}}
+    np.testing.assert_allclose(list(drawn(frozen(filled, even), "task").values()), 0.5, rtol=1e-4)
+    choose(filled, "everyone", method="filter")
+    with pytest.raises(RequestError, match="action_divergence is not known of"):
+        frozen(filled, {**by, "selection": "everyone"})
+    with pytest.raises(RequestError, match="unknown key 'tua'"):
+        frozen(filled, {**by, "params": {"by": "action_divergence", "tua": 1}})
+
+
+def test_remix_says_what_it_found_and_draws_as_it_says(filled):
+    choose(filled, "everyone", method="filter")
+    params = {"over": "operator", "iterations": 60, "reference_iterations": 200, "hidden": 16}
+    mixture = frozen(filled, {"selection": "everyone", "weigher": "remix", "params": params})
+    told = mixture.document.recorded["weighers"]["everyone"]["report"]["domains"]
+    assert set(told) == {"steady", "shaky", "lost"}
+    for operator, share in drawn(mixture, "operator").items():
+        assert share == pytest.approx(told[operator]["share"], rel=1e-4)
+    assert told["lost"]["share"] > told["steady"]["share"]
+    assert frozen(filled, {"selection": "everyone", "weigher": "remix", "params": params}).id == mixture.id
+    episodes = filled.episodes().filter(pl.col("source_key") != "demo_8")
+    select(filled, SelectRecipe(name="both", method="filter"), episodes, progress=silent(), run_id="run_test")
+    with pytest.raises(RequestError, match="these are 2 kinds of robot"):
+        frozen(filled, {"selection": "both", "weigher": "remix", "params": {"iterations": 1}})

@@ -40,8 +40,22 @@ def test_sinkhorn_comes_near_the_exact_solution():
     assert np.corrcoef(exact.potential, entropic.potential)[0, 1] > 0.98
 
 
-def test_auto_is_exact_in_reach():
+def test_auto_is_exact_in_reach_and_priced_above(monkeypatch):
     assert solve(cost(10, 4)).solver == "exact"
+    monkeypatch.setattr("data_engine.selection.solver.EXACT_CELLS", 100)
+    monkeypatch.setattr("data_engine.selection.pricing._SMALL", 100)
+    matrix = cost(200, 30)
+    priced, exact = solve(matrix), solve(matrix, "exact")
+    assert (priced.solver, exact.gap) == ("priced", 0.0)
+    assert priced.converged
+    assert priced.distance == pytest.approx(exact.distance, rel=0.0051)
+    assert priced.distance * (1 - priced.gap) <= exact.distance + 1e-6
+
+
+def test_the_gap_bounds_how_far_sinkhorn_is_from_exact():
+    matrix = cost(120, 20, seed=1)
+    exact, entropic = solve(matrix, "exact"), solve(matrix, "sinkhorn", regularisation=0.05)
+    assert entropic.distance * (1 - entropic.gap) <= exact.distance <= entropic.distance
 
 
 def test_pot_is_loaded_without_torch():

@@ -197,11 +197,48 @@ def test_a_single_candidate_is_the_choice_and_equal_ones_are_refused(units):
         assert caught.value.code == "collapsed_space"
 
 
-def test_too_many_pairs_are_refused(units, monkeypatch):
+def test_where_not_every_pair_is_in_memory_the_choice_is_the_same(units, monkeypatch):
+    candidates, targets, truth = planted(900, 24, 12)
+    arguments = units(candidates, "c"), units(targets, "t")
+    whole = Transport().select(*arguments, budget=90, seed=0)
     monkeypatch.setattr("data_engine.selection.transport.MAX_CELLS", 100)
-    candidates, targets, _ = planted(60, 8, 4)
-    with pytest.raises(RequestError, match="too many pairs"):
-        Transport().select(units(candidates, "c"), units(targets, "t"), budget=3, seed=0)
+    some = Transport().select(*arguments, budget=90, seed=0)
+    assert len(set(whole.order.tolist()) & set(some.order.tolist())) >= 88
+    assert some.report["gap"] <= 0.005
+    assert auc(-potentials(some), truth) > 0.97
+    for name, coverage in whole.report["coverage"].items():
+        assert some.report["coverage"][name] == pytest.approx(coverage, abs=1e-3)
+    everyone = Transport(baselines=False).select(*arguments, budget=None, seed=0)
+    assert sorted(everyone.order.tolist()) == list(range(900))
+    with pytest.raises(RequestError, match="too many pairs for an automatic budget"):
+        Transport().select(*arguments, budget="auto", seed=0)
+
+
+def test_deeper_than_was_looked_the_potential_alone_decides(units, monkeypatch):
+    candidates, targets, _ = planted(300, 16, 8)
+    monkeypatch.setattr("data_engine.selection.transport.MAX_CELLS", 100)
+    monkeypatch.setattr("data_engine.selection.transport._DEEPEST", 5)
+    chosen = Transport(baselines=False).select(units(candidates, "c"), units(targets, "t"), budget=200, seed=0)
+    assert len(set(chosen.order.tolist())) == 200
+    reasons = [chosen.reasons[at] for at in chosen.order]
+    shallow = [reason.startswith("chosen: not among the nearest of any target") for reason in reasons]
+    assert shallow == sorted(shallow)
+    assert any(shallow)
+    deep = potentials(chosen)[chosen.order[shallow.index(True) :]]
+    assert (np.diff(deep) >= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_beats_every_baseline_in_the_same_call(units, seed):
+    candidates, targets, truth = planted(500, 64, 12, loud=6.0, seed=seed)
+    chosen = Transport(variance=0.99).select(
+        units(candidates, "c"), units(targets, "t"), budget=int(truth.sum()), seed=0
+    )
+    distance = chosen.report["transport_distance"]
+    rivals = {"random", "nearest", "unwhitened", "mean_cosine"}
+    assert rivals < set(distance)
+    assert all(distance["chosen"] < distance[name] for name in rivals)
+    assert set(chosen.report["coverage"]) == {"chosen", *rivals}
 
 
 def test_sinkhorn_chooses_much_the_same(units):
