@@ -6,6 +6,7 @@ that made the space encodes the query; across robots this is allowed, images are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from flows.score import device
 from storage.fits import describe, list_fits
 from storage.lake import Lake
 
-__all__ = ["encoder_of", "nearest", "picture", "seen"]
+__all__ = ["encoder_of", "like", "nearest", "picture", "seen"]
 
 _ROWS_AT_ONCE = 200_000  # vectors compared at once: 400 MB at 512 numbers
 _PIXELS = 1 << 26  # of a picture
@@ -50,8 +51,40 @@ def seen(
         )
     given = [text] if text is not None else [picture(str(image))]
     (query,) = getattr(encoder, takes)(given, device())
-    rows = {row["episode_id"]: row for row in admitted.iter_rows(named=True)}
-    hits = nearest(lake, space, version, query, admitted, k)
+    return _shown(nearest(lake, space, version, query, admitted, k), admitted)
+
+
+def like(
+    lake: Lake, space: str, vector: Sequence[float], *, k: int = 10, where: str | None = None
+) -> list[dict[str, Any]]:
+    """The ``k`` episodes that hold the vector of largest cosine to ``vector``, as :func:`seen` tells them.
+
+    Raises ``RequestError`` where it has another length than the space's, or no direction, and where the space is of
+    trajectories and the episodes are of unlike robots.
+    """
+    admitted, _ = matching(lake, lake.episodes(), where)
+    if not len(admitted):
+        return []
+    version = pinned(lake, [space], admitted)[f"space {space}"]
+    rows = lake.scan(f"embeddings/{space}").filter(pl.col("encoder_version") == version)
+    ((width, unseen),) = (
+        rows.select(pl.col("vector").list.len().first(), pl.col("camera").is_null().all()).collect().rows()
+    )
+    if unseen and admitted.select("embodiment", "control_mode").n_unique() > 1:
+        raise RequestError(
+            f"space {space!r} is of courses, and those of unlike robots cannot be compared", code="unlike_spaces",
+            fix="narrow where to one embodiment and control mode",
+        )  # fmt: skip
+    query = np.asarray(vector, np.float32)
+    if query.shape != (width,):
+        raise RequestError(f"vectors of space {space!r} have {width} numbers, not {len(vector)}", code="bad_vector")
+    if not np.isfinite(query).all() or not query.any():
+        raise RequestError("the vector has no direction", code="bad_vector", fix="give finite numbers, not all zero")
+    return _shown(nearest(lake, space, version, query, admitted, k), admitted)
+
+
+def _shown(hits: list[dict[str, Any]], episodes: pl.DataFrame) -> list[dict[str, Any]]:
+    rows = {row["episode_id"]: row for row in episodes.iter_rows(named=True)}
     return [{**hit, **{name: rows[hit["episode_id"]][name] for name in _SHOWN}} for hit in hits]
 
 

@@ -21,6 +21,7 @@ from api.service.asking import (
     split,
 )
 from api.service.rows import TABULAR, paged
+from data_engine.errors import RequestError
 from data_engine.preferences import Tally
 from flows.annotate import Said, annotate
 from flows.distribution import distribution
@@ -108,11 +109,13 @@ class Tallies(BaseModel):
 
 
 class Search(BaseModel):
-    """What to find the like of."""
+    """What to find the like of: exactly one of an episode, a text and a vector."""
 
     model_config = ConfigDict(extra="forbid")
 
-    episode: str = Field(max_length=200)
+    episode: str | None = Field(default=None, max_length=200)
+    text: str | None = Field(default=None, min_length=1, max_length=2000, description="Of what a frame shows.")
+    vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536, description="In the space.")
     space: str = Field(default="trajectory", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     k: int = Field(default=10, ge=1, le=1000)
     where: str | None = Field(default=None, max_length=8192)
@@ -186,7 +189,17 @@ def enter_preferences(body: Preferences, live: LiveLake, caller: Caller) -> Ente
 
 @router.post("/search", tags=["search"])
 def search(body: Search, lake: Held) -> Hits:
-    """The episodes nearest to one in an embedding space, of its own kind of robot."""
-    from flows.index import search as find
+    """The episodes nearest to one in an embedding space, of its own kind of robot; or those that hold the nearest to a
+    text or a vector, and where they do.
+    """
+    if sum(given is not None for given in (body.episode, body.text, body.vector)) != 1:
+        raise RequestError("a search is for one thing", code="bad_request", fix="give episode, text or vector")
+    if body.episode is not None:
+        from flows.index import search as find
 
-    return Hits(items=find(lake, body.space, body.episode, k=body.k, where=body.where))
+        return Hits(items=find(lake, body.space, body.episode, k=body.k, where=body.where))
+    from flows.search import like, seen
+
+    if body.vector is not None:
+        return Hits(items=like(lake, body.space, body.vector, k=body.k, where=body.where))
+    return Hits(items=seen(lake, body.space, text=body.text, k=body.k, where=body.where))

@@ -150,6 +150,22 @@ def test_search_finds_the_like(served):
         assert name not in {hit["episode_id"] for hit in items}
 
 
+def test_search_by_vector_and_by_text_where_the_space_takes_it(served):
+    with served.client() as client:
+        row = served.lake.scan("embeddings/trajectory").select("episode_id", "vector").collect().row(0, named=True)
+        items = client.post("/v1/search", json={"vector": row["vector"], "k": 2}).json()["items"]
+        assert (len(items), items[0]["episode_id"]) == (2, row["episode_id"])
+        assert items[0]["similarity"] == pytest.approx(1.0)
+        for wrong, code in (
+            ({"vector": row["vector"][1:]}, "bad_vector"), ({"vector": [0.0] * len(row["vector"])}, "bad_vector"),
+            ({"text": "a red cup"}, "no_such_query"), ({"text": "a", "episode": "b"}, "bad_request"),
+            ({}, "bad_request"),
+        ):  # fmt: skip
+            answer = client.post("/v1/search", json=wrong)
+            assert 400 <= answer.status_code < 500
+            assert answer.json()["code"] == code, answer.text
+
+
 def test_errors_are_problems_with_a_code_and_a_fix(served):
     with served.client() as client:
         answer = client.get("/v1/episodes", params={"where": "sucess"})
