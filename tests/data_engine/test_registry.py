@@ -8,10 +8,25 @@ from data_engine import registry
 from data_engine.errors import RequestError
 from data_engine.registry import Plugin
 
+ASKING = {  # what cannot be without being told something: weights, a server, prompts, other selections, a metric
+    "encoders": {"open_clip", "open_clip_text", "timm", "torch_module"},
+    "labellers": {"caption", "success", "vlm_reward"},
+    "scorers": {"instruction_match"},
+    "selectors": {"difference", "intersection", "quality_coverage", "top_fraction", "union"},
+    "weighers": {"score"},
+}
+
 
 @pytest.mark.parametrize("kind", registry.KINDS)
-def test_every_registered_plugin_loads_and_has_defaults(kind):
+def test_every_registered_plugin_loads_and_has_defaults_or_asks_in_one_line(kind):
     for name in registry.names(kind):
+        if name in ASKING.get(kind, ()):
+            with pytest.raises(RequestError) as caught:
+                registry.make(kind, name)
+            assert caught.value.code == "bad_option"
+            assert "\n" not in str(caught.value)
+            assert issubclass(registry.load(kind, name), Plugin)
+            continue
         plugin = registry.make(kind, name)
         assert isinstance(plugin, Plugin)
         assert registry.make(kind, name, plugin.config) == plugin

@@ -144,3 +144,9 @@ def test_an_erase_takes_the_labels_of_a_mixture_that_held_the_episode(rewarded, 
     with pytest.raises(RequestError, match="is broken"):
         mixtures.open(facts["uri"])
     assert check(rewarded) == []
+
+
+def test_a_vacuum_leaves_the_labels_of_a_mixture(rewarded, common):
+    facts = mixed(rewarded, common)
+    rewarded.vacuum(grace_hours=0)
+    assert mixtures.open(facts["uri"]).labels.num_rows == facts["episodes"]
