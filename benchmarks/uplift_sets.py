@@ -191,7 +191,7 @@ def _via(kind: str, state: np.ndarray) -> np.ndarray | None:
     if side is None:
         return None
     half = (state[:2] + state[4:6]) / 2
-    return np.array([half[0] + side, half[1], max(float(state[2]), 0.15)])
+    return np.array([half[0] + side, half[1], max(float(state[2]), 0.15) + 0.1])  # above what is in the way
 
 
 def _save(path: Path, found: Sequence[Demonstration]) -> None:

@@ -90,8 +90,9 @@ def test_people_are_what_they_are_said_to_be_and_a_plan_gives_the_same_again(cac
     np.testing.assert_array_equal(uplift_sets.perform(work[3]).course.action, demos[3].course.action)
 
 
-def test_both_strategies_succeed_from_their_own_side(cache):
-    left, right = uplift_sets.recorded(uplift_sets.plans("strategies", "window-open-v3", 2, 0), cache, serial)
+@pytest.mark.parametrize("task", uplift_sets.TASKS)
+def test_both_strategies_succeed_from_their_own_side(cache, task):
+    left, right = uplift_sets.recorded(uplift_sets.plans("strategies", task, 2, 0), cache, serial)
     assert left.success and right.success
     middle = [np.mean(demo.course.state[5:20, 0] - demo.course.state[0, 0]) for demo in (left, right)]
     assert middle[0] < middle[1]
