@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -69,16 +70,15 @@ def page(
     shown = list(dict.fromkeys(columns)) if columns else frame.columns
     keys = [(name.removeprefix("-"), name.startswith("-")) for name in order_by]
     keys = list({name: (name, down) for name, down in reversed(keys)}.values())[::-1]  # a name's first place counts
-    parts: tuple[Compiled, ...] = ()
-    if where:
-        parts = conjuncts_over(where, frame.schema) if table == "episodes" else conjuncts(where, dict(frame.schema))
-    scores: dict[str, str | ScoreRef] = {ref.column: ref for part in parts for ref in part.scores}
+    types = lake.remembered(("types", table), lambda: _types(frame), (table, "removals"))
+    parts = _parts(table, where, types) if where else ()
+    scores = {ref.column: ref for part in parts for ref in part.scores}
     for name in (*shown, *(name for name, _ in keys)):
         if name not in frame.columns:
             if table != "episodes":
                 known = ", ".join(sorted(frame.columns))
                 raise RequestError(f"{table} has no column {name!r}", code="unknown_column", fix=f"known: {known}")
-            scores[name] = score_reference(name, frame.schema)
+            scores[name] = _reference(name, types)
     wide = frame.with_columns(_score(lake, frame, wanted).alias(name) for name, wanted in scores.items())
     for name, _ in keys:
         if wide.schema[name].is_nested():
@@ -87,23 +87,48 @@ def page(
     names, down = [name for name, _ in order], [descending for _, descending in order]
     verdict = _verdict(lake, table, wide, parts)
     undecided = verdict.null_count() if verdict is not None else 0
-    found = wide.lazy().select(names).with_row_index("_at")
+    found = wide.select(names).with_row_index("_at")
     if verdict is not None:
         found = found.filter(verdict.fill_null(False))
     matched = len(frame) if verdict is None else int(verdict.sum() or 0)
     question = digest([table, where, [list(key) for key in keys]], length=16)
     if after is not None:
         found = found.filter(_beyond(order, _cursor(after, question, order, wide.schema), wide.schema))
-    unasked = not keys and table == "episodes"  # they lie in that order
-    ordered = found if unasked else found.sort(names, descending=down, nulls_last=True)
-    if limit is not None:
-        ordered = ordered.head(limit + 1)
-    picked = ordered.collect()
+    if keys or table != "episodes":  # which lie in the order that is not asked for
+        found = found if limit is None else _leading(found, names[0], down[0], limit + 1)
+        found = found.sort(names, descending=down, nulls_last=True)
+    picked = found if limit is None else found.head(limit + 1)
     more = limit is not None and len(picked) > limit
     picked = picked.head(limit) if limit is not None else picked
     rows = wide.select(shown)[picked["_at"]] if len(picked) else wide.select(shown).clear()
     ends = _text(question, picked.row(-1, named=True), names) if more and len(picked) else None
     return Page(rows, matched, undecided, ends)
+
+
+def _types(frame: pl.DataFrame) -> tuple[tuple[str, str], ...]:
+    return tuple((name, str(kind)) for name, kind in frame.schema.items())
+
+
+@lru_cache(maxsize=1024)  # to parse takes longer than to evaluate, and pages ask the same again
+def _parts(table: str, where: str, types: tuple[tuple[str, str], ...]) -> tuple[Compiled, ...]:
+    return conjuncts_over(where, dict(types)) if table == "episodes" else conjuncts(where, dict(types))
+
+
+@lru_cache(maxsize=1024)
+def _reference(name: str, types: tuple[tuple[str, str], ...]) -> ScoreRef:
+    return score_reference(name, dict(types))
+
+
+def _leading(rows: pl.DataFrame, name: str, down: bool, count: int) -> pl.DataFrame:
+    """Those of ``rows`` that can be among the first ``count`` by the column ``name`` and whatever breaks ties: few are
+    left to be sorted.
+    """
+    values = rows[name].drop_nulls()
+    if len(values) < count:
+        return rows
+    edge = values.top_k(count).min() if down else values.bottom_k(count).max()
+    at = pl.lit(edge, dtype=rows.schema[name])
+    return rows.filter((pl.col(name) >= at) if down else (pl.col(name) <= at))
 
 
 def _verdict(lake: Snapshot, table: str, wide: pl.DataFrame, parts: Sequence[Compiled]) -> pl.Series | None:
@@ -144,8 +169,7 @@ def _live(lake: Snapshot, table: str) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _score(lake: Snapshot, episodes: pl.DataFrame, wanted: str | ScoreRef) -> pl.Series:
-    reference = wanted if isinstance(wanted, ScoreRef) else score_reference(wanted, episodes.schema)
+def _score(lake: Snapshot, episodes: pl.DataFrame, reference: ScoreRef) -> pl.Series:
     rests_on = ("episodes", "removals", "scores")
     return lake.remembered(("score", reference), lambda: score_column(lake, episodes, reference), rests_on)
 

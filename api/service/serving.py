@@ -32,8 +32,7 @@ def run(settings: Settings, host: str, port: int) -> None:
     name = f"[{host}]" if ":" in host else host
     who = "with keys" if settings.keys else "without keys, to this machine alone"
     print(f"serving {settings.lake} at http://{name}:{bound}/v1, {who}", file=sys.stderr, flush=True)
-    config = uvicorn.Config(
-        app, log_level="info", server_header=False, proxy_headers=False, timeout_graceful_shutdown=5
-    )
+    plain = {"server_header": False, "proxy_headers": False, "access_log": False, "log_level": "warning"}
+    config = uvicorn.Config(app, timeout_graceful_shutdown=5, **plain)
     with suppress(KeyboardInterrupt):  # uvicorn ends in order, and then passes it on
         uvicorn.Server(config).run(sockets=[listening])
