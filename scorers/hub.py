@@ -45,11 +45,11 @@ def _missing(what: str, why: str) -> RequestError:
 
 def _answers(endpoint: str) -> bool:
     """Whether anything answers at ``endpoint`` in time. In a thread of its own: looking a name up has no time-out."""
+    import httpx
+
     found = threading.Event()
 
     def ask() -> None:
-        import httpx
-
         try:
             httpx.head(endpoint, timeout=PATIENCE_S)
             found.set()

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -103,7 +104,6 @@ def test_what_is_no_such_model_is_one_line(eyes, tmp_path):
 
     assert wrong(checkpoint=str(tmp_path / "gone.pt")).code == "no_weights"
     assert "did you mean 'ViT-B-32'" in str(wrong(model="ViT-B-23", checkpoint=str(eyes)))
-    assert "has no pretrained weights 'nothing'" in str(wrong(model="ViT-B-32", pretrained="nothing"))
     assert wrong(model="RN50", checkpoint=str(eyes)).code == "bad_weights"
     (tmp_path / "bare.pt").write_bytes(eyes.read_bytes())
     assert "says no architecture" in str(wrong(checkpoint=str(tmp_path / "bare.pt")))
@@ -111,6 +111,31 @@ def test_what_is_no_such_model_is_one_line(eyes, tmp_path):
     assert "has no vision_cfg" in str(wrong(checkpoint=str(tmp_path / "bare.pt")))
     (tmp_path / "bare.json").write_text("[]")
     assert wrong(checkpoint=str(tmp_path / "bare.pt")).code == "bad_model"
+
+
+def test_a_tag_that_is_none_is_not_asked_for(monkeypatch):
+    from huggingface_hub import constants
+
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(hub, "PATIENCE_S", 60)  # it answers, however busy the machine is
+        with pytest.raises(RequestError, match="ViT-B-32 has no pretrained weights 'nothing'") as caught:
+            OpenClip(model="ViT-B-32", pretrained="nothing").model_version()
+        server.shutdown()
+    assert "laion2b_s34b_b79k" in str(caught.value.fix)
+    assert asked == ["/"]
 
 
 class _Bomb:
@@ -134,7 +159,6 @@ def silent_hub(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=lambda: [server.accept()], daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(hub, "PATIENCE_S", 0.2)
@@ -196,3 +220,20 @@ def test_half_precision_is_the_same_space_to_its_precision_and_another_version(t
     assert (towers.images(frames) * half.images(frames)).sum(axis=1).min() > 0.99
     assert half.version() != towers.version()
     assert half.model_version() == towers.model_version()
+
+
+def test_what_was_downloaded_before_needs_no_network(silent_hub, towers, eyes, tmp_path):
+    from safetensors.torch import save_file
+
+    held = tmp_path / "hub" / "models--some--eyes"
+    snapshot = held / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (held / "refs").mkdir()
+    (held / "refs" / "main").write_text("0" * 40)
+    config = {"model_cfg": json.loads(eyes.with_suffix(".json").read_text()), "preprocess_cfg": {}}
+    (snapshot / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(torch.load(eyes, weights_only=True), snapshot / "open_clip_model.safetensors")
+    assert OpenClip(model="hf-hub:some/eyes").model_version() == towers.model_version()
+    with pytest.raises(RequestError, match="the hub cannot be reached") as caught:
+        OpenClip(model="hf-hub:some/others").model_version()
+    assert caught.value.code == "no_weights"
