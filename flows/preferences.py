@@ -53,7 +53,7 @@ class Judging(BaseModel):
 
     endpoint: Endpoint
     collection: str = Field(default="default", min_length=1, max_length=200)
-    pairs: int = Field(default=200, ge=1, le=1_000_000)
+    pairs: int = Field(default=500, ge=1, le=1_000_000)
     steps: int = Field(default=1, ge=1, le=100_000)
     pictures: int = Field(default=1, ge=1, le=32)
     camera: str | None = None

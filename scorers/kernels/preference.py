@@ -21,7 +21,7 @@ __all__ = ["agreement", "item_rewards", "train", "weigh"]
 _LAYERS = ("weight0", "bias0", "weight1", "bias1", "weight2", "bias2")
 _BATCH = 128  # pairs
 _AVERAGING = 0.98  # decay of the running mean of the weights, which is what is kept
-_JITTER = 0.3  # of features that are seen in training, in deviations: a few pairs must not be known by heart
+_JITTER = 0.5  # of features that are seen in training, in deviations: a few pairs must not be known by heart
 _SHRINK = 1e-3  # of rewards towards 0: only their differences are learned
 
 

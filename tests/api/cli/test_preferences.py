@@ -76,7 +76,7 @@ def test_a_wrong_request_is_one_line(capsys, lake, tmp_path):
     assert "NO_SUCH_KEY" in refusal(capsys, "preferences", "judge", path, *lake)
     path.write_text("endpoint: {url: 'http://127.0.0.1:9/v1', model: m}\npears: 3")
     assert "did you mean 'pairs'?" in refusal(capsys, "preferences", "judge", path, *lake)
-    path.write_text("endpoint: {url: 'http://127.0.0.1:9/v1', model: m, price_in: 5, budget: 0.001}")
+    path.write_text("endpoint: {url: 'http://127.0.0.1:9/v1', model: m, price_in: 5, budget: 0.001}\npairs: 200")
     code, out, err = call(capsys, "preferences", "judge", path, *lake)
     assert (code, out) == (2, "") and err.splitlines()[-1].startswith("error: it may cost 1.7")
     assert "endpoint is missing" in refusal(capsys, "label", "success", *lake)
