@@ -1,9 +1,11 @@
 """Large transport problems by pricing: solve on few pairs, look which others would pay, and say how far the rest is.
 
-The exact solver needs every pair; nearly none of them moves anything. Column generation (Dantzig and Wolfe 1960; for
-transport Gottschlich and Schuhmacher 2014) keeps the pairs of least reduced cost C_ij - g_j under the targets' prices
-g, which a small sample gives first, solves on those alone (network simplex), and prices all pairs again. Any g bounds
-the true cost from below: mean_i min_j (C_ij - g_j) + mean_j g_j. So the gap to the exact solution is known without it.
+The exact solver needs every pair; nearly none of them moves anything. Here each row keeps its pairs of least reduced
+cost C_ij - g_j under the targets' prices g, which a small sample gives first; matrix scaling moves the mass along those
+and corrects the prices, and all pairs are priced again. Any g bounds the true cost from below:
+mean_i min_j (C_ij - g_j) + mean_j g_j. So the gap to the exact solution is known without it. Where it stays too large,
+the network simplex takes over on few pairs, to which those are added that would pay: column generation (Dantzig and
+Wolfe 1960; for transport Gottschlich and Schuhmacher 2014), which ends at the exact solution.
 """
 
 from __future__ import annotations
@@ -15,18 +17,21 @@ import numpy as np
 
 from data_engine.errors import EngineError
 from data_engine.selection.costs import Costs, DenseCosts, by_block
+from data_engine.selection.scaling import first_prices, leftovers, scale
 
 __all__ = ["Priced", "solve_priced"]
 
 _SMALL = 1_200_000  # cells that are solved whole
+_SAMPLE = 50_000_000  # cells of the sample that sets the first prices
+_SCALINGS = 6
 _PAIRS = 2_000_000  # of one sparse problem: more than that takes minutes
 
 
 @dataclass(frozen=True)
 class Priced:
     """``distance``: the cost of a transport that is one. ``bound``: no transport costs less. ``potential`` float64 [n]:
-    min_j (C_ij - g_j). ``prices`` float64 [m]: g. ``rounds``: sparse problems that were solved. ``sample``: how many
-    rows they held; where that is not all, ``distance`` is of the sample and ``bound`` of everything.
+    min_j (C_ij - g_j). ``prices`` float64 [m]: g. ``rounds``: sparse problems that the simplex solved. ``sample``: how
+    many rows were moved; where that is not all, ``distance`` is of the sample and ``bound`` of everything.
     """
 
     distance: float
@@ -43,7 +48,7 @@ class Priced:
 
 
 def solve_priced(
-    costs: Costs, ot: Any, *, gap: float = 0.005, pairs: int = 12, rounds: int = 8, seed: int = 0
+    costs: Costs, ot: Any, *, gap: float = 0.01, pairs: int = 12, rounds: int = 8, seed: int = 0
 ) -> Priced:
     """Transport between n rows and m columns of equal masses, to within ``gap`` of the least cost.
 
@@ -61,30 +66,68 @@ def solve_priced(
         found = solve_priced(part, ot, gap=gap, pairs=pairs, rounds=rounds, seed=seed)
         potential, bound = _potential(costs, found.prices)
         return Priced(found.distance, bound, potential, found.prices, found.rounds, most)
-    prices = np.zeros(m)
-    few = max(_SMALL // m, 1) if m * m <= _SMALL else 2 * m
-    if few < n:
-        part = _Rows(costs, np.sort(rng.permutation(n)[:few]))
-        prices = solve_priced(part, ot, gap=2 * gap, pairs=pairs, rounds=3, seed=seed).prices
+    few = np.sort(rng.permutation(n)[: max(2 * m, 64)])
+    prices = first_prices(np.array(costs.rows(few))) if 2 * m * m <= _SAMPLE else np.zeros(m)
+
+    best = _Best()
+    for _ in range(_SCALINGS):
+        potential, bound, source, target, cost = _cheapest(costs, prices, pairs, None)
+        best.bounded(bound, prices, potential)
+        if best.gap <= gap:
+            break
+        moved, prices, left, room = scale(
+            target.reshape(n, -1), cost.reshape(n, -1).astype(np.float64), prices, np.full(n, 1 / n)
+        )
+        row, column, amount = leftovers(left, room)
+        best.moved(moved + float(_at(costs, row, column) @ amount))
+        if best.gap <= gap:
+            break
+    if best.gap <= gap:
+        return best.found(0, n)
 
     # generic masses leave no simplex basis degenerate, in which prices of parts float free of one another
     mass = 1 + 1e-7 * rng.random(n)
     mass /= mass.sum()
+    prices = best.prices
     potential, bound, source, target, cost = _cheapest(costs, prices, pairs, None)
     first, second = _staircase(target.reshape(n, -1)[:, 0], mass, m)
     edges = _Edges(m).add(source, target, cost).add(first, second, _at(costs, first, second))
-    best, done, distance = (bound, prices, potential), 0, np.inf
+    done = 0
     while done < rounds:
-        distance, prices = edges.solve(ot, mass, n)
         done += 1
+        distance, prices = edges.solve(ot, mass, n)
+        best.moved(distance)
         own = edges.potential(prices, n)
         potential, bound, source, target, cost = _cheapest(costs, prices, max(pairs // 4, 1), own)
-        if bound > best[0]:
-            best = bound, prices, potential
-        if distance - best[0] <= gap * distance or not len(source):
+        best.bounded(bound, prices, potential)
+        if best.gap <= gap or not len(source):
             break
         edges.add(source, target, cost)
-    return Priced(distance, best[0], best[2], best[1], done, n)
+    return best.found(done, n)
+
+
+class _Best:
+    """The cheapest transport so far, and the prices that bound it best."""
+
+    def __init__(self) -> None:
+        self.distance, self.bound = np.inf, -np.inf
+        self.prices = self.potential = np.zeros(0)
+
+    def moved(self, distance: float) -> None:
+        self.distance = min(self.distance, distance)
+
+    def bounded(self, bound: float, prices: np.ndarray, potential: np.ndarray) -> None:
+        if bound > self.bound:
+            self.bound, self.prices, self.potential = bound, prices, potential
+
+    @property
+    def gap(self) -> float:
+        if not np.isfinite(self.distance):
+            return float(np.inf)
+        return max(self.distance - self.bound, 0.0) / max(self.distance, 1e-12)
+
+    def found(self, rounds: int, n: int) -> Priced:
+        return Priced(self.distance, self.bound, self.potential, self.prices, rounds, n)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ SolverName = Literal["auto", "exact", "priced", "sinkhorn"]
 EXACT_CELLS = 2_000_000
 """Largest cost matrix (rows times columns) that ``auto`` solves exactly: about half a second."""
 
-_GAP = 0.005
+_GAP = 0.01
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def solve(given: np.ndarray | Costs, solver: SolverName = "auto", regularisation
     """Transport between the rows and the columns of ``given`` float64 [n, m], each of equal mass.
 
     Exact: the source potential is the c-transform min_j(C_ij - g_j) of the target potential, which is the same for the
-    same cost whichever basis the simplex ended in. Priced: to within half a per cent, see
+    same cost whichever basis the simplex ended in. Priced: to within one per cent, see
     ``data_engine.selection.pricing``; what ``auto`` takes above ``EXACT_CELLS``. Sinkhorn (log domain):
     ``regularisation`` is the entropic epsilon in units of the cost, and the distance is that of the entropic plan,
     without the entropy.

@@ -204,7 +204,7 @@ def test_where_not_every_pair_is_in_memory_the_choice_is_the_same(units, monkeyp
     monkeypatch.setattr("data_engine.selection.transport.MAX_CELLS", 100)
     some = Transport().select(*arguments, budget=90, seed=0)
     assert len(set(whole.order.tolist()) & set(some.order.tolist())) >= 88
-    assert some.report["gap"] <= 0.005
+    assert some.report["gap"] <= 0.01
     assert auc(-potentials(some), truth) > 0.97
     for name, coverage in whole.report["coverage"].items():
         assert some.report["coverage"][name] == pytest.approx(coverage, abs=1e-3)

@@ -19,7 +19,8 @@ def test_an_episode_is_drawn_as_its_steps_times_exp_of_its_return(drawn, rates, 
     expected = np.array([10, 20, 40]) * np.exp(np.array([0, 1, 4]) / 0.5)
     np.testing.assert_allclose(rates(units, raw.values), expected / expected.sum())
     assert weighed.report["groups"]["x/x"] == {
-        "episodes": 3, "returns": pytest.approx([0.0, 4.0]), "gain": pytest.approx((4 - 5 / 3) ** 2 / 3), "uniform": False,
+        "episodes": 3, "returns": pytest.approx([0.0, 4.0]), "gain": pytest.approx((4 - 5 / 3) ** 2 / 3),
+        "uniform": False,
     }  # fmt: skip
 
 
@@ -65,8 +66,9 @@ def test_what_is_not_known_is_refused_and_never_filled(drawn):
     for rewards in ([1.0, None], [1.0, [0.5, None]], [1.0, [0.5, float("nan")]]):
         with pytest.raises(RequestError, match="1 of 2 units have steps without a reward"):
             ReturnWeighting().weigh(drawn([2, 2], rewards=rewards))
+    states = np.random.default_rng(0).normal(size=(3, 5))
     with pytest.raises(RequestError, match=r"V\(s0\) 3 numbers to fit: too few"):
-        AdvantageWeighting().weigh(drawn([2] * 3, rewards=[1.0, 2.0, 4.0], states=np.random.default_rng(0).normal(size=(3, 5))))
+        AdvantageWeighting().weigh(drawn([2] * 3, rewards=[1.0, 2.0, 4.0], states=states))
     with pytest.raises(RequestError, match="first states of x/x are not all known"):
         AdvantageWeighting().weigh(drawn([2] * 2, rewards=[1.0, 2.0], states=[[1.0], [float("nan")]]))
     assert registry.make("weighers", "return_weighting").alpha == 0.1
