@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from data_engine.exports.lerobot_episodes import LeRobotEpisodesExporter
 from data_engine.exports.lerobot_v3 import LeRobotV3Exporter
 from data_engine.formats import Source
 from data_engine.formats.lerobot_v2 import LeRobotV2
@@ -173,3 +175,15 @@ def test_serves_original_dtypes_and_wider_shapes(lerobot: Path, tmp_path: Path) 
         "counter": "uint8",
         "half": "float16",
     }
+
+
+def test_lists_and_weights_are_lerobots_own_numbers(lerobot: Path, shared_data: Path, tmp_path: Path) -> None:
+    origin = shared_data / "metaworld_tiers" / "lerobot_v3"
+    keys = [f"episode_{i:06d}" for i in (5, 151)]
+    mixture = mixture_of(tmp_path / "lake", {"tiers": ("lerobot_v3", origin)}, keys=keys)
+    LeRobotEpisodesExporter(sources={"tiers": str(origin)}).export(mixture, str(tmp_path / "out"))
+    listed = json.loads((tmp_path / "out" / "episodes.json").read_text())["train"]["tiers"]
+    weights = pq.read_table(tmp_path / "out" / "weights/train/tiers.parquet")
+    told, values = served(lerobot, Path(listed["root"]), tmp_path, ["index"], episodes=listed["episodes"])
+    assert (told["episodes"], told["frames"]) == (2, listed["frames"])
+    np.testing.assert_array_equal(values["index"].ravel(), weights["index"])
