@@ -82,6 +82,7 @@ def perform(job: Job, settings: Settings, scorers: Sequence[str]) -> Outcome:
 
 def _defects(outcome: Outcome, case: Case, scorers: Sequence[str]) -> None:
     found = measure(batch_of(case.courses, fps=case.fps), scorers, good=~case.bad, seed=outcome.job.seed)
+    copied = _copied(case)[case.counted]  # the other one may be of the other half
     found, case = found.only(case.counted), case.of_those_counted()
     job, tasks = outcome.job, case.tasks
     outcome.facts |= {"episodes": len(case.courses), "bad": int(case.bad.sum())}
@@ -98,7 +99,11 @@ def _defects(outcome: Outcome, case: Case, scorers: Sequence[str]) -> None:
                 outcome.boot[name] = resampled(sign * badness, bad, task, ROUNDS, job.seed).tolist()
             if job.set.endswith(" acted") and figure.headline:
                 outcome.by_magnitude[name] = _by_magnitude(sign * badness, bad, task, worth)
-    outcome.facts |= _flags(found, case, job) | _modes(found, case, job) | _extraneous(found, case, job)
+    outcome.facts |= (
+        _flags(found, case, copied if job.kind == "duplicated" else case.bad)
+        | _modes(found, case, job)
+        | _extraneous(found, case, job)
+    )
 
 
 def _by_magnitude(badness: np.ndarray, bad: np.ndarray, tasks: np.ndarray, worth: np.ndarray) -> list[float]:
@@ -107,8 +112,11 @@ def _by_magnitude(badness: np.ndarray, bad: np.ndarray, tasks: np.ndarray, worth
     return [auc(badness[third | ~bad], bad[third | ~bad], tasks[third | ~bad]) for third in thirds][::-1]
 
 
-def _flags(found: Measured, case: Case, job: Job) -> dict[str, Any]:
-    """Integrity's verdict-like evidence: episodes with any defect (or an exact copy), and those with a span at all."""
+def _flags(found: Measured, case: Case, truth: np.ndarray) -> dict[str, Any]:
+    """Integrity's verdict-like evidence: episodes with any defect (or an exact copy), and those with a span at all.
+
+    ``truth`` bool [E]: those to be flagged; of a copy, the original counts in.
+    """
     facts: dict[str, Any] = {}
     for name in ("integrity", "consistency"):
         rows = found.rows.get(name)
@@ -120,7 +128,6 @@ def _flags(found: Measured, case: Case, job: Job) -> dict[str, Any]:
         return facts
     copies = np.array([(episode["copies"].value or 0) > 1 for episode in rows])
     flagged = np.array([(episode["defect_fraction"].value or 0) > 0 for episode in rows]) | copies
-    truth = _copied(case) if job.kind == "duplicated" else case.bad  # of a copy, the original counts in
     facts["flagged"] = [int((flagged & truth).sum()), int((flagged & ~truth).sum()), int((~flagged & truth).sum())]
     return facts
 

@@ -22,18 +22,19 @@ from data_engine.scoring import EpisodeBatch, Fit, Metric, Needs, Resources, Sco
 __all__ = ["Composite"]
 
 MIN_EPISODES = 5  # of a task; below it an episode is held against its group
-_MOST = 20.0  # of a surprise: no single part says more
 
 
 @dataclass(frozen=True)
 class Part:
     """A metric of another scorer. ``sign`` 1 where lower is better, -1 where higher is; ``weight`` of its surprise;
-    ``least``: the smallest deviation taken for one, where the usual episode is exactly like the next."""
+    ``least``: the smallest deviation taken for one, where the usual episode is exactly like the next; ``most``: of a
+    surprise."""
 
     metric: str
     sign: float
     weight: float
     least: float = 1e-9
+    most: float = 20.0
 
 
 DEFECTS = "integrity.defect_fraction"
@@ -45,7 +46,7 @@ INFORMATION = (
 )
 BEHAVIOUR = (
     *INFORMATION,
-    Part("extraneous.dropped_fraction", 1.0, 1.0, 0.03),
+    Part("extraneous.dropped_fraction", 1.0, 1.0, 0.03, 3.0),
     Part("smoothness.pause_fraction", 1.0, 1.0, 0.02),
 )
 
@@ -56,11 +57,13 @@ class Composite(Scorer):
     Integrity is passed without a defect: below it ``composite`` is 1 / (1 + defect fraction). Consistency is passed
     where ``inconsistency`` stays below ``gate`` and no other task is likelier than its own (log-odds of at least 0):
     below it, 1 + 1 / (1 + doubt), doubt = hypot(inconsistency / gate, how far the log-odds are negative). An episode
-    that passes both has 2 + 1 / (1 + divergence): what its action divergence, mutual information, extraneous share
-    and pauses lie beyond the median of its task in the reference set, on the bad side alone, in robust deviations
-    (1.4826 MAD; at least 3 % of the steps and 2 % of the time for the last two, which most have none of; 20 deviations
-    at most), root of the sum of squares, mutual information at half weight. Tasks of fewer than 5 reference episodes
-    are held against all of their (embodiment, control mode).
+    that passes both has 2 + 1 / (1 + divergence): how surprisingly bad its action divergence, mutual information,
+    extraneous share and pauses are, root of the sum of squares, mutual information at half weight. A surprise is
+    log(1 + e^z), z being how many robust deviations (1.4826 MAD; at least 3 % of the steps and 2 % of the time for the
+    last two, which most have none of) it lies beyond the median of its task in the reference set: nearly z on the bad
+    side, and next to nothing, though never a tie, on the good one; 20 at most, 3 for the extraneous share, of which a
+    task may want some. Tasks of fewer than 5 reference episodes are held against all of their (embodiment, control
+    mode).
 
     A part that is null adds nothing and is named in the reason: where a task is the only one there is no log-odds.
     Without integrity, or with neither divergence nor information, there is no composite.
@@ -172,9 +175,10 @@ def _usual(values: np.ndarray) -> tuple[float, float]:
 
 
 def _surprise(part: Part, value: float, usual: Mapping[str, Any], place: tuple[str, str]) -> float | None:
-    """Weighted robust deviations of ``value`` on the bad side; None where it, or what is usual, is unknown."""
+    """How surprisingly bad ``value`` is, weighted; None where it, or what is usual, is unknown."""
     known = usual.get(_key(*place)) or usual.get(_key(place[0]))
     if known is None or np.isnan(value):
         return None
     median, deviation = known
-    return part.weight * float(np.clip(part.sign * (value - median) / max(deviation, part.least), 0.0, _MOST))
+    beyond = part.sign * (value - median) / max(deviation, part.least)
+    return part.weight * min(float(np.logaddexp(0.0, beyond)), part.most)
