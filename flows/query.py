@@ -174,8 +174,9 @@ def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mappin
             if fit and known
             else f"run `data-engine score {reference.scorer}`; scored so far: {', '.join(scored) or 'nothing'}",
         )
-    found = dict(zip(rows["unit_id"], rows[reference.field], strict=True))
-    return pl.Series([found.get(unit) for unit in episodes["episode_id"]], dtype=pl.Float64)
+    found = rows.select("unit_id", reference.field).unique("unit_id", keep="last", maintain_order=True)
+    units = episodes.select(pl.col("episode_id").alias("unit_id"))
+    return units.join(found, on="unit_id", how="left", maintain_order="left")[reference.field].cast(pl.Float64)
 
 
 def _in_order(version: str) -> tuple[list[int], str]:

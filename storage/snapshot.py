@@ -107,6 +107,24 @@ class Snapshot(Lake):
         finally:
             self._locks.pop(key, None)
 
+    def rows_of(self, table: str, column: str, value: str) -> pl.DataFrame:
+        """The rows of a table (of episodes: the newest, live ones) with ``value`` in a column of text.
+
+        O(log rows), once the column is sorted, which the first call sees to.
+        """
+        frame = self.episodes() if table == "episodes" else self._frames[table]
+        made = self.remembered(("sorted", table, column), lambda: _sorted(frame[column]), (table, "removals"))
+        values, order = made
+        start, stop = (values.search_sorted(value, side) for side in ("left", "right"))
+        return frame[order[start:stop]]
+
     def count(self, name: str) -> int:
         """Rows of a table that the snapshot holds."""
         return len(self._frames[name])
+
+
+def _sorted(column: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """The values of a column in order, without nulls, and where each one lies."""
+    order = column.arg_sort(nulls_last=True)
+    values = column.gather(order)
+    return values.head(len(values) - values.null_count()), order

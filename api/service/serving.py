@@ -23,7 +23,10 @@ def run(settings: Settings, host: str, port: int) -> None:
     app = make_app(settings)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=2048)
+        # named TCP, which asyncio looks for: only then are answers not held back for 40 ms (Nagle, delayed ACKs)
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
     except OSError as error:
         raise EngineError(
             f"cannot listen at {host}:{port}: {error.strerror or error}", code="no_address", fix="give another --port"

@@ -47,3 +47,15 @@ def test_what_is_remembered_is_made_once_and_lasts_while_the_evidence_does(tmp_p
     lake.append_rows("scores", [{"unit_id": "ep_1", "value": 1.0}], transaction="s")
     assert Snapshot.take(lake, second).remembered("key", make, ("scores",)) == 2
     assert "step_values" not in Snapshot.take(lake).scan("scores").collect_schema()
+
+
+def test_rows_of_a_value_are_all_of_them_and_no_others(tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"), create=True)
+    names = ["b", "a", None, "b", "é", "aa", "b", ""]
+    rows = [{"unit_id": name, "value": float(at)} for at, name in enumerate(names)]
+    lake.append_rows("scores", rows, transaction="s")
+    held = Snapshot.take(lake)
+    for name in ("a", "b", "é", "aa", "", "c", "0", "zz"):
+        found = held.rows_of("scores", "unit_id", name)["value"].sort().to_list()
+        assert found == [float(at) for at, each in enumerate(names) if each == name], name
+    assert len(held.rows_of("annotations", "episode_id", "a")) == 0

@@ -75,25 +75,23 @@ def episodes(
 def episode(episode_id: EpisodeId, lake: Held) -> Episode:
     """One episode with its scores, annotations and lineage."""
     mine = _row(lake, episode_id)
-    of_it = (pl.col("unit_id") == episode_id) & (pl.col("content_hash") == mine["content_hash"])
-    scores = lake.scan("scores").filter(of_it).collect().sort("scorer", "metric", "version", "fit_id", "start")
-    said = lake.scan("annotations").filter(
-        (pl.col("episode_id") == episode_id) & (pl.col("content_hash") == mine["content_hash"])
-    )  # fmt: skip
-    chosen = lake.scan("selections").filter((pl.col("episode_id") == episode_id) & pl.col("rank").is_not_null())
-    everyone = lake.episodes()
+    of_it = pl.col("content_hash") == mine["content_hash"]
+    scores = lake.rows_of("scores", "unit_id", episode_id).filter(of_it)
+    said = lake.rows_of("annotations", "episode_id", episode_id).filter(of_it)
+    chosen = lake.rows_of("selections", "episode_id", episode_id).filter(pl.col("rank").is_not_null())
+    copies = lake.rows_of("episodes", "content_hash", mine["content_hash"])["episode_id"].sort()
     return Episode(
-        episode=_plain(pl.DataFrame([mine], schema=everyone.schema))[0],
-        scores=_plain(scores.drop("unit_kind", "unit_id", "content_hash")),
-        annotations=_plain(said.collect().sort("start", "stop", "kind", "producer").drop("content_hash")),
+        episode=_plain(pl.DataFrame([mine], schema=lake.episodes().schema))[0],
+        scores=_plain(
+            scores.sort("scorer", "metric", "version", "fit_id", "start").drop("unit_kind", "unit_id", "content_hash")
+        ),
+        annotations=_plain(said.sort("start", "stop", "kind", "producer").drop("content_hash")),
         lineage=Lineage(
             run_id=mine["run_id"], parent=mine["parent"],
-            children=everyone.filter(pl.col("parent") == episode_id)["episode_id"].to_list(),
-            copies=everyone.filter(
-                (pl.col("content_hash") == mine["content_hash"]) & (pl.col("episode_id") != episode_id)
-            )["episode_id"].to_list(),
+            children=lake.rows_of("episodes", "parent", episode_id)["episode_id"].sort().to_list(),
+            copies=copies.filter(copies != episode_id).to_list(),
             selections=_plain(
-                chosen.select("name", "selection_id", "rank", "weight", "start", "stop").collect().sort("name", "rank")
+                chosen.select("name", "selection_id", "rank", "weight", "start", "stop").sort("name", "rank")
             ),
         ),
     )  # fmt: skip
@@ -170,13 +168,10 @@ def frame(
 
 
 def _row(lake: Snapshot, episode_id: str) -> dict[str, Any]:
-    places = lake.remembered(
-        "places", lambda: {name: at for at, name in enumerate(lake.episodes()["episode_id"])}, ("episodes", "removals")
-    )  # fmt: skip
-    at = places.get(episode_id)
-    if at is None:
+    rows = lake.rows_of("episodes", "episode_id", episode_id)
+    if not len(rows):
         raise RequestError(f"no episode {episode_id!r} in the lake", code="unknown_episode", fix="see /v1/episodes")
-    return lake.episodes().row(at, named=True)
+    return rows.row(0, named=True)
 
 
 def _video(lake: Snapshot, episode_id: str, camera: str) -> dict[str, Any]:
