@@ -85,7 +85,9 @@ def _verdict(gain: Difference, part: str) -> str:
     if gain.low > 0:
         return "helps"
     if part in HARMLESS:
-        return "HARMS" if gain.mean < -gain.detectable else "no harm shown"
+        if gain.mean < -gain.detectable:
+            return "HARMS"
+        return "loses, by less than is detectable" if gain.high < 0 else "no harm shown"
     return "HARMS" if gain.high < 0 else "no help shown"
 
 

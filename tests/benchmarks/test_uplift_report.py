@@ -71,3 +71,11 @@ def test_what_random_gains_as_well_is_no_merit():
     assert ends["more"].endswith("helps, better than random")
     assert ends["less"].endswith("helps, worse than random")
     assert [line.split()[1] for line in lines if "**" in line] == ["more"]
+
+
+def test_a_loss_below_what_is_detectable_is_said():
+    made = found(everything=[1.0] * 5, slight=[0.99, 0.7, 0.98, 0.99, 0.99])
+    line = next(
+        line for line in report("strategies", made, ["slight"], Settings(tasks=("t",))) if line[2:8] == "slight"
+    )
+    assert line.endswith("loses, by less than is detectable")
