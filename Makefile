@@ -29,6 +29,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/mutual_information.py
+	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/rlds.py
 	$(BIN)/python benchmarks/vision.py
 	$(BIN)/python benchmarks/long_source.py --quick

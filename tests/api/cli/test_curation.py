@@ -71,3 +71,15 @@ def test_a_selection_shows_why_each_episode_is_in_or_out(capsys, curated):
     assert "did not look at episode 'ep_0'" in refusal(
         capsys, "selections", "show", "towards", "--episode", "ep_0", *lake
     )
+
+
+def test_strata_are_chosen_from_the_command_line_and_sets_are_made_of_selections(capsys, curated):
+    lake = ("--lake", curated / "lake")
+    named = ("select", "--method", "random", "--name", "each", "--budget", "4", "--within", "task", "--shares", "equal")
+    assert answer(capsys, *named, *lake)["chosen"] == 4
+    both = ("select", "--method", "union", "--name", "both", "-o", "of=[each, anyone]")
+    union = answer(capsys, *both, *lake)
+    assert union["chosen"] == union["candidates"] >= 6
+    line = refusal(capsys, "select", "--method", "union", "--name", "x", "-o", "of=[each, nobody]", *lake)
+    assert "no selection 'nobody'" in line
+    assert "within" in refusal(capsys, *named[:-4], "--within", "colour", *lake)
