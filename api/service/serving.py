@@ -27,6 +27,7 @@ def run(settings: Settings, host: str, port: int) -> None:
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(2048)
     except OSError as error:
         raise EngineError(
             f"cannot listen at {host}:{port}: {error.strerror or error}", code="no_address", fix="give another --port"
