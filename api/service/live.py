@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
+
+import polars as pl
 
 from api.service.settings import Settings
 from data_engine.errors import EngineError
+from flows.query import score_metric
 from storage.keys import KEYS, Keyring, keys
 from storage.lake import Lake
 from storage.snapshot import Snapshot
@@ -69,9 +73,20 @@ class Live:
             self.refresh_s = time.monotonic() - began
 
     def _look_after(self) -> None:
+        warm = False
         while not self._stop.is_set():
             try:
                 self.refresh()
+                if not warm:
+                    warm = True
+                    self._import_scorers()
             except Exception as error:  # the store may be away for a while: the last snapshot stays, and ages
                 _log.warning("the lake could not be looked at: %s", error)
             self._stop.wait(self.settings.refresh_s)
+
+    def _import_scorers(self) -> None:
+        """Import the scorers that there are scores of: the first question about one would wait seconds for torch."""
+        names = self.snapshot.scan("scores").select(pl.col("scorer").unique().sort()).collect()["scorer"]
+        for name in names.drop_nulls():
+            with suppress(EngineError):  # one that is not installed here
+                score_metric(name)
