@@ -124,7 +124,12 @@ class _Curation:
         mixture = self._timed(
             "mix",
             lambda: mix(
-                lake, recipe.mixture, run_id=self.run_.id, recipe_hash=recipe.hash, selections=pinned, scorers=lineage,
+                lake,
+                recipe.mixture,
+                run_id=self.run_.id,
+                recipe_hash=recipe.hash,
+                selections=pinned,
+                scorers=lineage,
                 fits=fits,
             ),
         )
