@@ -63,22 +63,19 @@ class LeRobotV3(Format):
         present = frozenset(files_of(source, info.data_path))
         videos = VideoFiles(source, info)
         shared = ["meta/info.json", *(path for path in ("meta/tasks.parquet", SUBTASKS) if source.exists(path))]
+        table = rows.table
+        data_files = [path if path in present else None for path in _data_paths(info, table)]
+        found = {camera.name: _video_paths(videos, camera, table) for camera in info.cameras}
+        filmed = {name: any(path is not None for path in paths) for name, paths in found.items()}
+        lengths = _values(table, "length")
+        alike: dict[tuple[str | None, ...], tuple[str, ...]] = {}  # episodes of the same files share one tuple
         refs: list[EpisodeRef] = []
-        data_files: list[str | None] = []
-        filmed = dict.fromkeys((camera.name for camera in info.cameras), False)
-        alike: dict[tuple[str, ...], tuple[str, ...]] = {}  # episodes of the same files share one tuple
-        changing = False
-        for key, row in rows.items():
-            changing |= len(row.get("tasks") or ()) > 1
-            data = _data_path(info, row)
-            files = [data] if data in present else []
-            data_files.append(data if files else None)
-            for camera in info.cameras:
-                path, _ = _video(videos, camera, row)
-                filmed[camera.name] |= path is not None
-                files += [path] if path else []
-            named = (*files, row[_FILE], *shared)
-            refs.append(EpisodeRef(key, row.get("length"), alike.setdefault(named, named)))
+        for key, length, *files in zip(rows, lengths, data_files, *found.values(), _values(table, _FILE), strict=True):
+            named = tuple(files)
+            if named not in alike:
+                alike[named] = (*(path for path in named if path is not None), *shared)
+            refs.append(EpisodeRef(key, length, alike[named]))
+        changing = any(len(tasks or ()) > 1 for tasks in _values(table, "tasks"))
         return declare(self, source, info, refs, data_files, filmed, rows, changing=changing)
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
@@ -225,6 +222,29 @@ def _episode_table(source: Source) -> tuple[list[str], pa.Table]:
     if len(twice):
         raise SourceError(f"{_EPISODES} lists episode {index[twice[0]]} twice", code="bad_info")
     return [episode_key(number) for number in index.tolist()], table
+
+
+def _values(table: pa.Table, column: str) -> list[Any]:
+    """A column as Python values, None throughout where it is absent."""
+    return table[column].to_pylist() if column in table.column_names else [None] * len(table)
+
+
+def _data_paths(info: Info, table: pa.Table) -> list[str]:
+    """The data file of each episode, as the metadata name it."""
+    places = zip(_values(table, "data/chunk_index"), _values(table, "data/file_index"), strict=True)
+    return [fill(info.data_path, chunk_index=chunk, file_index=number) for chunk, number in places]
+
+
+def _video_paths(videos: VideoFiles, camera: Feature, table: pa.Table) -> list[str | None]:
+    """The video of each episode, None where there is none."""
+    names = [f"videos/{camera.source}/{name}" for name in ("chunk_index", "file_index")]
+    found: dict[tuple[Any, ...], str | None] = {}
+    paths = []
+    for place in zip(*(_values(table, name) for name in names), strict=True):
+        if place not in found:
+            found[place] = _video(videos, camera, dict(zip(names, place, strict=True)))[0]
+        paths.append(found[place])
+    return paths
 
 
 def _data_path(info: Info, row: Mapping[str, Any]) -> str:
