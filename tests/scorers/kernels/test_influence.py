@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from scorers.kernels.influence import Objective, curvature, gradient, influence, solve
-from scorers.kernels.policy import _adam
+from scorers.kernels.mlp import adam
 
 
 def squared(module, batch):
@@ -89,7 +89,7 @@ def retrained(x, y, keep, hidden=12, steps=1500):
         loss = (0.5 * ((out - torch.from_numpy(y)) ** 2).sum(2) * weight).sum()
         loss = loss + sum(1e-3 * (t**2).sum() for t in layers)
         with torch.no_grad():
-            _adam(layers, torch.autograd.grad(loss, layers), m, v, step, 1e-2 * (1 - step / (steps + 1)), 0.0)
+            adam(layers, torch.autograd.grad(loss, layers), m, v, step, 1e-2 * (1 - step / (steps + 1)), 0.0)
     return [t.detach() for t in layers]
 
 
