@@ -18,8 +18,10 @@ def test_help_shows_every_verb_once_in_its_section(capsys):
     shown = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and line.split()[0] in names]
     assert shown == names
     titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Options:", "Recordings and the lake:", "Evidence:", "Preferences:",
-                      "Selections, mixtures, exports:", "Trained policies:", "The service:", "What there is:"]  # fmt: skip
+    assert titles == [
+        "Options:", "Recordings and the lake:", "Evidence:", "Preferences:", "Selections, mixtures, exports:",
+        "Trained policies:", "The service:", "What there is:",
+    ]  # fmt: skip
 
 
 def test_every_verb_takes_a_lake_and_json():
