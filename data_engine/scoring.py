@@ -263,6 +263,21 @@ class Producer(Plugin):
     ) -> Fit:
         """Learn from a reference set, streamed. The result does not depend on the order of batches or episodes."""
 
+    def learned(
+        self,
+        seen: Iterable[str],
+        *,
+        seed: int,
+        base: Fit | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Fit:
+        """What :meth:`fit` returns: learned from the content hashes ``seen``, beside ``base``."""
+        return Fit(
+            self.spec.name, self.spec.version, self.config, seed, tuple(seen), arrays or {}, meta or {},
+            base.id if base else None,
+        )  # fmt: skip
+
 
 class Scorer(Producer):
     """A measure. Its fields are its parameters; ``spec`` is what it says of itself."""

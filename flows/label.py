@@ -22,9 +22,9 @@ from data_engine.recipe import LabelRecipe
 from data_engine.scoring import EpisodeBatch, Fit, ScoreRow
 from flows.ask import ask_about
 from flows.clips import pinned
-from flows.executor import Executor, Shard, run_shards, set_threads
+from flows.executor import Executor, run_shards, set_threads
 from flows.progress import Progress
-from flows.score import _batches, _named, _Percentiles, again, chunks, device, episode_row, fit_once
+from flows.score import _batches, _named, _Percentiles, again, device, episode_row, fit_once, sharded
 from storage.lake import Lake
 from storage.preferences import pin_preferences
 
@@ -72,13 +72,7 @@ def label(
     asked = ask_about(lake, labeller, todo, progress=progress) if isinstance(labeller, Asking) else None
     what = digest("label", spec.name, spec.version, labeller.config_hash, fit_id)
     shared = {"labeller": recipe.labeller, "params": labeller.config, "fit": fit_id, "parts": parts}
-    shards = [
-        Shard(
-            digest(what, chunk["episode_id"].to_list(), chunk["content_hash"].to_list()),
-            {**shared, "episodes": chunk["episode_id"].to_list()},
-        )
-        for chunk in chunks(todo)
-    ]
+    shards = sharded(what, todo, shared)
     results = run_shards(
         lake, "flows.label:label_shard", shards, on=on, progress=progress, title=f"label {spec.name}",
         resources=spec.resources,

@@ -86,13 +86,7 @@ def score(
     todo = episodes.join(have, left_on=["content_hash", "episode_id"], right_on=["content_hash", "unit_id"], how="anti")
     what = digest("score", spec.name, spec.version, scorer.config_hash, fit_id)
     shared = {"scorer": recipe.scorer, "params": scorer.config, "fit": fit_id, "parts": parts}
-    shards = [
-        Shard(
-            digest(what, chunk["episode_id"].to_list(), chunk["content_hash"].to_list()),
-            {**shared, "episodes": chunk["episode_id"].to_list()},
-        )
-        for chunk in chunks(todo)
-    ]
+    shards = sharded(what, todo, shared)
     results = run_shards(
         lake, "flows.score:score_shard", shards, on=on, progress=progress, title=f"score {spec.name}",
         resources=spec.resources,
@@ -122,6 +116,17 @@ def score(
         "nulls": sum(result["nulls"] for result in results),
         "errors": sum(result["errors"] for result in results),
     }
+
+
+def sharded(what: str, episodes: pl.DataFrame, shared: Mapping[str, Any]) -> list[Shard]:
+    """``episodes`` as shards of a chunk each, named by ``what`` is done to which contents; ``shared``: what all get."""
+    return [
+        Shard(
+            digest(what, chunk["episode_id"].to_list(), chunk["content_hash"].to_list()),
+            {**shared, "episodes": chunk["episode_id"].to_list()},
+        )
+        for chunk in chunks(episodes)
+    ]
 
 
 def fit_once(

@@ -97,15 +97,12 @@ class ActionDivergence(Scorer):
                 device=device,
             )
             arrays, meta = arrays | clones.arrays(), meta | clones.meta()
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             arrays=arrays,
             meta=meta,
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

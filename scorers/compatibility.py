@@ -130,15 +130,12 @@ class Compatibility(Scorer):
                 fix="name more of them, at least 10 a task",
             )
         pools = Pools.drawn(reference, seed=seed, size=8192)
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             arrays=clones.arrays() | pools.arrays(),
             meta=clones.meta() | pools.meta() | {"limits": limits},
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

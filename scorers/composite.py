@@ -108,14 +108,11 @@ class Composite(Scorer):
             }
             for metric, by in found.items()
         }
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            tuple(sorted(seen)),
             seed=seed,
-            reference=tuple(sorted(seen)),
+            base=base,
             meta={"usual": usual},
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

@@ -82,15 +82,12 @@ class Consistency(Scorer):
                 continue
             kept[group] = {"number": number, "view": dynamics.view.as_dict()}
             arrays |= {f"{number}.{name}": values for name, values in dynamics.arrays().items()}
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             arrays=arrays,
             meta={"groups": kept},
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

@@ -91,15 +91,12 @@ class Extraneous(Scorer):
                     habits = self._learn(own, views[group], device)
                     arrays |= {f"{len(kept)}.{name}": getattr(habits, name) for name in _ARRAYS}
                     kept.append({"group": group, "task": task, **{name: getattr(habits, name) for name in _FACTS}})
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             arrays=arrays,
             meta={"views": {group: view.as_dict() for group, view in views.items()}, "tasks": kept},
-            base=base.id if base else None,
         )
 
     def _learn(self, found: list[RawEpisode], view: View, device: str) -> _Habits:

@@ -69,18 +69,15 @@ class Integrity(Scorer):
         reference = Reference(batches, seed=seed, budget=_REFERENCE_STEPS)
         views = fit_views(reference)
         copies = {content: count for content, count in Counter(reference.seen).items() if count > 1}
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             meta={
                 "views": {group: view.as_dict() for group, view in views.items()},
                 "limits": {group: _limits(found, views[group]) for group, found in reference.groups.items()},
                 "copies": copies,
             },
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

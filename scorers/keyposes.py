@@ -73,18 +73,15 @@ class Keyposes(Labeller):
         """Learn each group's view, its usual speed and the ranges of its grippers."""
         reference = Reference(batches, seed=seed, budget=_REFERENCE_STEPS)
         views = fit_views(reference)
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             meta={
                 "views": {group: view.as_dict() for group, view in views.items()},
                 "fast": {group: fast(found, views[group]) for group, found in reference.groups.items()},
                 "grippers": {group: _ranges(found) for group, found in reference.groups.items()},
             },
-            base=base.id if base else None,
         )
 
     def label(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[Labels]:

@@ -93,15 +93,12 @@ class MutualInformation(Scorer):
             low, high = np.percentile(values, [1, 99])
             cut = np.clip(values, low, high)
             scales.append([float(low), float(high), float(cut.mean()), float(max(cut.std(), 1e-9))])
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            seen,
             seed=seed,
-            reference=seen,
+            base=base,
             arrays={**pools.arrays(), **weights},
             meta={**pools.meta(), "scales": scales},
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

@@ -104,16 +104,13 @@ class PreferenceReward(Labeller):
                 arrays |= {f"{len(nets)}.{name}": array for name, array in learned.items()}
                 facts |= told
             nets.append(facts)
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             arrays=arrays,
             meta={"nets": nets, "views": {name: view.as_dict() for name, view in views.items()},
                   "left_out": {**gathered.left_out, "not among the episodes, or of unlike robots": apart}},
-            base=base.id if base else None,
         )  # fmt: skip
 
     def label(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[Labels]:

@@ -69,17 +69,14 @@ class Smoothness(Scorer):
         """Learn each group's view, its usual speed and the range of its gripper commands."""
         reference = Reference(batches, seed=seed, budget=_REFERENCE_STEPS)
         views = fit_views(reference)
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             meta={
                 "views": {group: view.as_dict() for group, view in views.items()},
                 "usual": {group: _usual(found, views[group]) for group, found in reference.groups.items()},
             },
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

@@ -73,15 +73,12 @@ class TaskMatch(Scorer):
             arrays |= {f"{number}.{name}": x for name, x in (("vectors", vectors), ("labels", labels), ("fits", fits))}
             arrays |= {f"{number}.centre": centre, f"{number}.axes": axes}
             groups[group] = {"number": number, "view": views[group].as_dict(), "tasks": tasks, "owners": owners}
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             arrays=arrays,
             meta={"groups": groups},
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

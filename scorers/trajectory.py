@@ -53,15 +53,12 @@ class Trajectory(Encoder):
             if width > SIZE:
                 draw = np.random.default_rng([seed, width]).standard_normal((width, SIZE))
                 arrays[f"{number}.projection"] = np.linalg.qr(draw)[0] * np.sqrt(width / SIZE)
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             arrays=arrays,
             meta={"views": {group: view.as_dict() for group, view in views.items()}},
-            base=base.id if base else None,
         )
 
     def encode(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[Encoded]:

@@ -67,19 +67,16 @@ class TransitionDiversity(Scorer):
                 for task in (raw.task, None):
                     if (group, task) in lengths:
                         lengths[group, task].append(len(raw.state))
-        return Fit(
-            producer=self.spec.name,
-            version=self.spec.version,
-            config=self.config,
+        return self.learned(
+            reference.seen,
             seed=seed,
-            reference=reference.seen,
+            base=base,
             arrays=pools.arrays(),
             meta={
                 **pools.meta(),
                 "limits": limits,
                 "horizons": [float(np.median(found)) for found in lengths.values()],
             },
-            base=base.id if base else None,
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:

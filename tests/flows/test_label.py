@@ -225,7 +225,7 @@ def test_vectors_of_another_encoder_make_another_fit_and_two_that_hold_as_many_a
 
 
 def test_a_pool_makes_the_same_annotations(filled, common, tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.label.chunks", lambda episodes: chunks(episodes, steps=300))
+    monkeypatch.setattr("flows.score.chunks", lambda episodes: chunks(episodes, steps=300))
     whole = label(filled, KEYPOSES, of(filled), **common)
     rows = said(filled, "keyposes").drop("run_id")
     shutil.copytree(filled.root, tmp_path / "other")
