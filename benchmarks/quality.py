@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py [--quick] [--data ../shared/data] [--cache DIR] [--scorers NAME ...] [--json FILE]
                                  [--rivals NAME ...] [--only KIND ...] [--seeds N] [--shares F ...]
-                                 [--sets WORD ...]
+                                 [--sets WORD ...] [--minutes N] [--workers N]
 
 Recording defects are planted in columns, behaviour is acted in simulators (``planting``, ``acting``), both by seed;
 what is acted is recorded on the first run, and kept where ``--cache`` says. Every AUC is within the task, a tie or a
@@ -11,8 +11,11 @@ null counts as half, and counts those episodes alone that were left out when con
 is the bad one, which no score is; ``random`` is told nothing. Scorers that need a base set get up to ten good
 demonstrations a task, and are not judged by those.
 
-A full run takes hours: five seeds, shares of 5, 20 and 50 %, every view. ``--quick`` takes minutes, of one seed, one
-share and fewer episodes, and says what it can't resolve.
+A full run takes hours: five seeds, shares of 5, 20 and 50 %, every view. What is measured is kept in ``--cache`` as it
+comes, one JSON line a set, so that a run that was cut off goes on; after ``--minutes`` nothing new is begun, and the
+report says what is missing. Sets come in the order of their weight: a fifth bad with object state, seed by seed, then
+rivals, scorers that train policies, other shares and views. ``--quick`` takes minutes, of one seed, one share and fewer
+episodes, and says what it can't resolve.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,12 +39,15 @@ import numpy as np
 from benchmarks import acting_metaworld, cases
 from benchmarks.acting import end_with_parent
 from benchmarks.cases import Case, Job, Settings
+from benchmarks.kept import Kept
 from benchmarks.measures import BASELINES, Measured, auc, baselines, batch_of, measure, resampled, spearman
 from benchmarks.quality_report import report
 from benchmarks.quality_rivals import RIVALS, install, rate
 from data_engine import registry
+from data_engine.canonical import digest
 from data_engine.scoring import ScoreRow
 
+VERSION = 1  # of what is measured: what was kept of another one is measured anew
 ROUNDS = 200  # of the bootstrap
 SHARE = 0.2  # of bad episodes, where one share stands for all
 TOLD = BASELINES[:2]  # the baselines that are told the direction
@@ -284,20 +291,92 @@ def rival(job: Job, settings: Settings, name: str) -> Outcome:
     return outcome
 
 
+@dataclass(frozen=True)
+class Piece:
+    """One set, and what is measured on it: some scorers, or the rival of that name."""
+
+    job: Job
+    scorers: tuple[str, ...] = ()
+    rival: str = ""
+
+    @property
+    def who(self) -> str:
+        """Who is measured, for people."""
+        return self.rival or f"{len(self.scorers)} scorers"
+
+    def key(self, settings: Settings) -> str:
+        """What the outcome is kept under: another version or configuration of a score is another one."""
+        versions = [
+            [name, registry.load("scorers", name).spec.version, registry.make("scorers", name).config_hash]
+            for name in self.scorers
+        ]
+        how = [settings.scenes, settings.people, settings.tasks, settings.half]
+        return digest("quality", VERSION, asdict(self.job), how, versions, self.rival, length=16)
+
+    def measured(self, settings: Settings, until: float) -> Outcome | None:
+        """What comes of it; None where the time is over."""
+        if time.time() > until:
+            return None
+        return rival(self.job, settings, self.rival) if self.rival else perform(self.job, settings, self.scorers)
+
+
 def run(
-    work: Sequence[Job], compared: Sequence[tuple[Job, str]], settings: Settings, scorers: Sequence[str], workers: int
-) -> tuple[list[Outcome], list[Outcome]]:
-    """Every job, then the rivals', in processes; a line on stderr for each as it ends."""
+    pieces: Sequence[Piece], settings: Settings, known: Kept, workers: int, until: float = float("inf")
+) -> list[Outcome | None]:
+    """Every piece that is not ``known``, in processes, in order; a line on stderr for each as it ends."""
+    keys = [piece.key(settings) for piece in pieces]
+    left = {key: piece for key, piece in zip(keys, pieces, strict=True) if known.get(key) is None}
     context = multiprocessing.get_context("spawn")
-    began, ended = time.monotonic(), 0
+    began = time.monotonic()
+    failed: dict[str, Outcome] = {}  # and tried again by the next run
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        ours = [pool.submit(perform, job, settings, scorers) for job in work]
-        theirs = [pool.submit(rival, job, settings, name) for job, name in compared]
-        for done in as_completed([*ours, *theirs]):
-            ended, job = ended + 1, done.result().job
-            head = f"{ended}/{len(ours) + len(theirs)} {job.set}, {job.kind}, {job.share:.0%}, {job.view}"
-            print(f"{time.monotonic() - began:6.0f} s  {head}, seed {job.seed}", file=sys.stderr, flush=True)
-    return [done.result() for done in ours], [done.result() for done in theirs]
+        work = {pool.submit(piece.measured, settings, until): key for key, piece in left.items()}
+        for ended, done in enumerate(as_completed(work)):
+            key, outcome = work[done], done.result()
+            if outcome is None:
+                continue
+            if outcome.failed:
+                failed[key] = outcome
+            else:
+                known.put(key, **asdict(outcome))
+            job = outcome.job
+            head = f"{ended + 1}/{len(work)} {job.set}, {job.kind}, {job.share:.0%}, {job.view}, seed {job.seed}"
+            print(f"{time.monotonic() - began:6.0f} s  {head}: {left[key].who}", file=sys.stderr, flush=True)
+    return [failed.get(key) or _kept(known.get(key)) for key in keys]
+
+
+def _kept(row: dict[str, Any] | None) -> Outcome | None:
+    if row is None:
+        return None
+    return Outcome(Job(**row["job"]), **{name: value for name, value in row.items() if name not in ("key", "job")})
+
+
+def merged(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome for each job of what its pieces found."""
+    found: dict[Job, Outcome] = {}
+    for outcome in outcomes:
+        whole = found.setdefault(outcome.job, Outcome(outcome.job))
+        for part in fields(Outcome)[1:]:
+            getattr(whole, part.name).update(getattr(outcome, part.name))
+    return list(found.values())
+
+
+def pieces(work: Sequence[Job], compared: Sequence[tuple[Job, str]], scorers: Sequence[str]) -> list[Piece]:
+    """Everything to measure, in the order of its weight."""
+    trained = tuple(name for name in scorers if registry.load("scorers", name).spec.base != "optional")
+    plain = tuple(name for name in scorers if name not in trained)
+    first = [job for job in work if (job.share == SHARE or job.kind == "strategy") and job.view == "state"]
+    first.sort(key=lambda job: (job.seed, job.set.endswith("planted")))
+    rest = [job for job in work if job not in first]
+    once = [job for job in first if job.seed == 0]
+    found = [Piece(job, plain) for job in first] + [Piece(job, rival=name) for job, name in compared]
+    found += [Piece(job, trained) for job in once] + [Piece(job, plain) for job in rest]
+    found += [Piece(job, trained) for job in work if job not in once]
+    return [
+        piece
+        for piece in found
+        if piece.rival or (piece.scorers and (piece.job.set != "leak" or piece.scorers == plain))
+    ]
 
 
 def _rivals(asked: argparse.Namespace, work: Sequence[Job], notes: list[str]) -> list[tuple[Job, str]]:
@@ -351,9 +430,15 @@ def _measured(asked: argparse.Namespace, settings: Settings) -> str:
         if any(word in job.set for word in asked.sets)
         and (missing is None or "planted" in job.set or job.set in ("metaworld tiers", "leak"))
     ]
-    outcomes, rivals = run(work, _rivals(asked, work, notes), settings, scorers, asked.workers)
+    asked_for = pieces(work, _rivals(asked, work, notes), scorers)
+    until = time.time() + 60 * asked.minutes
+    found = run(asked_for, settings, Kept(asked.cache / "quality.jsonl" if asked.cache else None), asked.workers, until)
+    done = list(zip(asked_for, found, strict=True))
+    outcomes = merged([outcome for piece, outcome in done if outcome and not piece.rival])
+    rivals = [outcome for piece, outcome in done if outcome and piece.rival]
     if asked.json:
         asked.json.write_text(json.dumps([asdict(outcome) for outcome in [*outcomes, *rivals]]))
+    notes += _open(done)
     notes += [missing] if missing else []
     notes.append(f"counted: the half that is there to {asked.half}, of the split in benchmarks/cases.py")
     cpu = sum(seconds for outcome in outcomes for seconds in outcome.seconds.values())
@@ -362,11 +447,24 @@ def _measured(asked: argparse.Namespace, settings: Settings) -> str:
     return report(outcomes, rivals, notes)
 
 
+def _open(done: Sequence[tuple[Piece, Outcome | None]]) -> list[str]:
+    """What there was no time for."""
+    left = [piece for piece, outcome in done if outcome is None]
+    if not left:
+        return []
+    parts = Counter(
+        f"{piece.who}, {piece.job.share:.0%} bad, {piece.job.view}, seed {piece.job.seed}" for piece in left
+    )
+    return [f"cut off: {len(left)} of {len(done)} sets were not measured", *(f"  {n} of {w}" for w, n in parts.items())]
+
+
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="minutes in the place of hours")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, help="folder that keeps what is acted in simulators")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that keeps what is acted in simulators, and what is measured"
+    )
     parser.add_argument("--scorers", nargs="+", help="some of the registered ones; all by default")
     parser.add_argument("--rivals", nargs="*", choices=list(RIVALS), help="some of them, or none; all by default")
     parser.add_argument("--seeds", type=int, help="how many draws of which episodes are bad; 5, for --quick 1")
@@ -375,6 +473,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], help="some kinds of defect")
     parser.add_argument("--half", choices=("judge", "fix"), default="judge", help="fix: those that constants may see")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which nothing new is begun")
     parser.add_argument("--json", type=Path, help="file for every figure")
     return parser.parse_args()
 

@@ -35,6 +35,7 @@ import numpy as np
 
 from benchmarks import uplift_sets as sets
 from benchmarks.acting import end_with_parent
+from benchmarks.kept import Kept
 from benchmarks.measures import baselines, batch_of, measure
 from benchmarks.uplift_arms import ALL, METHODS, ORACLE, PARTS, QUICK, RIVAL, Arm, Found, Settings, arms
 from benchmarks.uplift_report import report
@@ -195,33 +196,6 @@ def tried(trial: Trial) -> dict[str, Any] | None:
     }
 
 
-class Kept:
-    """What was measured before, one JSON line each; in memory alone without a folder. A last line that was cut off is
-    as if it had never been begun."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._path = folder / "uplift-outcomes.jsonl" if folder else None
-        self._known: dict[str, dict[str, Any]] = {}
-        for line in self._path.read_text().split("\n") if self._path and self._path.exists() else ():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            self._known[row["key"]] = row
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """What is known under ``key``."""
-        return self._known.get(key)
-
-    def put(self, key: str, **facts: Any) -> None:
-        """Keep ``facts`` under ``key``."""
-        self._known[key] = {"key": key, **facts}
-        if self._path:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                file.write("\n" * (file.tell() > 0) + json.dumps(self._known[key]))
-
-
 def gathered(
     part: str, task: str, how: Settings, cache: Path | None, data: Path, each: Each
 ) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
@@ -238,7 +212,8 @@ def measure_set(
     until: float = float("inf"),
 ) -> Found:  # fmt: skip
     """Train and roll out every arm of a set, as far as there is time."""
-    found, known, asked = Found(), Kept(cache), arms(part, methods, how.budgets)
+    known = Kept(cache / "uplift-outcomes.jsonl" if cache else None)
+    found, asked = Found(), arms(part, methods, how.budgets)
     keys = {(arm, task): _key(part, task, arm, how) for arm in asked for task in how.tasks}
     left = [pair for pair in keys if known.get(keys[pair]) is None]
     trials: dict[tuple[Arm, str], Trial] = {}

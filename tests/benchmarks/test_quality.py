@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import cases, quality
 from benchmarks.cases import Job, Settings
+from benchmarks.kept import Kept
 from benchmarks.planting import Course
 from benchmarks.quality_report import grid, report
 from benchmarks.quality_rivals import RIVALS, write_lerobot
@@ -43,6 +44,33 @@ def test_a_job_is_measured_and_reported(some):
     text = report([outcome], [], ["a note"])
     assert "integrity, not_finite: recall: 1.000 (1.0): holds" in text
     assert "composite: not registered" in text and text.endswith("a note")
+
+
+def test_what_was_measured_is_kept_and_what_there_is_no_time_for_is_said(some, tmp_path):
+    path = tmp_path / "quality.jsonl"
+    pieces = [quality.Piece(Job("pusht planted", "not_finite", 0.5), ("integrity",))]
+    assert quality.run(pieces, some, Kept(path), 1, until=0) == [None]
+    assert quality._open([(pieces[0], None)])[0] == "cut off: 1 of 1 sets were not measured"
+    (first,) = quality.run(pieces, some, Kept(path), 1)
+    assert first.auc["integrity"] == 1.0
+    path.write_text(path.read_text().replace('"integrity": 1.0', '"integrity": 0.75', 1))
+    (second,) = quality.run(pieces, some, Kept(path), 1, until=0)  # from the file, as it now says
+    assert second.job == first.job and second.auc == first.auc | {"integrity": 0.75} and second.facts == first.facts
+    other = quality.Piece(pieces[0].job, ("consistency",))
+    assert quality.run([other], some, Kept(path), 1, until=0) == [None]
+
+
+def test_what_weighs_most_is_measured_first_and_pieces_of_a_set_are_merged():
+    work = list(quality.jobs(False, [], range(2), (0.2, 0.05)))
+    found = quality.pieces(work, [(Job("pusht acted", "noise"), "rdq")], ["compatibility", "integrity"])
+    plain = [piece for piece in found if piece.scorers == ("integrity",)]
+    assert {piece.job for piece in plain} == set(work) and len(plain) == len(work)
+    shares = [(piece.job.share == 0.05, piece.job.view != "state") for piece in plain]
+    assert shares.index((True, False)) > sum(pair == (False, False) for pair in shares) - 1
+    assert found[[piece.rival for piece in found].index("rdq") - 1].job.share == 0.2
+    assert "leak" not in {piece.job.set for piece in found if piece.scorers == ("compatibility",)}
+    one, two = quality.Outcome(work[0], auc={"a": 1.0}), quality.Outcome(work[0], auc={"b": 0.5})
+    assert quality.merged([one, two]) == [quality.Outcome(work[0], auc={"a": 1.0, "b": 0.5})]
 
 
 def test_every_copy_counts_as_one_with_its_original(some):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import uplift, uplift_sets
 from benchmarks.planting import Course
-from benchmarks.uplift import Judging, Kept, badness, judged, keep, measure_set, trained
+from benchmarks.uplift import Judging, badness, judged, keep, measure_set, trained
 from benchmarks.uplift_arms import ALL, ORACLE, Arm, Settings, arms
 from benchmarks.uplift_sets import Demonstration
 from flows.policy import PolicyConfig
@@ -53,24 +53,6 @@ def test_each_policy_learns_from_what_is_kept_for_it_alone():
     state = np.array([[0.7, -0.4, 0.0]])
     np.testing.assert_allclose(first.act(state, "")[0], [0.7, -0.4], atol=0.15)
     np.testing.assert_allclose(second.act(state, "")[0], [-0.7, 0.4], atol=0.15)
-
-
-def test_outcomes_outlive_the_run_that_made_them(tmp_path):
-    Kept(tmp_path).put("a", success=[0.5])
-    assert Kept(tmp_path).get("a") == {"key": "a", "success": [0.5]}
-    assert Kept(tmp_path).get("b") is None
-    assert Kept(None).get("a") is None
-
-
-def test_a_line_that_was_cut_off_is_as_if_it_had_not_begun(tmp_path):
-    kept = Kept(tmp_path)
-    kept.put("a", success=[0.5])
-    kept.put("b", success=[0.6])
-    path = tmp_path / "uplift-outcomes.jsonl"
-    path.write_text(path.read_text()[:-5])
-    assert Kept(tmp_path).get("b") is None
-    Kept(tmp_path).put("c", success=[0.7])
-    assert [Kept(tmp_path).get(key) is not None for key in "abc"] == [True, False, True]
 
 
 @pytest.fixture(scope="module")
