@@ -19,10 +19,11 @@ def is_numeric(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
-def to_array(column: pa.ChunkedArray, name: str = "column") -> np.ndarray:
+def to_array(column: pa.ChunkedArray, name: str = "column", *, fill: bool = False) -> np.ndarray:
     """[N] of a scalar column, [N, d] of a list column, in the stored dtype.
 
-    A null is NaN; integers and booleans with nulls come as float64 for that. Raises ``SourceError`` for text and
+    A null is NaN; integers and booleans with nulls come as float64 for that, which rounds beyond 2**53. With ``fill``
+    they come as they are stored, 0 where null, for whoever has the NaN as well. Raises ``SourceError`` for text and
     decimals and for lists of unlike lengths.
     """
     if not is_numeric(column.type):
@@ -31,15 +32,17 @@ def to_array(column: pa.ChunkedArray, name: str = "column") -> np.ndarray:
         column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
     )
     if not _is_list(array.type):
-        return _scalars(array)
+        return _scalars(array, fill)
     lengths = pc.list_value_length(array).drop_null().unique().to_pylist()
     if len(lengths) > 1:
         raise SourceError(f"{name!r} has {sorted(lengths)} values a step", code="ragged_column")
     width = lengths[0] if lengths else 0
-    found = _scalars(array.drop_null().flatten()).reshape(len(array) - array.null_count, width)
+    found = _scalars(array.drop_null().flatten(), fill).reshape(len(array) - array.null_count, width)
     if not array.null_count:
         return found
-    out = np.full((len(array), width), np.nan, found.dtype if found.dtype.kind == "f" else np.float64)
+    is_float = found.dtype.kind == "f"
+    out = np.full((len(array), width), 0 if fill and not is_float else np.nan,
+                  found.dtype if fill or is_float else np.float64)  # fmt: skip
     out[array.is_valid().to_numpy(zero_copy_only=False)] = found
     return out
 
@@ -48,7 +51,7 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
 
 
-def _scalars(array: pa.Array) -> np.ndarray:
+def _scalars(array: pa.Array, fill: bool) -> np.ndarray:
     if array.null_count and not pa.types.is_floating(array.type):
-        array = array.cast(pa.float64())
+        array = array.fill_null(pa.scalar(0).cast(array.type)) if fill else array.cast(pa.float64(), safe=False)
     return array.to_numpy(zero_copy_only=False)

@@ -97,15 +97,18 @@ class Cache:
         with self._new(kept) as temporary:
             temporary.write_text(state)
 
-    def column(self, file: Path, sha256: str, column: str, conversions: Sequence[Conversion] = ()) -> np.ndarray:
+    def column(
+        self, file: Path, sha256: str, column: str, conversions: Sequence[Conversion] = (), *, fill: bool = False
+    ) -> np.ndarray:
         """A numeric column of a steps file as a read-only memory-mapped array, [N] or [N, d], in the stored dtype.
 
-        It is kept after its ``conversions``, so that they cost nothing when it is read again.
+        It is kept after its ``conversions``, so that they cost nothing when it is read again. ``fill`` as in
+        :func:`data_engine.arrays.to_array`.
 
         Raises ``SourceError`` where the file is not what ``sha256`` says, cannot be read, or lacks the column.
         """
         after = "@" + digest([conversion.model_dump(mode="json") for conversion in conversions], length=16)
-        name = quote(column, safe="") + (after if conversions else "")
+        name = quote(column, safe="") + (after if conversions else "") + ("@filled" if fill else "")
         kept = self._entry("steps", sha256) / f"{name}.npy"
         if self._use(kept):
             with contextlib.suppress(FileNotFoundError):  # another process made room just now
@@ -114,7 +117,7 @@ class Cache:
             verify(file, sha256, str(file))
         with self._new(kept) as temporary:
             with temporary.open("wb") as out:
-                np.save(out, convert(_read(file, column), conversions), allow_pickle=False)
+                np.save(out, convert(_read(file, column, fill), conversions), allow_pickle=False)
             return _mapped(temporary)  # stays mapped whatever becomes of the name
 
     def forget(self, sha256: str) -> None:
@@ -199,11 +202,11 @@ def _mapped(file: Path) -> np.ndarray:
     return np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
-def _read(file: Path, column: str) -> np.ndarray:
+def _read(file: Path, column: str, fill: bool) -> np.ndarray:
     try:
         if column not in pq.read_schema(file).names:
             raise SourceError(f"{file.name} has no column {column!r}", code="missing_column")
         table = pq.read_table(file, columns=[column], partitioning=None)
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
         raise SourceError(f"cannot read {file}: {error}", code="bad_steps_file") from error
-    return np.ascontiguousarray(to_array(table.column(column), column))
+    return np.ascontiguousarray(to_array(table.column(column), column, fill=fill))

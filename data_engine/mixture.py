@@ -62,17 +62,17 @@ class Mixture:
 
     def _reset(self) -> None:
         self._opened: LRU[str, pq.ParquetFile] = LRU(16, lambda path: pq.ParquetFile(self.local(path)))
-        self._arrays: LRU[tuple[str, str], np.ndarray] = LRU(4096, self._decoded)
+        self._arrays: LRU[tuple[str, str, bool], np.ndarray] = LRU(4096, self._decoded)
         self._local: dict[str, Path] = {}
 
-    def _decoded(self, key: tuple[str, str]) -> np.ndarray:
-        path, column = key
+    def _decoded(self, key: tuple[str, str, bool]) -> np.ndarray:
+        path, column, fill = key
         if self.labels is not None and column in self.labels.column_names:
             rows = np.flatnonzero(self._in_file(path))
             count = self._opened(path).metadata.num_rows
             return relabelled.values_of(self.labels, column, rows, self.rows["row_start"][rows], count)
         mine = [conversion for conversion in self._conversions.get(path, ()) if conversion.column == column]
-        return self.cache.column(self.local(path), self._files[path][1], column, mine)
+        return self.cache.column(self.local(path), self._files[path][1], column, mine, fill=fill)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -171,9 +171,12 @@ class Mixture:
             raise SourceError(f"mixture {self.name!r} lacks its file {path}", code="missing_file")
         return reference.local(sha256, self.cache, trusted=False, storage_options=self.storage_options)
 
-    def array(self, path: str, column: str) -> np.ndarray:
-        """A numeric column of a whole steps file, converted, mapped from the cache: [N] or [N, d], NaN where null."""
-        return self._arrays((path, column))
+    def array(self, path: str, column: str, *, fill: bool = False) -> np.ndarray:
+        """A numeric column of a whole steps file, converted, mapped from the cache: [N] or [N, d], NaN where null.
+
+        ``fill``: integers and booleans keep their dtype and every digit, 0 where null.
+        """
+        return self._arrays((path, column, fill))
 
     def steps(self, i: int, columns: list[str] | None = None) -> pa.Table:
         """The steps [start, stop) of row ``i`` of ``episodes``, converted, without ``episode_id`` and ``step``.

@@ -1,289 +1,45 @@
 """The recipe: the YAML a person writes, and the one canonical JSON that is run, hashed and stored.
 
 ``template`` shows every key, ``validate`` says what is wrong in one line, ``render`` resolves shorthands, defaults and
-overrides, ``schema`` is the JSON Schema. Only the resolved form is ever executed.
+overrides, ``schema`` is the JSON Schema. Only the resolved form is ever executed. Its parts are in
+``data_engine.recipe_parts``.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from data_engine import registry
-from data_engine.canonical import digest
-from data_engine.conventions.convert import Conversion
 from data_engine.errors import RequestError
 from data_engine.fs import resolve as resolve_uri
+from data_engine.recipe_parts import (
+    Base,
+    ColumnRecipe,
+    EntryRecipe,
+    ExportRecipe,
+    LabelRecipe,
+    MixRecipe,
+    MixtureRecipe,
+    Recipe,
+    ScheduleRecipe,
+    ScoreRecipe,
+    SegmentsRecipe,
+    SelectRecipe,
+    SourceRecipe,
+    SpaceRecipe,
+    Target,
+)
 
 __all__ = [
-    "Base", "ColumnRecipe", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixtureRecipe", "Recipe", "ScheduleRecipe",
-    "ScoreRecipe", "SegmentsRecipe", "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target", "apply_overrides",
-    "parse", "read", "render", "schema", "template", "validate",
+    "Base", "ColumnRecipe", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixRecipe", "MixtureRecipe", "Recipe",
+    "ScheduleRecipe", "ScoreRecipe", "SegmentsRecipe", "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target",
+    "apply_overrides", "parse", "read", "render", "render_mix", "schema", "template", "validate", "validate_mix",
 ]  # fmt: skip
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_CONTAINERS = r"(\.(zarr|zip|hdf5|hdf|h5|tar|gz|tgz|npz|parquet|arrow|feather|bag|mcap|db3|mp4|m4v|mov|mkv|webm|avi))+$"
 _MOST_VALUES = 100_000  # of a YAML file
-
-
-def _name(value: Any) -> Any:
-    if isinstance(value, str) and not _NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is no name: letters, digits, '.', '_' and '-', at most 100")
-    return value
-
-
-Name = Annotated[str, BeforeValidator(_name)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourceRecipe(_Part):
-    """Where episodes come from. ``name`` is the dataset's; without one it is made from the URI's last part.
-
-    ``by_reference``: encoded videos stay where they are, and the lake keeps where that is and their hash.
-    """
-
-    name: Name | None = None
-    uri: str = Field(min_length=1)
-    format: str = "auto"
-    options: dict[str, Any] = Field(default_factory=dict)
-    by_reference: bool = False
-
-    @property
-    def dataset(self) -> str:
-        """The dataset's name."""
-        return self.name or dataset_name(self.uri)
-
-
-class SpaceRecipe(_Part):
-    """An embedding space: the encoder that makes its vectors and the encoder's parameters."""
-
-    name: Name = "trajectory"
-    encoder: str = "trajectory"
-    params: dict[str, Any] = Field(default_factory=dict)
-    fit: str | None = None
-
-
-class Base(_Part):
-    """The demonstrations that others are held against: an expression, ids, or a stored selection, of the whole lake.
-
-    ``against`` (an expression): what a scorer of targets is to hold them against in turn, as failures are to successes.
-    """
-
-    where: str | None = None
-    ids: tuple[str, ...] | None = None
-    selection: str | None = None
-    against: str | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Base:
-        if sum(value is not None for value in (self.where, self.ids, self.selection)) != 1:
-            raise ValueError("give exactly one of where, ids or selection")
-        return self
-
-
-class ScoreRecipe(_Part):
-    """A scorer to run. ``fit`` names a stored fit; without one it is fitted on ``base``, or on the recipe's episodes.
-
-    What ``base`` is to a scorer, its ``Spec`` says: for ``influence`` the targets, and it trains on the rest.
-    """
-
-    scorer: str
-    params: dict[str, Any] = Field(default_factory=dict)
-    base: Base | None = None
-    fit: str | None = None
-
-    @model_validator(mode="after")
-    def _one_reference(self) -> ScoreRecipe:
-        if self.base is not None and self.fit is not None:
-            raise ValueError("give base or fit, not both: a fit was made on its own base set")
-        return self
-
-
-class LabelRecipe(_Part):
-    """A labeller to run. ``fit`` names a stored fit; without one it is fitted on the recipe's episodes."""
-
-    labeller: str
-    params: dict[str, Any] = Field(default_factory=dict)
-    fit: str | None = None
-
-
-class Target(_Part):
-    """What to select towards: an expression, ids, or the best ``top`` by a metric. Targets are never candidates."""
-
-    where: str | None = None
-    ids: tuple[str, ...] | None = None
-    top: int | None = Field(default=None, ge=1)
-    by: str | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Target:
-        if sum(value is not None for value in (self.where, self.ids, self.top)) != 1:
-            raise ValueError("give exactly one of where, ids, or top with by")
-        if (self.top is None) != (self.by is None):
-            raise ValueError("top and by go together, as in {top: 8, by: mutual_information}")
-        return self
-
-
-class SegmentsRecipe(_Part):
-    """Step ranges that a labeller named, to choose among in the place of whole episodes.
-
-    ``where``: an expression over label, text, value, confidence, start, stop, steps and seconds of each.
-    """
-
-    producer: str
-    kind: str = "segment"
-    where: str | None = None
-
-
-class SelectRecipe(_Part):
-    """A selection to make among the episodes that ``where`` admits.
-
-    ``within`` chooses in each stratum (scene, objects, task, operator, dataset) apart, towards its own targets: an
-    automatic budget over several tasks at once grows too far, because one task's targets judge another's candidates.
-    Strata share the budget by their ``size``, or by ``equal`` shares (what a small one cannot fill goes to the others).
-    ``segments`` chooses among spans of those episodes, and of the targets, and the budget counts them.
-    """
-
-    name: Name
-    method: str = "transport"
-    space: str = "trajectory"
-    target: Target | None = None
-    budget: int | float | Literal["auto"] | None = None
-    where: str | None = None
-    within: tuple[Literal["task", "operator", "scene", "objects", "dataset"], ...] = ()
-    shares: Literal["size", "equal"] = "size"
-    segments: SegmentsRecipe | None = None
-    params: dict[str, Any] = Field(default_factory=dict)
-    seed: int = 0
-
-
-class EntryRecipe(_Part):
-    """One part of a mixture: a selection, its weight among the parts, and how its episodes are weighed inside it.
-
-    ``params`` are the weigher's.
-    """
-
-    selection: Name
-    weight: float = Field(default=1.0, gt=0)
-    weigher: str = "selection"
-    params: dict[str, Any] = Field(default_factory=dict)
-
-
-class ColumnRecipe(_Part):
-    """A column that a labeller's annotations give the steps, one number each: ``{name: reward, producer: uvd}``.
-
-    ``kind`` of the annotations is ``name`` where it is not given.
-    """
-
-    name: str = Field(min_length=1, max_length=200)
-    producer: str
-    kind: str | None = None
-
-
-class MixtureRecipe(_Part):
-    """What is frozen. Exactly one weight kind and an explicit unit, because every trainer means something else."""
-
-    name: Name | None = None
-    entries: tuple[EntryRecipe, ...] = ()
-    weight_kind: Literal["probability", "repeat", "choose"] = "probability"
-    unit: Literal["episode", "step", "dataset"] = "step"
-    epoch_size: int | None = Field(default=None, ge=1)
-    seed: int = 0
-    splits: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=lambda: {"train": 1.0})
-    conversions: tuple[Conversion, ...] = ()
-    columns: tuple[ColumnRecipe, ...] = ()
-
-    @model_validator(mode="after")
-    def _whole(self) -> MixtureRecipe:
-        if abs(sum(self.splits.values()) - 1.0) > 1e-9:
-            raise ValueError(f"splits sum to {sum(self.splits.values()):g}, not 1")
-        return self
-
-
-class ExportRecipe(_Part):
-    """A dialect to hand the mixture over in. ``{mixture}`` in ``uri`` becomes the mixture's first 12 digits."""
-
-    format: str
-    uri: str = Field(min_length=1)
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class ScheduleRecipe(_Part):
-    """When a server runs the recipe: a cron line or an interval in seconds."""
-
-    cron: str | None = None
-    interval_s: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> ScheduleRecipe:
-        if (self.cron is None) == (self.interval_s is None):
-            raise ValueError("give either cron or interval_s")
-        return self
-
-
-class Recipe(_Part):
-    """The whole of a curation, as written or as resolved."""
-
-    name: Name = "recipe"
-    sources: tuple[SourceRecipe, ...] = Field(min_length=1)
-    spaces: tuple[SpaceRecipe, ...] = (SpaceRecipe(),)
-    score: tuple[ScoreRecipe, ...] = ()
-    label: tuple[LabelRecipe, ...] = ()
-    select: tuple[SelectRecipe, ...] = Field(min_length=1)
-    mixture: MixtureRecipe = MixtureRecipe()
-    export: tuple[ExportRecipe, ...] = ()
-    schedule: ScheduleRecipe | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shorthand(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "source" in value:
-            if "sources" in value:
-                raise ValueError("give source or sources, not both")
-            value = {**{key: part for key, part in value.items() if key != "source"}, "sources": [value["source"]]}
-        return value
-
-    @model_validator(mode="after")
-    def _names_agree(self) -> Recipe:
-        _unique("dataset", [source.dataset for source in self.sources])
-        _unique("selection", [selection.name for selection in self.select])
-        _unique("space", [space.name for space in self.spaces])
-        known = {selection.name for selection in self.select}
-        for entry in self.mixture.entries:
-            if entry.selection not in known:
-                raise ValueError(
-                    f"mixture names selection {entry.selection!r}; the recipe makes {', '.join(sorted(known))}"
-                )
-        spaces = {space.name for space in self.spaces}
-        for selection in self.select:
-            if registry.load("selectors", selection.method).needs_vectors and selection.space not in spaces:
-                made = ", ".join(sorted(spaces)) or "none"
-                raise ValueError(
-                    f"selection {selection.name!r} names space {selection.space!r}; the recipe makes {made}"
-                )
-        return self
-
-    @property
-    def hash(self) -> str:
-        """sha256 of the canonical JSON, 64 hex digits."""
-        return digest(self.model_dump(mode="json"))
-
-
-def dataset_name(uri: str) -> str:
-    """A dataset name made from a URI's last part, without the endings of containers; of a folder named by a version
-    alone (``bridge/1.0.0``), from the part before."""
-    path = resolve_uri(uri)
-    while re.fullmatch(r"v?\d+(\.\d+)+", os.path.basename(path)):
-        path = os.path.dirname(path)
-    stem = re.sub(_CONTAINERS, "", os.path.basename(path), flags=re.IGNORECASE)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:100] or "dataset"
 
 
 def read(path: str) -> dict[str, Any]:
@@ -368,10 +124,6 @@ def validate(value: Mapping[str, Any]) -> Recipe:
         raise RequestError(f"recipe: {registry.explain(error, Recipe)}", code="bad_recipe", fix=fix) from error
     spaces = [space.name for space in recipe.spaces]
     entries = recipe.mixture.entries or tuple(EntryRecipe(selection=selection.name) for selection in recipe.select)
-    entries = tuple(
-        entry.model_copy(update={"params": registry.make("weighers", entry.weigher, entry.params).config})
-        for entry in entries
-    )
     return recipe.model_copy(
         update={
             "sources": tuple(
@@ -385,9 +137,7 @@ def validate(value: Mapping[str, Any]) -> Recipe:
             "score": tuple(_resolved_score(score) for score in recipe.score),
             "label": tuple(_resolved_label(item, spaces) for item in recipe.label),
             "select": _resolved_selections(recipe.select),
-            "mixture": recipe.mixture.model_copy(
-                update={"name": recipe.mixture.name or recipe.name, "entries": entries}
-            ),
+            "mixture": _resolved_mixture(recipe.mixture, recipe.name, entries),
             "export": tuple(
                 export.model_copy(
                     update={
@@ -406,6 +156,23 @@ def render(path: str, overrides: Sequence[str] = ()) -> Recipe:
     return validate(apply_overrides(read(path), overrides))
 
 
+def validate_mix(value: Mapping[str, Any]) -> Recipe | MixRecipe:
+    """The resolved recipe of ``value`` for freezing alone: without sources and selections, a mixture of stored ones."""
+    if {"source", "sources", "select"} & set(value):
+        return validate(value)
+    try:
+        recipe = MixRecipe.model_validate(value)
+    except ValidationError as error:
+        raise RequestError(f"recipe: {registry.explain(error, MixRecipe)}", code="bad_recipe") from error
+    mixture = _resolved_mixture(recipe.mixture, recipe.name, recipe.mixture.entries)
+    return recipe.model_copy(update={"mixture": mixture})
+
+
+def render_mix(path: str, overrides: Sequence[str] = ()) -> Recipe | MixRecipe:
+    """The resolved recipe of the YAML file at ``path`` for freezing alone (:func:`validate_mix`)."""
+    return validate_mix(apply_overrides(read(path), overrides))
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of a recipe."""
     return Recipe.model_json_schema()
@@ -414,6 +181,14 @@ def schema() -> dict[str, Any]:
 def template() -> str:
     """A commented recipe with every key, ready to edit."""
     return _TEMPLATE
+
+
+def _resolved_mixture(mixture: MixtureRecipe, name: str, entries: Sequence[EntryRecipe]) -> MixtureRecipe:
+    whole = tuple(
+        entry.model_copy(update={"params": registry.make("weighers", entry.weigher, entry.params).config})
+        for entry in entries
+    )
+    return mixture.model_copy(update={"name": mixture.name or name, "entries": whole})
 
 
 def _resolved_score(score: ScoreRecipe) -> ScoreRecipe:
@@ -468,12 +243,6 @@ def _resolved_selection(selection: SelectRecipe) -> SelectRecipe:
             fix="give a count or a share",
         )
     return selection.model_copy(update={"params": selector.config})
-
-
-def _unique(what: str, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{what} {name!r} is named twice")
 
 
 _TEMPLATE = """\

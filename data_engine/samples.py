@@ -106,8 +106,9 @@ class Samples:
         ``observation.state`` [n, H, ...], ``action`` [n, A, ...] (floats as float32, integers as int64),
         ``observation_is_pad`` bool [n, H], ``action_is_pad`` bool [n, A], ``observation.images.<camera>`` uint8 [n,
         H, 3, h, w], other columns [n, ...], ``timestamp`` float64 [n], ``step``, ``epoch`` and ``index`` (k) int64
-        [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN. Where a
-        dataset of the mixture lacks a column, ``<column>_is_absent`` bool [n] says whose zeros stand for nothing.
+        [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN, those of
+        integers and booleans true in ``<column>_is_missing``, a bool for each number. Where a dataset of the mixture
+        lacks a column, ``<column>_is_absent`` bool [n] says whose zeros stand for nothing.
         With transitions and goals what these say; ``goal_distance`` int64 [n] is how many steps later in the same
         range the goal lies, -1 for any other.
 
@@ -122,6 +123,9 @@ class Samples:
             span = span_of(name)
             values = batch.window(name, column, span)
             out[name] = values[:, 0] if span == "here" else values
+            if not column.has_nan:
+                missing = batch.missing(name, column, span)
+                out[f"{name}_is_missing"] = missing[:, 0] if span == "here" else missing
             if self._absent[name].any():
                 out[f"{name}_is_absent"] = self._absent[name][self._dataset[rows]]
             if name in self.windows.pad_to:
@@ -184,7 +188,12 @@ class Samples:
     ) -> dict[str, np.ndarray]:
         """Columns (by default those under ``observation.``) and frames (by default all) of ``batch``, [n, W, ...]."""
         names = [name for name in batch.layout.columns if span_of(name) == "past"] if columns is None else columns
-        out = {name: batch.window(name, batch.layout.columns[name], span) for name in names}
+        out: dict[str, np.ndarray] = {}
+        for name in names:
+            column = batch.layout.columns[name]
+            out[name] = batch.window(name, column, span)
+            if not column.has_nan:
+                out[f"{name}_is_missing"] = batch.missing(name, column, span)
         for camera in batch.layout.cameras if cameras is None else cameras:
             assert self._frames is not None
             times = batch.window(batch.layout.clocks[camera], CLOCK, span)
@@ -293,6 +302,19 @@ class _Batch:
                     found[part, :, : mine.size] = self._take(file, name, mine, at[part])
         return found.reshape(*at.shape, *column.shape)
 
+    def missing(self, name: str, column: Column, span: Span) -> np.ndarray:
+        """bool [n, W, *column.shape]: which numbers of :meth:`window` the recording lacks."""
+        at = self.reach(span)[0]
+        found = np.ones((*at.shape, column.width), bool)
+        for file, layout, part in self.parts:
+            size = layout.columns.get(name, column).size
+            values = self.samples.mixture.array(file, name) if size else np.zeros(0)
+            if size and values.dtype.kind != "f":
+                found[part, :, :size] = False
+            elif values.size:
+                found[part, :, :size] = np.isnan(values.take(at[part], axis=0)).reshape(*at[part].shape, size)
+        return found.reshape(*at.shape, *column.shape)
+
     def plain(self, name: str, at: np.ndarray) -> np.ndarray:
         """float64 [n, W]: a scalar column at file rows ``at``, as it lies there; 0 where a dataset lacks it."""
         found = np.zeros(at.shape)
@@ -303,6 +325,8 @@ class _Batch:
 
     def _take(self, file: str, name: str, column: Column, at: np.ndarray) -> np.ndarray:
         values = self.samples.mixture.array(file, name)
+        if values.dtype.kind == "f" and not column.has_nan:
+            values = self.samples.mixture.array(file, name, fill=True)
         try:
             found = values.take(at, axis=0)
         except IndexError as error:
@@ -310,10 +334,8 @@ class _Batch:
                 f"{file} has {len(values)} rows, fewer than the mixture needs", code="changed_file"
             ) from error
         if found.dtype != column.dtype:
-            if found.dtype.kind == "f" and column.dtype.kind != "f":
-                raise SourceError(
-                    f"{name!r} in {file} has missing values, which {column.dtype} cannot hold", code="nulls"
-                )
+            if found.dtype.kind == "f" and not column.has_nan:
+                raise SourceError(f"{name!r} in {file} holds {found.dtype}, no {column.dtype}", code="wrong_dtype")
             found = found.astype(column.dtype)
         if values.ndim == 1:
             found = found[..., None]
@@ -322,7 +344,8 @@ class _Batch:
                 raise SourceError(
                     f"{name!r} in {file} is {found.shape[-1]} wide, not {column.size}", code="wrong_shape"
                 )
-            found = np.full((*at.shape, column.size), np.nan, np.float32)  # the whole file has nothing but nulls
+            void = np.nan if column.has_nan else 0  # the whole file has nothing but nulls
+            found = np.full((*at.shape, column.size), void, column.dtype)
         if column.shift is not None:
             found -= column.shift
             found *= column.scale

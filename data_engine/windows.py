@@ -35,7 +35,8 @@ class Windows:
 
     ``history``: columns under ``observation.`` and cameras give the steps t - history + 1 to t. ``action_horizon``:
     ``action`` columns give the steps t to t + action_horizon - 1. Every other column gives step t. Beyond the range the
-    edge step is repeated and the pad mask is true.
+    edge step is repeated and the pad mask is true. A missing value is NaN. Integers and booleans, which have none, come
+    with ``<column>_is_missing``, of the column's own shape: their zeros stand for nothing where it is true.
 
     ``columns``: numeric step columns. A dataset without one gives zeros of the shape that the other datasets have,
     and ``<column>_is_absent`` says so (action-free video among demonstrations; its ``action_is_pad`` is true
@@ -103,6 +104,11 @@ class Column:
         """Numbers a step as delivered."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def has_nan(self) -> bool:
+        """Whether its missing values are NaN, and need no mask."""
+        return self.dtype.kind == "f"
+
 
 CLOCK = Column(1, (), np.dtype(np.float64))
 
@@ -146,31 +152,38 @@ def _absent(mixture: Mixture, name: str, windows: Windows) -> Column | None:
     if name == TIMESTAMP:
         return CLOCK  # every steps file has it, declared or not
     if name in windows.pad_to:
-        return Column(0, (windows.pad_to[name],), np.dtype(np.float32))
+        return Column(0, (windows.pad_to[name],), _dtype(mixture, name))
     others = [found for dataset in mixture.datasets.values() if (found := dataset.feature(name)) is not None]
-    numeric = all(not feature.is_camera and feature.dtype not in ("string", "bytes") for feature in others)
-    if not numeric or len({feature.shape for feature in others}) != 1:
+    if not all(map(_is_numeric, others)) or len({feature.shape for feature in others}) != 1:
         return None
-    return Column(0, others[0].shape, _dtype(others[0]))
+    return Column(0, others[0].shape, _dtype(mixture, name))
 
 
-def _dtype(feature: Feature) -> np.dtype[Any]:
-    """What samples hold a numeric feature as."""
-    if feature.name == TIMESTAMP or feature.name.startswith("frame_time."):
+def _dtype(mixture: Mixture, name: str) -> np.dtype[Any]:
+    """What samples hold a numeric column as: one dtype for all datasets, float32 where any of them has floats."""
+    if name == TIMESTAMP or name.startswith("frame_time."):
         return np.dtype(np.float64)
-    kind = np.dtype("int64" if feature.dtype.startswith("datetime") else feature.dtype).kind
-    return np.dtype({"f": np.float32, "b": np.bool_}.get(kind, np.int64))
+    kinds = {
+        np.dtype("int64" if feature.dtype.startswith("datetime") else feature.dtype).kind
+        for dataset in mixture.datasets.values()
+        if (feature := dataset.feature(name)) is not None and _is_numeric(feature)
+    }
+    return np.dtype(np.float32 if "f" in kinds or not kinds else np.bool_ if kinds == {"b"} else np.int64)
+
+
+def _is_numeric(feature: Feature) -> bool:
+    return not feature.is_camera and feature.dtype not in ("string", "bytes")
 
 
 def _column(mixture: Mixture, group: str, name: str, feature: Feature, windows: Windows) -> Column:
-    if feature.is_camera or feature.dtype in ("string", "bytes"):
+    if not _is_numeric(feature):
         raise RequestError(
             f"{name!r} is no numeric column", code="unknown_column", fix="frames come with cameras=(...)"
         )
     shape = (windows.pad_to[name],) if name in windows.pad_to else feature.shape
     if feature.size > int(np.prod(shape)):
         raise RequestError(f"{name} is {feature.size} wide, pad_to says {shape[0]}", code="bad_windows")
-    dtype = _dtype(feature)
+    dtype = _dtype(mixture, name)
     if windows.normalise == "none" or dtype != np.float32 or span_of(name) == "here":
         return Column(feature.size, shape, dtype)
     found = mixture.statistics(group).get(name)

@@ -158,12 +158,12 @@ def selections_diff(lake: str, first: str, second: str) -> dict[str, Any]:
 @SET
 @FITS
 def mix(lake: str, recipe: str, overrides: tuple[str, ...], fits: tuple[str, ...]) -> dict[str, Any]:
-    """Freeze the mixture of a recipe from selections that are in the lake."""
-    from data_engine.recipe import render
+    """Freeze the mixture of a recipe from selections that are in the lake. It needs no other part of a recipe."""
+    from data_engine.recipe import render_mix
     from flows.mix import mix as run_mix
     from flows.runs import recorded
 
-    resolved = render(recipe, overrides)
+    resolved = render_mix(recipe, overrides)
     target = existing(lake)
     pins = {item.labeller: item.fit for item in resolved.label if item.fit}
     pins |= {key: str(value) for key, value in options(fits).items()}

@@ -6,7 +6,18 @@ import pytest
 import yaml
 
 from data_engine.errors import RequestError
-from data_engine.recipe import Recipe, SourceRecipe, apply_overrides, parse, read, render, schema, template, validate
+from data_engine.recipe import (
+    Recipe,
+    SourceRecipe,
+    apply_overrides,
+    parse,
+    read,
+    render,
+    schema,
+    template,
+    validate,
+    validate_mix,
+)
 
 MINIMAL = {"source": {"uri": "data/demos.hdf5"}, "select": [{"name": "all", "method": "filter"}]}
 
@@ -66,6 +77,22 @@ def test_a_wrong_recipe_gets_one_line_that_says_what_is_right(change, line):
         validate(MINIMAL | change)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mixture_alone_is_enough_to_freeze_stored_selections():
+    recipe = validate_mix({"name": "again", "mixture": {"entries": [{"selection": "stored"}], "seed": 3}})
+    assert (recipe.mixture.name, recipe.mixture.entries[0].selection) == ("again", "stored")
+    assert recipe.mixture.entries[0].params == validate(MINIMAL).mixture.entries[0].params
+    assert validate_mix(recipe.model_dump(mode="json")).hash == recipe.hash
+    assert validate_mix(MINIMAL) == validate(MINIMAL)
+    for wrong, line in (
+        ({"mixture": {}}, "the mixture has no entries; name a selection"),
+        ({"mixture": {"entries": [{"selection": "a"}], "sed": 1}}, "did you mean 'seed'"),
+        ({}, "mixture"),
+        ({"select": [], "mixture": {"entries": [{"selection": "a"}]}}, "sources"),
+    ):
+        with pytest.raises(RequestError, match=line):
+            validate_mix(wrong)
 
 
 def test_overrides_reach_any_depth_and_read_yaml():

@@ -14,6 +14,7 @@ from data_engine import mixture as mixtures
 from data_engine.errors import RequestError, SourceError
 from data_engine.model import Feature
 from data_engine.samples import Samples
+from data_engine.transitions import Transitions
 from data_engine.windows import Windows
 
 LENGTHS = {"a": [12, 5, 9, 30], "b": [8, 20]}
@@ -137,17 +138,57 @@ def test_missing_values_come_as_nan(toy, tmp_path) -> None:
     table = pq.read_table(file)
     holes = pa.array([None, [1.0, None], [2.0, 2.0], None, [4.0, 4.0], [5.0, 5.0]], pa.list_(pa.float64()))
     table = table.set_column(table.column_names.index("action"), "action", holes)
-    table = table.append_column("flag", pa.array([None, 1, 0, 1, 0, 1]))
+    ticks = [None, [2**62 + 1, None], [3, 4], [5, 6], None, [7, 8]]
+    flags = [None, True, False, True, None, True]
+    table = table.append_column("observation.ticks", pa.array(ticks, pa.list_(pa.int64())))
+    table = table.append_column("observation.flag", pa.array(flags))
+    table = table.append_column("observation.void", pa.array([None] * 6, pa.list_(pa.int32())))
     pq.write_table(table, file)
     made.files[0] |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    features = (*made.datasets["a"].features, Feature(name="flag", dtype="int64"))
+    features = (
+        *made.datasets["a"].features,
+        Feature(name="observation.ticks", dtype="int64", shape=(2,)),
+        Feature(name="observation.flag", dtype="bool"),
+        Feature(name="observation.void", dtype="int32", shape=(3,)),
+    )
     made.datasets["a"] = made.datasets["a"].model_copy(update={"features": features})
     mixture = made.mixture(tmp_path, weight_kind="repeat")
     for sample in mixture.samples(Windows(1, 1)):
         value = holes[int(sample["step"])].as_py() or [None, None]
         assert np.array_equal(sample["action"][0], np.array(value, np.float32), equal_nan=True)
-    with pytest.raises(SourceError, match=r"'flag' .* has missing values"):
-        next(mixture.samples(Windows(columns=("flag",))))
+    columns = ("observation.ticks", "observation.flag", "observation.void")
+    windows = Windows(2, 1, columns=columns, transitions=Transitions())
+    for sample in mixture.samples(windows):
+        shown = [max(int(sample["step"]) - 1, 0), int(sample["step"])]
+        following = [min(int(sample["step"]) + 1, 5) - 1, min(int(sample["step"]) + 1, 5)]
+        for prefix, at in (("", shown), ("next.", following)):
+            for name, values, width in (("ticks", ticks, 2), ("flag", flags, 1), ("void", [None] * 6, 3)):
+                found = sample[f"{prefix}observation.{name}"].reshape(2, width).tolist()
+                missing = sample[f"{prefix}observation.{name}_is_missing"]
+                assert missing.shape == sample[f"{prefix}observation.{name}"].shape
+                wanted = [np.broadcast_to(np.array(values[t], object), width).tolist() for t in at]
+                assert missing.reshape(2, width).tolist() == [[v is None for v in row] for row in wanted]
+                assert found == [[0 if v is None else v for v in row] for row in wanted]
+
+
+def test_one_dtype_for_all_datasets_whoever_comes_first(toy, tmp_path) -> None:
+    made = toy({"a": [6], "b": [7]})
+    file = Path(made.lake) / made.files[0]["path"]
+    table = pq.read_table(file)
+    whole = pa.array([0, None, 1, 0, 0, 3], pa.int64())
+    pq.write_table(table.set_column(table.column_names.index("reward"), "reward", whole), file)
+    made.files[0] |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    features = tuple(f if f.name != "reward" else f.model_copy(update={"dtype": "int64"})
+                     for f in made.datasets["a"].features)  # fmt: skip
+    made.datasets["a"] = made.datasets["a"].model_copy(update={"features": features})
+    samples = Samples(made.mixture(tmp_path, weight_kind="repeat"), Windows(columns=("reward",)))
+    for order in (np.arange(13), np.arange(13)[::-1]):
+        batch = samples.read(0, np.ascontiguousarray(order))
+        assert batch["reward"].dtype == np.float32
+        assert "reward_is_missing" not in batch
+        for name, step, reward in zip(batch["dataset"], batch["step"], batch["reward"], strict=True):
+            wanted = whole[int(step)].as_py() if name == "a" else float(step == 6)
+            assert np.array_equal(reward, np.nan if wanted is None else wanted, equal_nan=True)
 
 
 def test_wrong_requests_get_one_line(toy, tmp_path) -> None:

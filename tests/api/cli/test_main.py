@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from tests.api.commands import answer, call
-from tests.recordings import write_recipe
 
 
 def test_every_verb_of_the_main_job_works_alone(capsys, tmp_path, recording):
@@ -32,11 +31,9 @@ def test_every_verb_of_the_main_job_works_alone(capsys, tmp_path, recording):
     listed = answer(capsys, "selections", "list", *lake)["items"]
     assert {item["name"] for item in listed} == {"near", "some"}
     assert answer(capsys, "selections", "diff", "near", "some", *lake)["both"] >= 0
-    recipe = write_recipe(tmp_path, recording)
-    entries = "mixture.entries=[{selection: near}]"
-    frozen = answer(
-        capsys, "mix", recipe, "--set", "select=[{name: near, method: filter}]", "--set", entries, *lake,
-    )  # fmt: skip
+    recipe = tmp_path / "mixture.yaml"
+    recipe.write_text("mixture: {entries: [{selection: near}]}")
+    frozen = answer(capsys, "mix", recipe, *lake)
     assert frozen["episodes"] == chosen["chosen"]
     out = answer(
         capsys,
