@@ -21,6 +21,7 @@ from data_engine.scoring import EpisodeBatch, Fit, Metric, Needs, Resources, Sco
 
 __all__ = ["Composite"]
 
+_QUARTER = 0.970  # deviations from the 5 % to the 25 % quantile of a normal distribution
 MIN_EPISODES = 5  # of a task; below it an episode is held against its group
 
 
@@ -28,13 +29,15 @@ MIN_EPISODES = 5  # of a task; below it an episode is held against its group
 class Part:
     """A metric of another scorer. ``sign`` 1 where lower is better, -1 where higher is; ``weight`` of its surprise;
     ``least``: the smallest deviation taken for one, where the usual episode is exactly like the next; ``most``: of a
-    surprise."""
+    surprise. ``brisk``: it is held against the better quarter and not against the median, for what no majority makes
+    good."""
 
     metric: str
     sign: float
     weight: float
     least: float = 1e-9
     most: float = 20.0
+    brisk: bool = False
 
 
 DEFECTS = "integrity.defect_fraction"
@@ -48,6 +51,7 @@ BEHAVIOUR = (
     *INFORMATION,
     Part("extraneous.dropped_fraction", 1.0, 1.0, 0.03, 3.0),
     Part("smoothness.pause_fraction", 1.0, 1.0, 0.02),
+    Part("smoothness.settled_s", 1.0, 1.0, 1.0, brisk=True),
 )
 
 
@@ -58,12 +62,13 @@ class Composite(Scorer):
     where ``inconsistency`` stays below ``gate`` and no other task is likelier than its own (log-odds of at least 0):
     below it, 1 + 1 / (1 + doubt), doubt = hypot(inconsistency / gate, how far the log-odds are negative). An episode
     that passes both has 2 + 1 / (1 + divergence): how surprisingly bad its action divergence, mutual information,
-    extraneous share and pauses are, root of the sum of squares, mutual information at half weight. A surprise is
-    log(1 + e^z), z being how many robust deviations (1.4826 MAD; at least 3 % of the steps and 2 % of the time for the
-    last two, which most have none of) it lies beyond the median of its task in the reference set: nearly z on the bad
-    side, and next to nothing, though never a tie, on the good one; 20 at most, 3 for the extraneous share, of which a
-    task may want some. Tasks of fewer than 5 reference episodes are held against all of their (embodiment, control
-    mode).
+    extraneous share, pauses and rest at the end are, root of the sum of squares, mutual information at half weight. A
+    surprise is log(1 + e^z), z being how many robust deviations (1.4826 MAD; at least 3 % of the steps, 2 % of the time
+    and a second for the last three, which most have none of) it lies beyond the median of its task in the reference
+    set: nearly z on the bad side, and next to nothing, though never a tie, on the good one; 20 at most, 3 for the
+    extraneous share, of which a task may want some. The rest at the end is held against the task's brisker quarter, as
+    those who give up may be many: where a task is done by holding still, they hold still too. Tasks of fewer than 5
+    reference episodes are held against all of their (embodiment, control mode).
 
     A part that is null adds nothing and is named in the reason: where a task is the only one there is no log-odds.
     Without integrity, or with neither divergence nor information, there is no composite.
@@ -75,7 +80,7 @@ class Composite(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="composite",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("composite", "layers passed", "higher"),
@@ -103,10 +108,12 @@ class Composite(Scorer):
                         by_place[_key(group, task)].append(float(value))
                         by_place[_key(group)].append(float(value))
         usual = {
-            metric: {
-                place: _usual(np.array(values)) for place, values in sorted(by.items()) if len(values) >= MIN_EPISODES
+            part.metric: {
+                place: _usual(part, np.array(values))
+                for place, values in sorted(found[part.metric].items())
+                if len(values) >= MIN_EPISODES
             }
-            for metric, by in found.items()
+            for part in BEHAVIOUR
         }
         return self.learned(
             tuple(sorted(seen)),
@@ -165,8 +172,11 @@ def _key(*place: str) -> str:
     return json.dumps(place)
 
 
-def _usual(values: np.ndarray) -> tuple[float, float]:
-    """Median and robust deviation."""
+def _usual(part: Part, values: np.ndarray) -> tuple[float, float]:
+    """What is usual, and the robust deviation from it."""
+    if part.brisk:
+        usual, best = np.quantile(part.sign * values, [0.25, 0.05])
+        return float(part.sign * usual), float(usual - best) / _QUARTER
     median = float(np.median(values))
     return median, 1.4826 * float(np.median(np.abs(values - median)))
 
@@ -176,6 +186,6 @@ def _surprise(part: Part, value: float, usual: Mapping[str, Any], place: tuple[s
     known = usual.get(_key(*place)) or usual.get(_key(place[0]))
     if known is None or np.isnan(value):
         return None
-    median, deviation = known
-    beyond = part.sign * (value - median) / max(deviation, part.least)
+    middle, deviation = known
+    beyond = part.sign * (value - middle) / max(deviation, part.least)
     return part.weight * min(float(np.logaddexp(0.0, beyond)), part.most)

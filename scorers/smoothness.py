@@ -18,6 +18,7 @@ from data_engine.model import ACTION
 from data_engine.reference import RawEpisode, Reference, episodes
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Span, Spec
 from data_engine.view import View, fit_views
+from scorers.kernels.loops import units
 from scorers.kernels.smooth import high_frequency_ratio, log_dimensionless_jerk, spectral_arc_length
 from scorers.motion import fast, path, speeds
 
@@ -25,6 +26,7 @@ __all__ = ["Smoothness"]
 
 _REFERENCE_STEPS = 20_000
 _MIN_STEPS = 5
+_NEAR = 2.0  # fast steps
 
 
 class Smoothness(Scorer):
@@ -34,7 +36,8 @@ class Smoothness(Scorer):
     without a unit; ``high_frequency_ratio``, the share of the velocity's energy above ``split_hz``; ``pauses``, rests
     of at least ``pause_s`` seconds between motions, and ``pause_fraction`` of the time; ``gripper_cycles``, times that
     the command closes and opens again or the other way round; ``idle_start_s`` and ``idle_end_s``, seconds at rest that
-    could be trimmed; ``length``, the baseline.
+    could be trimmed; ``settled_s``, seconds since anything was farther than two fast steps of its own (90 % quantile
+    in the task) from where it ends, which a thing that trembles in place does not break; ``length``, the baseline.
 
     At rest is slower than ``still`` of the fast speed (90 % quantile) of the group's median episode, with no discrete
     coordinate changing. Spans: ``idle_start``, ``idle_end``, ``pause``; ``step_values``: speed, in units of that limit.
@@ -47,7 +50,7 @@ class Smoothness(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="smoothness",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("log_dimensionless_jerk", "dimensionless", "higher"),
@@ -58,6 +61,7 @@ class Smoothness(Scorer):
             Metric("gripper_cycles", "cycles", "neither"),
             Metric("idle_start_s", "s", "lower"),
             Metric("idle_end_s", "s", "lower"),
+            Metric("settled_s", "s", "lower"),
             Metric("length", "steps", "neither"),
         ),
         resources=Resources(cpus=1),
@@ -76,15 +80,22 @@ class Smoothness(Scorer):
             meta={
                 "views": {group: view.as_dict() for group, view in views.items()},
                 "usual": {group: _usual(found, views[group]) for group, found in reference.groups.items()},
+                "steps": {group: _fast_steps(found, views[group]) for group, found in reference.groups.items()},
             },
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """Every metric of every episode."""
         views = {group: View(**found) for group, found in fit.meta["views"].items()}
-        return [self._one(raw, views.get(raw.group), fit.meta["usual"].get(raw.group)) for raw in episodes(batch)]
+        usual, steps = fit.meta["usual"], fit.meta["steps"]
+        return [
+            self._one(raw, views.get(raw.group), usual.get(raw.group), steps.get(raw.group, {}))
+            for raw in episodes(batch)
+        ]
 
-    def _one(self, raw: RawEpisode, view: View | None, usual: Mapping[str, Any] | None) -> list[ScoreRow]:
+    def _one(
+        self, raw: RawEpisode, view: View | None, usual: Mapping[str, Any] | None, fast_steps: Mapping[str, list[float]]
+    ) -> list[ScoreRow]:
         finite = int(raw.finite.sum()) if raw.problem is None else 0
         reason = raw.problem or (None if view else f"no reference for {raw.group}")
         if reason is None and finite < _MIN_STEPS:
@@ -122,6 +133,7 @@ class Smoothness(Scorer):
             _row("gripper_cycles", cycles, None, "no action dimension is known as a gripper"),
             _row("idle_start_s", edge.get("idle_start", 0.0), None, ""),
             _row("idle_end_s", edge.get("idle_end", 0.0), None, ""),
+            _row("settled_s", _settled(when, np.c_[position, levels], _of_task(fast_steps, raw.task)), None, ""),
             ScoreRow("length", float(len(raw.state))),
         ]
 
@@ -179,6 +191,31 @@ def _usual(found: list[RawEpisode], view: View) -> dict[str, Any]:
         if high > low:
             grippers.append([dim, (low + high) / 2, (high - low) / 4])
     return {"speed": fast(found, view), "grippers": grippers}
+
+
+def _fast_steps(found: list[RawEpisode], view: View) -> dict[str, list[float]]:
+    """How far each coordinate, the continuous ones first, goes in a fast step of each task, and under "" of all; 0 for
+    one that rests."""
+    discrete = np.array([levels for *_, levels in view.position], bool)
+    discrete = np.r_[discrete[~discrete], discrete[discrete]]
+    courses: dict[str, list[np.ndarray]] = {"": []}
+    for raw in found:
+        _, position, levels, _ = path(raw, view)
+        for task in {raw.task, ""}:
+            courses.setdefault(task, []).append(np.c_[position, levels])
+    known = {task: units(several, discrete) for task, several in sorted(courses.items())}
+    return {task: np.where(np.isfinite(unit), unit, 0.0).tolist() for task, unit in known.items()}
+
+
+def _of_task(steps: Mapping[str, list[float]], task: str) -> np.ndarray:
+    return np.array(steps.get(task, steps[""]))
+
+
+def _settled(when: np.ndarray, course: np.ndarray, step: np.ndarray) -> float:
+    """Seconds for which nothing is farther than ``_NEAR`` of its steps (``step`` [d]) from the end of ``course``."""
+    off = np.abs(course - course[-1]) / np.where(step > 0, step, np.inf)
+    far = np.flatnonzero((off > _NEAR).any(axis=1))
+    return float(when[-1] - when[far[-1] if len(far) else 0])
 
 
 def _cycles(action: np.ndarray, grippers: list[list[float]]) -> float | None:

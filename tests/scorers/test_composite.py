@@ -10,7 +10,7 @@ from scorers.composite import BEHAVIOUR, DEFECTS, INCONSISTENCY, LOG_ODDS, Compo
 from tests.scorers.conftest import make_batch
 
 SCORER = Composite()
-RESIDUAL, INFORMED, EXTRANEOUS, PAUSES = (part.metric for part in BEHAVIOUR)
+RESIDUAL, INFORMED, EXTRANEOUS, PAUSES, SETTLED = (part.metric for part in BEHAVIOUR)
 
 
 def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray) -> EpisodeBatch:
@@ -26,9 +26,10 @@ def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray
         INFORMED: draw.normal(0, 1, n),
         EXTRANEOUS: np.zeros(n),
         PAUSES: np.zeros(n),
+        SETTLED: np.full(n, 0.2),
     }
     names = {"defects": DEFECTS, "inconsistency": INCONSISTENCY, "log_odds": LOG_ODDS, "residual": RESIDUAL,
-             "extraneous": EXTRANEOUS, "pauses": PAUSES}  # fmt: skip
+             "extraneous": EXTRANEOUS, "pauses": PAUSES, "settled": SETTLED}  # fmt: skip
     return replace(batch, scores=told | {names[name]: values for name, values in scores.items()})
 
 
@@ -65,15 +66,29 @@ def test_divergence_is_the_norm_of_robust_surprises() -> None:
     expected = np.zeros(40)
     for part in BEHAVIOUR:
         values = batch.scores[part.metric]
-        deviation = max(1.4826 * np.median(np.abs(values - np.median(values))), part.least)
-        beyond = np.minimum(
-            np.log1p(np.exp(np.minimum(part.sign * (values - np.median(values)) / deviation, 30))), part.most
+        usual = np.quantile(values, 0.25) if part.brisk else np.median(values)
+        spread = (
+            (usual - np.quantile(values, 0.05)) / 0.97 if part.brisk else 1.4826 * np.median(np.abs(values - usual))
         )
+        beyond = part.sign * (values - usual) / max(spread, part.least)
+        beyond = np.minimum(np.log1p(np.exp(np.minimum(beyond, 30))), part.most)
         expected = np.hypot(expected, part.weight * beyond)
     np.testing.assert_allclose([row["divergence"].value for row in rows], expected, rtol=1e-12)
     assert int(np.argmin([row["composite"].value for row in rows])) == 7
     assert rows[3]["divergence"].value >= np.hypot(3, 4)
     assert len({row["composite"].value for row in rows}) == 40  # nobody ties, the good ones neither
+
+
+def test_who_stands_still_at_the_end_ranks_low_though_many_do_and_not_where_all_do() -> None:
+    quitters = np.arange(40) % 10 < 6
+    rows = scored(batch_with(settled=np.where(quitters, 3.0, 0.2) + np.linspace(0, 0.1, 40)))
+    values = np.array([row["composite"].value for row in rows])
+    lost = np.log1p(np.exp(2.8))  # against the brisker quarter, in seconds
+    assert min(row["divergence"].value for row in np.array(rows)[quitters]) > lost
+    assert np.median(values[~quitters]) > values[quitters].max()
+    plain = [row["composite"].value for row in scored(batch_with())]
+    held = [row["composite"].value for row in scored(batch_with(settled=np.full(40, 3.0)))]
+    np.testing.assert_allclose(held, plain, rtol=1e-12)
 
 
 def test_a_null_part_adds_nothing_and_is_named() -> None:

@@ -52,6 +52,23 @@ def test_rests_are_found_and_measured_in_seconds(batch_of):
     assert value(row, "pauses") == 1
 
 
+def test_what_stands_still_at_the_end_is_settled_though_a_thing_trembles(batch_of):
+    draw = np.random.default_rng(0)
+    states, actions = reaches(12)
+    states[3] = np.concatenate([states[3], np.repeat(states[3][-1:], 40, axis=0)])
+    actions[3] = np.concatenate([actions[3], np.zeros((40, 2))])
+    # a thing that lies there and trembles
+    states = [np.c_[state, draw.uniform(-0.003, 0.003, len(state))] for state in states]
+    batch = batch_of(states, actions)
+    rows = SCORER.score(batch, SCORER.fit([batch]))
+    settled = np.array([value(row, "settled_s") for row in rows])
+    assert settled[3] == pytest.approx(np.median(settled) + 40 / FPS, abs=0.1)
+    assert np.delete(settled, 3).max() < 0.7
+    assert value(rows[3], "idle_end_s") == 0.0  # which needs all of it to be still
+    alone = SCORER.score(batch_of(states[:1], actions[:1], ["another task"]), SCORER.fit([batch]))
+    assert value(alone[0], "settled_s") == settled[0]
+
+
 def test_the_clock_counts_and_not_the_rows(batch_of):
     states, actions = reaches()
     batch = batch_of(states, actions)
