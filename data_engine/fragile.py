@@ -53,8 +53,8 @@ def avoided(key: str) -> bool:
     return key in _avoided.get()
 
 
-def hear(hears: Callable[[str | None], None]) -> None:
-    """Have ``hears`` called with whatever this process is :func:`reading` from now on."""
+def hear(hears: Callable[[str | None], None] | None) -> None:
+    """Have ``hears`` called with whatever this process is :func:`reading` from now on; None: nobody listens."""
     global _hears
     _hears = hears
 

@@ -3,7 +3,9 @@
 One that computes without getting anywhere is ended as well.
 
 The other process is a plain interpreter and no fork: threads and locks of this one do not come along, and the caller's
-script is not run again. It ends with this one (:mod:`flows.guard`).
+script is not run again. It ends with this one (:mod:`flows.guard`). Its start costs a second, so only what is known to
+be fragile goes there, or everything where the environment says ``DATA_ENGINE_READ_APART``: after a crash of what was
+not known to be (:mod:`api.supervised`), and in a service.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection, Pipe
@@ -27,14 +30,16 @@ from data_engine.formats import RawFrames, SourceEpisode, Unreadable
 from data_engine.fragile import Fragile, hear, reading, spared
 from flows.guard import die_with_parent
 
-__all__ = ["Crash", "apart", "carefully", "serve", "watched"]
+__all__ = ["APART", "Crash", "apart", "carefully", "expendable", "serve", "watched"]
 
 T = TypeVar("T")
 
-STUCK_S = 1800.0  # of computing without progress: a damaged file can also send a library round in circles
+APART = "DATA_ENGINE_READ_APART"  # in the environment: read every source apart
+STUCK_S = 600.0  # of computing without progress: a damaged file can also send a library round in circles
 
+_EXPENDABLE = "DATA_ENGINE_SUPERVISED"  # in the environment: the pid of a process whose end somebody waits for
 _line: Connection | None = None  # to the process that waits for us
-_stuck = STUCK_S
+_stuck: float | None = None  # set where this process is to end after so long without progress
 
 
 class Crash(Exception):
@@ -51,10 +56,13 @@ class Crash(Exception):
 def carefully(function: Callable[..., T], *arguments: Any) -> T:
     """``function(*arguments)`` in this process, or where it comes to something fragile, from its start again apart.
 
-    What it did before must bear being done twice. Raises ``Crash`` where the other process died.
+    What it did before must bear being done twice. Raises ``Crash`` where the other process died. A process that is
+    expendable ends itself where it gets nowhere; another would hang over what nobody knew to be fragile.
     """
+    if os.environ.get(APART):
+        return apart(function, *arguments)
     try:
-        with spared():
+        with spared(), _limited():
             return function(*arguments)
     except Fragile:
         return apart(function, *arguments)
@@ -94,6 +102,29 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
     return value
 
 
+def expendable() -> None:
+    """Say of this process that somebody waits for it and knows what to do if it ends."""
+    os.environ[_EXPENDABLE] = str(os.getpid())
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Inside, this process is ended after ``STUCK_S`` without progress, if it is expendable."""
+    global _stuck
+    if _line is not None or os.environ.get(_EXPENDABLE) != str(os.getpid()):
+        yield
+        return
+    _stuck = STUCK_S
+    hear(lambda _: _progress())
+    _progress()
+    try:
+        yield
+    finally:
+        hear(None)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _stuck = None
+
+
 def _how(code: int) -> str:
     if code == -signal.SIGPROF:
         return f"no end of it in {STUCK_S:g} s of computing"
@@ -102,7 +133,8 @@ def _how(code: int) -> str:
 
 def _progress() -> None:
     """Put off the kernel's signal that ends this process; it comes also where a library never lets Python run again."""
-    signal.setitimer(signal.ITIMER_PROF, _stuck)
+    if _stuck is not None:
+        signal.setitimer(signal.ITIMER_PROF, _stuck)
 
 
 def watched(items: Iterable[SourceEpisode | Unreadable], keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
@@ -110,7 +142,7 @@ def watched(items: Iterable[SourceEpisode | Unreadable], keys: Sequence[str]) ->
     after = dict(zip(keys, [*keys[1:], None], strict=True))
     reading(keys[0] if keys else None)
     for item in items:
-        yield item if _line is None else _ticking(item)
+        yield item if _stuck is None else _ticking(item)
         reading(after.get(item.key))
 
 

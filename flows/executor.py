@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from data_engine.errors import EngineError, RequestError
 from data_engine.scoring import Resources
+from flows.apart import expendable
 from flows.guard import die_with_parent
 from flows.progress import Progress
 from flows.tally import Tally, Ticket
@@ -110,7 +111,7 @@ class Local(Executor):
         from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_worker, initargs=(os.getpid(),)) as pool:
             futures = {
                 pool.submit(execute, lake.uri, function, shards[index], resources.cpus): index
                 for index in sorted(shards, reverse=helping)
@@ -132,6 +133,11 @@ class Local(Executor):
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def _worker(parent: int) -> None:
+    die_with_parent(parent)
+    expendable()
 
 
 def _helpers(left: int, seconds: float, resources: Resources) -> int:

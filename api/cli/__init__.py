@@ -28,11 +28,11 @@ from api.cli.verb import cli
 from data_engine.errors import EngineError
 from data_engine.outages import is_outage
 
-__all__ = ["main"]
+__all__ = ["fail", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The console script. Ends the process with 0, 1 or 2."""
+    """The command line in this process, which it ends with 0, 1 or 2. (The console script: :mod:`api.supervised`.)"""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
     try:
@@ -45,29 +45,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         context = getattr(error, "ctx", None)
         fix = f"see `{context.command_path} --help`" if context else None
         message = " ".join(error.format_message().split()).rstrip(".")
-        sys.exit(_fail({"code": "bad_request", "message": message, "fix": fix}, 2, as_json))
+        sys.exit(fail({"code": "bad_request", "message": message, "fix": fix}, 2, as_json))
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         fix = "run it again: it goes on where it was"
-        sys.exit(_fail({"code": "interrupted", "message": "interrupted", "fix": fix}, 1, as_json))
+        sys.exit(fail({"code": "interrupted", "message": "interrupted", "fix": fix}, 1, as_json))
     except BrokenPipeError:  # whoever read the answer has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except EngineError as error:
-        sys.exit(_fail(error.as_dict(), error.exit_code, as_json))
+        sys.exit(fail(error.as_dict(), error.exit_code, as_json))
     except Exception as error:
         if is_outage(error):
             message = f"a store did not answer: {' '.join(str(error).split())[:500]}"
-            sys.exit(_fail({"code": "unreachable", "message": message, "fix": "run it again: it goes on"}, 1, as_json))
+            sys.exit(fail({"code": "unreachable", "message": message, "fix": "run it again: it goes on"}, 1, as_json))
         if os.environ.get("DATA_ENGINE_DEBUG"):
             raise
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         fix = "this is a defect of data-engine: DATA_ENGINE_DEBUG=1 shows where"
-        sys.exit(_fail({"code": "internal", "message": message, "fix": fix}, 1, as_json))
+        sys.exit(fail({"code": "internal", "message": message, "fix": fix}, 1, as_json))
 
 
-def _fail(error: Mapping[str, Any], code: int, as_json: bool) -> int:
+def fail(error: Mapping[str, Any], code: int, as_json: bool) -> int:
+    """Print ``error`` (code, message, fix) as one line, or as the one object of ``--json``. Returns ``code``."""
     if as_json:
         print(json.dumps({"error": dict(error)}))
     else:

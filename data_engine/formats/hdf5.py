@@ -173,8 +173,8 @@ def array(found: h5py.h5d.DatasetID) -> Array:
     """The dataset behind a handle, once it is known to be plain.
 
     Raises ``SourceError`` where its data lie in another file, and for object, compound and empty types. Says of one
-    whose rows have no fixed length that it is fragile. (Attributes hold such texts too, in nearly every file; they are
-    read all the same.)
+    whose rows have no fixed length that it is fragile. (Attributes hold such texts too, in nearly every file; that is
+    left to whoever waits for this process.)
     """
     import h5py
 

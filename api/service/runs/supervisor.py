@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from api.service.live import Live
 from api.service.runs.work import Work
 from data_engine.canonical import digest
 from data_engine.errors import RequestError
+from flows.apart import APART
 from flows.runs import ended, new_id
 
 __all__ = ["State", "Supervisor"]
@@ -49,6 +50,8 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._cancelled: dict[str, str] = {}
+        self.on_end: Callable[[dict[str, Any]], None] | None = None
+        """Told of every run that has ended."""
 
     async def start(self) -> None:
         """Record as failed what an earlier service left running."""
@@ -70,16 +73,34 @@ class Supervisor:
         for run_id in list(self._children):
             self._signal(run_id, signal.SIGKILL)
 
-    async def begin(self, work: Work, who: str) -> dict[str, Any]:
-        """Queue ``work`` for ``who`` and return what is known of the run."""
-        run_id = new_id()
+    async def begin(
+        self, work: Work, who: str, *, run_id: str | None = None, flow_run: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Queue ``work`` for ``who`` and return what is known of the run.
+
+        ``flow_run``: of Prefect's, which the run is; ``environment``: for its process, in which its API is named.
+        """
+        run_id = run_id or new_id()
         folder = self._root / run_id
         folder.mkdir(mode=0o700)
-        request = {"run_id": run_id, "lake": self._live.lake.uri, "work": work.model_dump(mode="json"), "by": who}
+        request = {"run_id": run_id, "lake": self._live.lake.uri, "work": work.model_dump(mode="json"), "by": who,
+                   "flow_run": flow_run, "gpu_runs": self._live.settings.gpu_runs}  # fmt: skip
         (folder / "request.json").write_text(json.dumps(request))
         (folder / "log").touch()
         self._say(run_id, "waiting")
-        self._tasks[run_id] = asyncio.create_task(self._run(run_id))
+        self._tasks[run_id] = asyncio.create_task(self._run(run_id, environment or {}))
+        return self.state(run_id)
+
+    def holds(self, run_id: str) -> bool:
+        """Whether there is such a run, or was."""
+        return (self._root / run_id / "state.json").exists()
+
+    async def wait(self, run_id: str) -> dict[str, Any]:
+        """:meth:`state` once the run has ended."""
+        task = self._tasks.get(run_id)
+        if task is not None:
+            await asyncio.wait([task])
         return self.state(run_id)
 
     def state(self, run_id: str) -> dict[str, Any]:
@@ -140,11 +161,11 @@ class Supervisor:
                     yield ": still here\n\n"
                 await asyncio.sleep(_POLL_S)
 
-    async def _run(self, run_id: str) -> None:
+    async def _run(self, run_id: str, environment: Mapping[str, str]) -> None:
         try:
             async with self._slots:
                 if run_id not in self._cancelled:
-                    await self._child(run_id)
+                    await self._child(run_id, environment)
             if run_id in self._cancelled:
                 await self._end(run_id, "cancelled", f"cancelled by {self._cancelled[run_id]}")
                 return
@@ -163,13 +184,16 @@ class Supervisor:
             self._tasks.pop(run_id, None)
             self._children.pop(run_id, None)
             self._cancelled.pop(run_id, None)
+            if self.on_end is not None:
+                self.on_end(self.state(run_id))
 
-    async def _child(self, run_id: str) -> None:
+    async def _child(self, run_id: str, environment: Mapping[str, str]) -> None:
         folder = self._root / run_id
         with (folder / "log").open("ab") as log:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "flows.guard", str(os.getpid()), "api.service.runs.child", str(folder),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, **environment, APART: "1"},
             )  # fmt: skip
         self._children[run_id] = child
         self._say(run_id, "running")
