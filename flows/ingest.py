@@ -69,7 +69,8 @@ def _ingest(
     source = Source(recipe.uri)
     if recipe.by_reference:
         refuse(source.uri)
-    fmt, probe, found = examine(recipe)
+    with progress.waiting(f"looking at {source.uri}"):
+        fmt, probe, found = examine(recipe)
     if found is None:
         raise RequestError(
             f"the columns of {source.uri} are only a guess of format {fmt.name!r}",

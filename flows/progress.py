@@ -34,6 +34,18 @@ class Progress:
         with Bars(title, total, done, unit) as bars:
             yield bars.forward
 
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[None]:
+        """A sign that something goes on whose end nobody can foretell."""
+        if not self.bars:
+            yield
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status(Text(title)):
+            yield
+
     def say(self, line: str) -> None:
         """One line of what is about to happen."""
         if self.warnings:
