@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 
 from data_engine.errors import EngineError
-from data_engine.selection.costs import Costs, DenseCosts, by_block
+from data_engine.selection.costs import Cheapest, Costs, DenseCosts
 from data_engine.selection.scaling import first_prices, leftovers, scale
 
 __all__ = ["Priced", "solve_priced"]
 
 _SMALL = 1_200_000  # cells that are solved whole
-_SAMPLE = 50_000_000  # cells of the sample that sets the first prices
+_DENSE = 50_000_000  # cells of the sample that sets the first prices
 _SCALINGS = 6
-_PAIRS = 2_000_000  # of one sparse problem: more than that takes minutes
+_SIMPLEX = 2_000_000  # pairs of one sparse problem: more than that takes minutes
+_SCALED = 24_000_000  # pairs that mass is scaled along: some 2 GB
+_GROWTH = 8
+_TAUGHT = 3  # scalings of a sample
 
 
 @dataclass(frozen=True)
@@ -48,62 +51,83 @@ class Priced:
 
 
 def solve_priced(
-    costs: Costs, ot: Any, *, gap: float = 0.01, pairs: int = 12, rounds: int = 8, seed: int = 0
+    costs: Costs, ot: Any, *, gap: float = 0.01, pairs: int = 16, rounds: int = 8, seed: int = 0
 ) -> Priced:
     """Transport between n rows and m columns of equal masses, to within ``gap`` of the least cost.
 
-    ``ot`` is POT. Each row keeps its ``pairs`` columns of least reduced cost. Where n x ``pairs`` is too many, a sample
-    of the rows sets the prices, and every row is priced by them: mini-batch transport by its semi-dual (Genevay et al.
-    2016). Memory O(n x pairs + m); time that of a few passes over the costs and of the sparse solutions.
+    ``ot`` is POT. Each row keeps its ``pairs`` columns of least reduced cost. Samples of the rows, each larger than the
+    one before, set the prices that the next one begins with: mini-batch transport by its semi-dual (Genevay et al.
+    2016). Where n x ``pairs`` is too many for the simplex, scaling has the last word, whatever its gap; where it is too
+    many for scaling, the largest sample that is not is moved, and every row is priced as that says.
+
+    Memory O(n x pairs + m); time that of a few passes over the costs and of the sparse solutions.
     """
     n, m = costs.shape
     if n * m <= _SMALL:
         return _whole(costs, ot)
     rng = np.random.default_rng(seed)
-    most = max(_PAIRS // pairs, 2 * m)
+    shuffled, pairs = rng.permutation(n), min(pairs, m)
+    most = max(_SCALED // pairs, 2 * m)
     if n > most:
-        part = _Rows(costs, np.sort(rng.permutation(n)[:most]))
+        part = costs.part(np.sort(shuffled[:most]))
         found = solve_priced(part, ot, gap=gap, pairs=pairs, rounds=rounds, seed=seed)
         potential, bound = _potential(costs, found.prices)
         return Priced(found.distance, bound, potential, found.prices, found.rounds, most)
-    few = np.sort(rng.permutation(n)[: max(2 * m, 64)])
-    prices = first_prices(np.array(costs.rows(few))) if 2 * m * m <= _SAMPLE else np.zeros(m)
-
-    best = _Best()
-    for _ in range(_SCALINGS):
-        potential, bound, source, target, cost = _cheapest(costs, prices, pairs, None)
-        best.bounded(bound, prices, potential)
-        if best.gap <= gap:
-            break
-        moved, prices, left, room = scale(
-            target.reshape(n, -1), cost.reshape(n, -1).astype(np.float64), prices, np.full(n, 1 / n)
-        )
-        row, column, amount = leftovers(left, room)
-        best.moved(moved + float(_at(costs, row, column) @ amount))
-        if best.gap <= gap:
-            break
-    if best.gap <= gap:
+    prices = _taught(costs, shuffled, pairs)
+    best = _scaled(costs, prices, pairs, _SCALINGS, gap)
+    if best.gap <= gap or n * pairs > _SIMPLEX:
         return best.found(0, n)
 
     # generic masses leave no simplex basis degenerate, in which prices of parts float free of one another
     mass = 1 + 1e-7 * rng.random(n)
     mass /= mass.sum()
-    prices = best.prices
-    potential, bound, source, target, cost = _cheapest(costs, prices, pairs, None)
-    first, second = _staircase(target.reshape(n, -1)[:, 0], mass, m)
-    edges = _Edges(m).add(source, target, cost).add(first, second, _at(costs, first, second))
+    found_pairs = costs.cheapest(best.prices, pairs)
+    first, second = _staircase(found_pairs.target[:, 0], mass, m)
+    edges = _Edges(m).add(*_listed(found_pairs)).add(first, second, costs.at(first, second))
     done = 0
     while done < rounds:
         done += 1
         distance, prices = edges.solve(ot, mass, n)
         best.moved(distance)
-        own = edges.potential(prices, n)
-        potential, bound, source, target, cost = _cheapest(costs, prices, max(pairs // 4, 1), own)
-        best.bounded(bound, prices, potential)
-        if best.gap <= gap or not len(source):
+        found_pairs = costs.cheapest(prices, max(pairs // 4, 1))
+        best.bounded(prices, found_pairs.potential)
+        would_pay = np.flatnonzero(found_pairs.potential < edges.potential(prices, n) - 1e-6)
+        if best.gap <= gap or not len(would_pay):
             break
-        edges.add(source, target, cost)
+        edges.add(*_listed(found_pairs, would_pay))
     return best.found(done, n)
+
+
+def _taught(costs: Costs, shuffled: np.ndarray, pairs: int) -> np.ndarray:
+    """Prices float64 [m] to begin with: of samples of the rows, ``shuffled`` int64 [n]."""
+    n, m = costs.shape
+    size = max(2 * m, 64)
+    dense = 2 * m * m <= _DENSE
+    prices = first_prices(costs.rows(np.sort(shuffled[:size]))) if dense else np.zeros(m)
+    size *= _GROWTH if dense else 1
+    while size * _GROWTH // 2 <= n:  # a sample nearly as large as the whole teaches nothing that the whole does not
+        part = costs.part(np.sort(shuffled[:size]))
+        prices = _scaled(part, prices, pairs, _TAUGHT, 0.0).latest
+        size *= _GROWTH
+    return prices
+
+
+def _scaled(costs: Costs, prices: np.ndarray, pairs: int, times: int, gap: float) -> _Best:
+    """Scale and price in turns, until the gap is small enough or ``times`` over."""
+    n, _ = costs.shape
+    best = _Best()
+    for _ in range(times):
+        found = costs.cheapest(prices, pairs)
+        best.bounded(prices, found.potential)
+        if best.gap <= gap:
+            break
+        moved, prices, left, room = scale(found.target, found.cost, prices, np.full(n, 1 / n))
+        row, column, amount = leftovers(left, room)
+        best.moved(moved + float(costs.at(row, column) @ amount))
+        best.latest = prices
+        if best.gap <= gap:
+            break
+    return best
 
 
 class _Best:
@@ -111,12 +135,13 @@ class _Best:
 
     def __init__(self) -> None:
         self.distance, self.bound = np.inf, -np.inf
-        self.prices = self.potential = np.zeros(0)
+        self.prices = self.potential = self.latest = np.zeros(0)
 
     def moved(self, distance: float) -> None:
         self.distance = min(self.distance, distance)
 
-    def bounded(self, bound: float, prices: np.ndarray, potential: np.ndarray) -> None:
+    def bounded(self, prices: np.ndarray, potential: np.ndarray) -> None:
+        bound = float(potential.mean() + prices.mean())
         if bound > self.bound:
             self.bound, self.prices, self.potential = bound, prices, potential
 
@@ -128,23 +153,6 @@ class _Best:
 
     def found(self, rounds: int, n: int) -> Priced:
         return Priced(self.distance, self.bound, self.potential, self.prices, rounds, n)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Some rows of other costs."""
-
-    costs: Costs
-    which: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows kept, m)."""
-        return len(self.which), self.costs.shape[1]
-
-    def rows(self, which: np.ndarray | slice) -> np.ndarray:
-        """float [b, m]."""
-        return self.costs.rows(self.which[which])
 
 
 class _Edges:
@@ -189,38 +197,15 @@ def _whole(costs: Costs, ot: Any) -> Priced:
 
 def _potential(costs: Costs, prices: np.ndarray) -> tuple[np.ndarray, float]:
     """min_j (C_ij - g_j) float64 [n] over all pairs, and the bound that it gives."""
-    potential = np.concatenate(list(by_block(costs, lambda _, cost: (cost - prices).min(axis=1))))
+    potential = costs.cheapest(prices, 1).potential
     return potential, float(potential.mean() + prices.mean())
 
 
-def _cheapest(
-    costs: Costs, prices: np.ndarray, pairs: int, known: np.ndarray | None
-) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, np.ndarray]:
-    """:func:`_potential`, and source, target and cost of each row's ``pairs`` of least reduced cost, the least first.
-
-    With ``known`` [n] only of rows that have one below theirs.
-    """
-    narrow, pairs = prices.astype(np.float32), min(pairs, costs.shape[1])
-
-    def price(block: slice, cost: np.ndarray) -> tuple[np.ndarray, ...]:
-        reduced = cost - narrow
-        least = reduced.argmin(axis=1)
-        at = np.arange(len(cost))
-        value = cost[at, least].astype(np.float64) - prices[least]
-        rows = at if known is None else np.flatnonzero(value < known[block] - 1e-6)
-        if pairs == 1 or not len(rows):
-            found = least[rows, None]
-        else:
-            some = reduced if known is None else reduced[rows]
-            found = np.argpartition(some, pairs - 1, axis=1)[:, :pairs]
-            order = np.argsort(np.take_along_axis(some, found, axis=1), axis=1, kind="stable")
-            found = np.take_along_axis(found, order, axis=1)
-        source = np.repeat(rows, found.shape[1])
-        return value, source + block.start, found.ravel(), cost[source, found.ravel()]
-
-    parts = list(by_block(costs, price))
-    potential, source, target, cost = (np.concatenate([part[i] for part in parts]) for i in range(4))
-    return potential, float(potential.mean() + prices.mean()), source, target, cost
+def _listed(found: Cheapest, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source, target and cost of the pairs of all ``rows``, one after the other."""
+    rows = np.arange(len(found.target)) if rows is None else rows
+    target, cost = found.target[rows], found.cost[rows]
+    return np.repeat(rows, target.shape[1]), target.ravel().astype(np.int64), cost.ravel()
 
 
 def _staircase(nearest: np.ndarray, mass: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -235,17 +220,3 @@ def _staircase(nearest: np.ndarray, mass: np.ndarray, m: int) -> tuple[np.ndarra
     source = np.repeat(np.arange(len(mass)), count)
     target = np.arange(len(source)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(begun, count)
     return order[source], target
-
-
-def _at(costs: Costs, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The costs of these pairs: float64."""
-    place = np.argsort(source, kind="stable")
-    starts = np.searchsorted(source[place], np.arange(costs.shape[0] + 1))
-
-    def pick(block: slice, cost: np.ndarray) -> np.ndarray:
-        mine = place[starts[block.start] : starts[block.stop]]
-        return cost[source[mine] - block.start, target[mine]].astype(np.float64)
-
-    found = np.empty(len(source))
-    found[place] = np.concatenate(list(by_block(costs, pick)))
-    return found

@@ -48,7 +48,7 @@ class _Space:
     def costs(self, rows: np.ndarray | None = None) -> Costs:
         """sqrt(2 - 2 cos) of all candidates, or of some."""
         if self.similarity is None:
-            return self.units if rows is None else UnitCosts(self.units.ours[rows], self.units.theirs)
+            return self.units if rows is None else self.units.part(rows)
         some = self.similarity if rows is None else self.similarity[rows]
         return DenseCosts(np.sqrt(np.maximum(2.0 - 2.0 * some, 0.0)))
 

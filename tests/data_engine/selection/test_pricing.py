@@ -59,7 +59,7 @@ def test_any_size_has_an_answer_between_its_bounds(n, m, seed):
 
 def test_a_sample_sets_the_prices_of_all(small, monkeypatch):
     costs = clusters(3000, 20)
-    monkeypatch.setattr(pricing, "_PAIRS", 6000)
+    monkeypatch.setattr(pricing, "_SCALED", 6000)
     found = solve_priced(costs, ot, pairs=6)
     exact, log = ot.emd2([], [], dense(costs), log=True)
     assert found.sample == 1000
@@ -67,6 +67,18 @@ def test_a_sample_sets_the_prices_of_all(small, monkeypatch):
     assert found.bound >= 0.97 * exact
     truth = (dense(costs) - log["v"]).min(axis=1)
     assert np.corrcoef(truth, found.potential)[0, 1] > 0.99
+
+
+def test_where_the_pairs_are_too_many_for_the_simplex_all_rows_are_scaled(small, monkeypatch):
+    costs = clusters(4000, 24)
+    monkeypatch.setattr(pricing, "_SIMPLEX", 100)
+    monkeypatch.setattr(pricing, "_GROWTH", 2)  # several samples, each larger than the one before
+    found = solve_priced(costs, ot, pairs=6, gap=1e-9)
+    exact = ot.emd2([], [], dense(costs))
+    assert (found.sample, found.rounds) == (4000, 0)
+    assert found.bound <= exact * (1 + 1e-5)
+    assert exact * (1 - 1e-5) <= found.distance <= 1.02 * exact
+    assert found.gap < 0.02
 
 
 def test_one_seed_gives_one_answer(small):
