@@ -1,11 +1,12 @@
 """Search by what is seen: a text or a picture to the episodes, and the steps of each, that look most like it.
 
-Exact: every stored vector that ``where`` admits is compared, so many at a time that memory stays bounded. The encoder
-that made the space encodes the query; across robots this is allowed, images are of one kind.
+The encoder that made the space encodes the query; across robots this is allowed, images are of one kind. What ``where``
+admits is chosen before anything is compared (:mod:`flows.spans`).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from data_engine.scoring import Encoder
 from flows.clips import pinned
 from flows.query import matching
 from flows.score import device
+from flows.spans import nearest_episodes
 from storage.fits import describe, list_fits
 from storage.lake import Lake
 
-__all__ = ["encoder_of", "like", "nearest", "picture", "seen"]
+__all__ = ["encoder_of", "like", "picture", "seen", "vector_of"]
 
-_ROWS_AT_ONCE = 200_000  # vectors compared at once: 400 MB at 512 numbers
 _PIXELS = 1 << 26  # of a picture
+_VECTOR_BYTES = 1 << 20
 _SHOWN = ("dataset", "source_key", "task", "operator", "success", "n_steps")
 
 
@@ -51,7 +53,7 @@ def seen(
         )
     given = [text] if text is not None else [picture(str(image))]
     (query,) = getattr(encoder, takes)(given, device())
-    return _shown(nearest(lake, space, version, query, admitted, k), admitted)
+    return _shown(nearest_episodes(lake, space, version, query, admitted, k), admitted)
 
 
 def like(
@@ -80,40 +82,12 @@ def like(
         raise RequestError(f"vectors of space {space!r} have {width} numbers, not {len(vector)}", code="bad_vector")
     if not np.isfinite(query).all() or not query.any():
         raise RequestError("the vector has no direction", code="bad_vector", fix="give finite numbers, not all zero")
-    return _shown(nearest(lake, space, version, query, admitted, k), admitted)
+    return _shown(nearest_episodes(lake, space, version, query, admitted, k), admitted)
 
 
 def _shown(hits: list[dict[str, Any]], episodes: pl.DataFrame) -> list[dict[str, Any]]:
     rows = {row["episode_id"]: row for row in episodes.iter_rows(named=True)}
     return [{**hit, **{name: rows[hit["episode_id"]][name] for name in _SHOWN}} for hit in hits]
-
-
-def nearest(
-    lake: Lake, space: str, version: str, query: np.ndarray, episodes: pl.DataFrame, k: int
-) -> list[dict[str, Any]]:
-    """The ``k`` of ``episodes`` with the vector of largest cosine to ``query`` [d]: ``episode_id``, ``similarity``,
-    ``camera``, ``start``, ``stop``; equal ones in the order of their ids.
-    """
-    rows = lake.scan(f"embeddings/{space}").filter(pl.col("encoder_version") == version)
-    key = ["episode_id", "content_hash"]
-    place = [*key, "camera", "start", "stop"]
-    count = rows.select(pl.len()).collect().item()
-    unit = np.asarray(query, np.float32) / max(float(np.linalg.norm(query)), 1e-12)
-    best = []
-    for part in episodes.select(key).iter_slices(max(-(-len(episodes) // -(-max(count, 1) // _ROWS_AT_ONCE)), 1)):
-        mine = rows.filter(pl.col("episode_id").is_in(part["episode_id"].implode())).select(*place, "vector")
-        held = mine.collect().join(part, on=key, how="semi")
-        if not len(held):
-            continue
-        vectors = held["vector"].explode().to_numpy().reshape(len(held), -1)
-        cosine = vectors @ unit / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
-        found = held.select(place).with_columns(similarity=pl.Series(cosine.astype(np.float64)))
-        found = found.sort("similarity", *place, descending=[True, *[False] * len(place)])
-        best.append(found.unique("episode_id", keep="first", maintain_order=True).head(k))
-    if not best:
-        return []
-    top = pl.concat(best).sort("similarity", "episode_id", descending=[True, False]).head(k)
-    return top.select("episode_id", "similarity", "camera", "start", "stop").to_dicts()
 
 
 def encoder_of(lake: Lake, version: str) -> Encoder:
@@ -147,3 +121,20 @@ def picture(path: str) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(f"{path} is no picture: {error}", code="bad_image") from error
+
+
+def vector_of(path: str) -> list[float]:
+    """The one vector in a ``.npy`` file, or in a JSON file that is a list of numbers. Raises ``RequestError`` for
+    anything else."""
+    full = Path(path).expanduser()
+    try:
+        if full.stat().st_size > _VECTOR_BYTES:
+            raise ValueError(f"more than {_VECTOR_BYTES >> 20} MB")
+        found = np.asarray(
+            json.loads(full.read_bytes()) if full.suffix == ".json" else np.load(full, allow_pickle=False)
+        )
+        if found.dtype.kind not in "fiu" or found.squeeze().ndim != 1:
+            raise ValueError(f"an array of {found.dtype} {list(found.shape)}")
+        return [float(number) for number in found.squeeze()]
+    except (OSError, ValueError, EOFError) as error:
+        raise RequestError(f"{path} is no vector: {error}", code="bad_vector", fix="give a .npy of one row") from error

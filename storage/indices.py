@@ -1,67 +1,92 @@
 """FAISS indices: built from the vectors of one space, kept under ``indices/<space>/<version>/``, searched by id.
 
-The form follows the size: exact below 50 thousand vectors, inverted lists above, and above a million inverted lists
-over product-quantised codes whose best candidates are ranked again on the vectors themselves. Building does not depend
-on the order of the rows: they are sorted by id, k-means is seeded and trained on one thread.
+A row of an index is a unit: an episode, or steps of one as a camera shows them. The form follows the size and the
+effort of a search from a measured recall (:mod:`storage.forms`). Building does not depend on the order of the rows:
+they are sorted, k-means is seeded and trained on one thread.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_engine.canonical import digest, seal, unseal
+from data_engine.canonical import canonical_json, digest, seal, unseal
 from data_engine.errors import RequestError, SourceError
+from storage import forms
 from storage.blobs import Blobs, file_sha256
+from storage.forms import Effort, Metric, form_of
 
-__all__ = ["INDICES", "Hit", "Index", "build", "form_of", "list_indices", "load", "save", "verify"]
+__all__ = [
+    "INDICES",
+    "Hit",
+    "Index",
+    "Metric",
+    "build",
+    "described",
+    "form_of",
+    "list_indices",
+    "load",
+    "save",
+    "verify",
+]
 
 INDICES = "indices"
-EXACT_BELOW = 50_000
-CODES_ABOVE = 1_000_000
-REFINE = 8  # candidates a result that the codes propose for the second ranking
-
-Metric = Literal["ip", "l2"]
 
 
 class Hit(NamedTuple):
-    """One result: the unit's id and its inner product (``ip``, larger is nearer) or squared distance (``l2``)."""
+    """One result: the unit's id, its inner product (``ip``, larger is nearer) or squared distance (``l2``), and its
+    row among the index's units."""
 
     id: str
     score: float
+    row: int
 
 
 @dataclass(frozen=True)
 class Index:
-    """A searchable index. ``ids`` [n] are in the index's own order; ``meta`` is what the caller wants kept with it."""
+    """A searchable index.
+
+    ``units`` [n]: what each row stands for, in the index's own order: ``id``, and columns that tell units of one id
+    apart. ``effort``: of a search by default, and its measured recall. ``meta`` is what the caller wants kept with it.
+    """
 
     index: Any
-    ids: Sequence[str]
+    units: pa.Table
     form: str
     metric: Metric
     version: str
+    effort: Effort = field(default_factory=Effort)
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each unit."""
+        return self.units.column("id").to_pylist()
 
     @cached_property
     def _fast(self) -> Any:
-        return _accelerated(self.index)
+        return forms.accelerated(self.index)
 
     def search(self, vectors: np.ndarray, k: int, allowed: Collection[str] | None = None) -> list[list[Hit]]:
         """The ``k`` nearest of each query float [q, d], nearest first; fewer where there are fewer.
 
-        ``allowed`` limits the answer to those ids; inverted lists are then searched to the end, so that a rare id is
-        found. Raises ``RequestError`` for vectors of another width or ones that are not finite.
+        ``allowed`` limits the answer to units of those ids, before anything is compared: where they are few, all of
+        them are, else more lists are probed, as they are fewer, and where that yields less than ``k``, all are. Raises
+        ``RequestError`` for vectors of another width or ones that are not finite.
         """
         queries = _matrix(vectors)
         if queries.shape[1] != self.index.d:
@@ -70,35 +95,37 @@ class Index:
             )
         if k < 1:
             raise RequestError(f"k = {k} asks for nothing", code="bad_k", fix="give at least 1")
-        chosen = None
-        if allowed is not None:
-            wanted = frozenset(allowed)
-            positions = np.flatnonzero([name in wanted for name in self.ids]).astype(np.int64)
-            if not len(positions):
-                return [[] for _ in queries]
-            chosen = faiss.IDSelectorBatch(positions)
-        searched = self.index if chosen is not None else self._fast
-        scores, found = searched.search(queries, min(k, len(self.ids)), params=_parameters(self.index, chosen))
+        scores, rows = self._nearest(queries, k, None if allowed is None else self._mask(allowed))
+        names = self.units.column("id")
         return [
-            [Hit(self.ids[at], float(score)) for at, score in zip(row, line, strict=True) if at >= 0]
-            for row, line in zip(found, scores, strict=True)
+            [Hit(names[at].as_py(), float(score), int(at)) for at, score in zip(found, line, strict=True) if at >= 0]
+            for found, line in zip(rows, scores, strict=True)
         ]
 
+    def _mask(self, allowed: Collection[str]) -> np.ndarray:
+        wanted = pa.array(list(allowed), pa.string())
+        return pc.is_in(self.units.column("id"), value_set=wanted).to_numpy()
 
-def form_of(n: int, d: int) -> str:
-    """FAISS's factory string for ``n`` vectors of width ``d``."""
-    if n < EXACT_BELOW:
-        return "Flat"
-    lists = 2 ** round(math.log2(4 * math.sqrt(n)))
-    widths = [m for m in range(max(d // 4, 1), 0, -1) if d % m == 0]
-    if n < CODES_ABOVE or widths[0] < d / 8:
-        return f"IVF{lists},Flat"
-    return f"IVF{lists},PQ{widths[0]}x4fs,RFlat"
+    def _nearest(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows [q, k], as many as there are."""
+        count = len(self) if mask is None else int(mask.sum())
+        if not count:
+            return np.empty((len(queries), 0)), np.empty((len(queries), 0), np.int64)
+        most, kinds = min(k, count), cast(Any, faiss)  # whose stubs do not know that constructors take arrays
+        chosen = None if mask is None else kinds.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        if mask is None or count >= forms.EXACT_BELOW:
+            index = self._fast if mask is None and most <= forms.GPU_RESULTS else self.index
+            effort = replace(self.effort, probes=round(self.effort.probes * len(self) / count))
+            found = index.search(queries, most, params=forms.parameters(self.index, effort, chosen))
+            if (found[1] >= 0).all():
+                return found
+        index, effort = forms.exact_of(self.index)
+        return index.search(queries, most, params=forms.parameters(index, effort, chosen))
 
 
 def build(
     vectors: np.ndarray,
-    ids: Sequence[str],
+    units: Sequence[str] | pa.Table,
     *,
     metric: Metric = "ip",
     seed: int = 0,
@@ -107,25 +134,34 @@ def build(
 ) -> Index:
     """An index over ``vectors`` float [n, d], which are used as they are: normalise them first for cosine.
 
-    ``form`` overrides the choice by size. ``meta`` (plain JSON: embodiment, encoder version) is kept and is part of the
-    version. Raises ``RequestError`` for no vectors, ones that are not finite, and ids that repeat.
+    ``units``: their ids, or a table with the column ``id`` and what tells units of one id apart. ``form`` overrides the
+    choice by size; where the chosen one cannot reach the recall that is asked for, it is inverted lists without codes.
+    ``meta`` (plain JSON: embodiment, encoder version) is kept and is part of the version. Raises ``RequestError`` for
+    no vectors, ones that are not finite, and units that repeat.
     """
     matrix = _matrix(vectors)
-    if len(ids) != len(matrix) or len(set(ids)) != len(ids):
-        raise RequestError(f"{len(matrix)} vectors need as many distinct ids, not {len(set(ids))}", code="bad_ids")
-    order = np.argsort(np.asarray(ids, dtype=np.str_), kind="stable")
-    matrix, names = np.ascontiguousarray(matrix[order]), [str(ids[at]) for at in order]
-    form = form or form_of(*matrix.shape)
-    kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
-    index = faiss.index_factory(matrix.shape[1], form, kind)
-    if (lists := _lists(index)) is not None:
-        lists.cp.seed = seed + 1234
-    with _one_thread():
-        index.train(matrix)
-    index.add(matrix)
-    facts = {"form": form, "metric": metric, "seed": seed, "ids": names, **(meta or {})}
-    version = digest(facts, matrix.tobytes(), length=16)
-    return Index(index, names, form, metric, version, dict(meta or {}))
+    table = units if isinstance(units, pa.Table) else pa.table({"id": pa.array([str(unit) for unit in units])})
+    distinct = len(table.group_by(table.column_names).aggregate([]))
+    if len(table) != len(matrix) or distinct != len(table):
+        raise RequestError(f"{len(matrix)} vectors need as many distinct ids, not {distinct}", code="bad_ids")
+    order = pc.sort_indices(table, [(name, "ascending") for name in table.column_names]).to_numpy()
+    if not (np.diff(order.astype(np.int64)) == 1).all():
+        matrix, table = np.ascontiguousarray(matrix[order]), table.take(order)
+    table = table.combine_chunks()
+    chosen = form or form_of(*matrix.shape)
+    index = forms.made(matrix, chosen, metric, seed)
+    effort = forms.tuned(index, matrix, metric, seed)
+    if form is None and effort.recall < forms.RECALL:
+        chosen = chosen.partition(",")[0] + ",Flat"
+        index = forms.made(matrix, chosen, metric, seed)
+        effort = forms.tuned(index, matrix, metric, seed)
+    facts = {"form": chosen, "metric": metric, "seed": seed, **(meta or {})}
+    told = hashlib.sha256()
+    for name in table.column_names:
+        told.update(canonical_json(table.column(name).to_pylist()).encode())
+    told.update(matrix.data)
+    version = digest(facts, told.digest(), length=16)
+    return Index(index, table, chosen, metric, version, effort, dict(meta or {}))
 
 
 def save(lake: Blobs, space: str, index: Index) -> str:
@@ -137,7 +173,7 @@ def save(lake: Blobs, space: str, index: Index) -> str:
         hashes["index.faiss"] = file_sha256(staged)
         lake.publish(staged, f"{folder}/index.faiss")
     with lake.staged(folder) as staged:
-        pq.write_table(pa.table({"id": pa.array(index.ids, pa.string())}), staged, compression="zstd")
+        pq.write_table(index.units, staged, compression="zstd")
         hashes["ids.parquet"] = file_sha256(staged)
         lake.publish(staged, f"{folder}/ids.parquet")
     document = {
@@ -145,7 +181,8 @@ def save(lake: Blobs, space: str, index: Index) -> str:
         "form": index.form,
         "metric": index.metric,
         "dimensions": index.index.d,
-        "count": len(index.ids),
+        "count": len(index),
+        "effort": index.effort.as_dict(),
         "sha256": hashes,
         "meta": dict(index.meta),
         "created_at": datetime.now(UTC).isoformat(),
@@ -162,8 +199,9 @@ def load(lake: Blobs, space: str, version: str | None = None) -> Index:
     version = version or _newest(lake, space)
     document, paths = verify(lake, space, version)
     index = faiss.read_index(str(paths["index.faiss"]))
-    ids = pq.read_table(paths["ids.parquet"]).column("id").to_pylist()
-    return Index(index, ids, document["form"], document["metric"], version, document["meta"])
+    units = pq.read_table(paths["ids.parquet"]).combine_chunks()
+    effort = Effort(**document["effort"]) if "effort" in document else forms.exact_of(index)[1]
+    return Index(index, units, document["form"], document["metric"], version, effort, document["meta"])
 
 
 def verify(lake: Blobs, space: str, version: str) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -174,7 +212,7 @@ def verify(lake: Blobs, space: str, version: str) -> tuple[dict[str, Any], dict[
     folder = f"{_space(space)}/{version}"
     if lake.size(f"{folder}/meta.json") is None:
         raise RequestError(f"space {space!r} has no index {version!r}", code="no_index", fix="build one: index")
-    document = _described(lake, folder)
+    document = described(lake, space, version)
     paths = {}
     for name, sha256 in document["sha256"].items():
         if lake.sha256(f"{folder}/{name}") != sha256:
@@ -183,11 +221,14 @@ def verify(lake: Blobs, space: str, version: str) -> tuple[dict[str, Any], dict[
     return document, paths
 
 
-def _described(lake: Blobs, folder: str) -> dict[str, Any]:
+def described(lake: Blobs, space: str, version: str) -> dict[str, Any]:
+    """What an index says of itself: its form, count, effort, ``meta`` and when it was made. Raises ``SourceError``
+    where that is damaged."""
+    path = f"{_space(space)}/{version}/meta.json"
     try:
-        return unseal(lake.read_bytes(f"{folder}/meta.json"))
+        return unseal(lake.read_bytes(path))
     except ValueError as error:
-        raise SourceError(f"{folder}/meta.json is damaged: {error}", code="damaged") from error
+        raise SourceError(f"{path} is damaged: {error}", code="damaged") from error
 
 
 def list_indices(lake: Blobs) -> list[tuple[str, str]]:
@@ -203,7 +244,7 @@ def _newest(lake: Blobs, space: str) -> str:
         raise RequestError(
             f"no index of space {space!r}", code="no_index", fix=f"there are: {', '.join(known) or 'none'}"
         )
-    made = {v: _described(lake, f"{INDICES}/{space}/{v}")["created_at"] for v in versions}
+    made = {v: described(lake, space, v)["created_at"] for v in versions}
     return max(versions, key=lambda v: (made[v], v))
 
 
@@ -218,42 +259,3 @@ def _matrix(vectors: np.ndarray) -> np.ndarray:
     if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
         raise RequestError("vectors must be a finite, non-empty [n, d] array", code="bad_vector")
     return matrix
-
-
-def _lists(index: Any) -> Any | None:
-    inner = faiss.downcast_index(index)
-    if isinstance(inner, faiss.IndexRefine):
-        inner = faiss.downcast_index(inner.base_index)
-    return inner if isinstance(inner, faiss.IndexIVF) else None
-
-
-def _parameters(index: Any, chosen: Any | None) -> Any:
-    kinds: Any = faiss  # its Python constructors take the fields by name, which its stubs do not know
-    lists = _lists(index)
-    if lists is None:
-        return kinds.SearchParameters(sel=chosen) if chosen is not None else None
-    probes = lists.nlist if chosen is not None else max(16, lists.nlist // 16)
-    inner = kinds.SearchParametersIVF(nprobe=min(probes, lists.nlist), sel=chosen)
-    if isinstance(faiss.downcast_index(index), faiss.IndexRefine):
-        return kinds.IndexRefineSearchParameters(k_factor=REFINE, base_index_params=inner)
-    return inner
-
-
-def _accelerated(index: Any) -> Any:
-    """A copy on the GPU where there is one and FAISS has the form there (it takes no id filter), else the index."""
-    if not faiss.get_num_gpus():
-        return index
-    try:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    except (RuntimeError, AttributeError):  # no such form on GPUs, or no room
-        return index
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

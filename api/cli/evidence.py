@@ -195,19 +195,35 @@ def index(lake: str, space: str, executor: str, workers: int | None) -> dict[str
 
 @verb()
 @click.option("--episode", metavar="ID", help="An episode to find the like of.")
+@click.option("--steps", metavar="A:B", help="With --episode: find parts like these steps of it, whatever their speed.")
+@click.option("--camera", help="With --steps: as this camera shows them; default: the first by name.")
 @click.option("--text", help="What is to be seen; needs a space of open_clip.")
 @click.option("--image", type=click.Path(), help="A picture; needs a space of frames.")
+@click.option("--vector", type=click.Path(), help="A .npy or .json file of one vector of the space.")
 @click.option("--space", default="trajectory", show_default=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1))
 @WHERE
 def search(
-    lake: str, episode: str | None, text: str | None, image: str | None, space: str, k: int, where: str | None
-) -> dict[str, Any]:
-    """Find the episodes nearest to one, or those whose frames look most like a text or a picture, and where."""
-    given = sum(bool(query) for query in (episode, text, image))
+    lake: str, episode: str | None, steps: str | None, camera: str | None, text: str | None, image: str | None,
+    vector: str | None, space: str, k: int, where: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Find episodes like one, or parts like a part of one, or those whose frames look most like a text, a picture or a
+    vector; and where they do."""
+    given = sum(bool(query) for query in (episode, text, image, vector))
     if given != 1:
         said = "search for one thing at a time" if given else "nothing to search for"
-        raise RequestError(said, code="bad_request", fix="give --episode ID, --text or --image")
+        raise RequestError(said, code="bad_request", fix="give --episode ID, --text, --image or --vector")
+    if (steps and not episode) or (camera and not steps):
+        raise RequestError("--steps goes with --episode, and --camera with --steps", code="bad_option")
+    if steps:
+        from flows.retrieve import parts_like
+
+        found = parts_like(existing(lake), space, str(episode), *_range(steps), camera=camera, k=k, where=where)
+        return {**found, "text": printing.table(found["items"])}
+    if vector:
+        from flows.search import like, vector_of
+
+        return {"items": like(existing(lake), space, vector_of(vector), k=k, where=where)}
     if text or image:
         from flows.search import seen
 
@@ -215,6 +231,14 @@ def search(
     from flows.index import search as run_search
 
     return {"items": run_search(existing(lake), space, episode, k=k, where=where)}
+
+
+def _range(steps: str) -> tuple[int, int]:
+    """``A:B`` as two numbers. Raises ``RequestError`` for anything else."""
+    first, _, last = steps.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise RequestError(f"{steps!r} is no range of steps", code="bad_range", fix="give A:B with A before B")
+    return int(first), int(last)
 
 
 @verb()

@@ -77,3 +77,18 @@ def filled(tmp_path: Path, measured: Path) -> Lake:
     """A copy of ``measured`` that a test may change."""
     shutil.copytree(measured, tmp_path / "lake")
     return Lake.open(str(tmp_path / "lake"))
+
+
+@pytest.fixture(scope="session")
+def looked(tmp_path_factory: pytest.TempPathFactory, eyes: Path) -> Lake:
+    """A lake that tests only read: 64 clips of 16 tasks, every fourth step embedded; their trajectories too."""
+    from tests.scenes import scenes, write_scenes
+
+    folder = tmp_path_factory.mktemp("looked")
+    common = {"on": Local(), "progress": silent(), "run_id": "run_looked"}
+    lake = Lake.open(str(folder / "lake"), create=True)
+    ingest(lake, SourceRecipe(name="scenes", uri=str(write_scenes(folder / "s.hdf5", scenes(400)))), **common)
+    frames = SpaceRecipe(name="frames", encoder="open_clip", params={"checkpoint": str(eyes), "every_s": 0.4})
+    embed(lake, frames, lake.episodes(), **common)
+    embed(lake, SpaceRecipe(), lake.episodes(), **common)
+    return lake

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_engine.errors import RequestError, SourceError
-from storage import indices
+from storage import forms, indices
+from storage.forms import RECALL, Effort
 from storage.lake import Lake
 
 
@@ -71,16 +74,64 @@ def test_search_finds_itself_and_keeps_to_the_allowed(form: str) -> None:
     assert index.search(vectors[:2], 3, allowed=["nobody"]) == [[], []]
 
 
-def test_large_forms_recall_what_the_exact_one_finds() -> None:
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(50, 32))
-    vectors = (centres[rng.integers(50, size=5000)] + 0.3 * rng.normal(size=(5000, 32))).astype(np.float32)
-    ids = [str(i) for i in range(5000)]
-    exact = indices.build(vectors, ids, metric="l2").search(vectors[:100], 10)
-    for form in ("IVF64,Flat", "IVF64,PQ8x4fs,RFlat"):
-        found = indices.build(vectors, ids, metric="l2", form=form).search(vectors[:100], 10)
-        recall = np.mean([len({h.id for h in a} & {h.id for h in b}) / 10 for a, b in zip(exact, found, strict=True)])
-        assert recall > 0.9
+def spread(n: int, d: int = 32, seed: int = 0) -> np.ndarray:
+    """Vectors about a few centres, as frames of some scenes are."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(50, d))
+    return (centres[rng.integers(50, size=n)] + 0.3 * rng.normal(size=(n, d))).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["IVF256,Flat", "IVF256,PQ8x4fs,RFlat"])
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_a_search_looks_as_hard_as_it_must_and_says_what_it_finds(
+    lake: Lake, form: str, metric: indices.Metric
+) -> None:
+    base, asked = spread(8000), spread(100, seed=0) + np.random.default_rng(1).normal(0, 0.05, (100, 32))
+    vectors, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (base, asked.astype(np.float32)))
+    ids = [f"{i:04d}" for i in range(8000)]
+    exact = indices.build(vectors, ids, metric=metric)
+    assert (exact.form, exact.effort.recall) == ("Flat", 1.0)
+    index = indices.build(vectors, ids, metric=metric, form=form)
+    assert index.effort.recall >= RECALL
+    assert index.effort.probes < 256  # it does not compare with everything
+    found = zip(exact.search(queries, 10), index.search(queries, 10), strict=True)
+    assert np.mean([len({h.id for h in a} & {h.id for h in b}) / 10 for a, b in found]) >= RECALL - 0.05
+    indices.save(lake, "s", index)
+    assert indices.load(lake, "s").effort == index.effort
+    lazy = replace(index, effort=Effort(probes=1, refine=1))
+    found = zip(exact.search(queries, 10), lazy.search(queries, 10), strict=True)
+    assert np.mean([len({h.id for h in a} & {h.id for h in b}) / 10 for a, b in found]) < RECALL  # it is the effort
+
+
+@pytest.mark.parametrize("form", ["IVF64,Flat", "IVF64,PQ8x4fs,RFlat"])
+def test_a_narrow_filter_is_exact_and_a_wide_one_finds_as_many_as_asked_for(monkeypatch, form: str) -> None:
+    vectors = spread(4000)
+    units = pa.table({"id": [f"ep{i // 20:03d}" for i in range(4000)], "start": [i % 20 for i in range(4000)]})
+    index = indices.build(vectors, units, metric="l2", form=form)
+    assert index.units.equals(units)
+    narrow = [f"ep{i:03d}" for i in (3, 77, 140)]
+    mine = np.flatnonzero(np.isin(units["id"].to_numpy(zero_copy_only=False), narrow))
+    true = mine[((vectors[:20, None] - vectors[mine]) ** 2).sum(-1).argsort(axis=1)[:, :30]]
+    hits = index.search(vectors[:20], 30, allowed=narrow)
+    assert np.mean([len({h.row for h in row} & set(right)) / 30 for row, right in zip(hits, true, strict=True)]) > 0.999
+    assert all(hit.id == units["id"][hit.row].as_py() for row in hits for hit in row)
+    monkeypatch.setattr(forms, "EXACT_BELOW", 100)  # so that a tenth of the index is a wide filter
+    wide = [f"ep{i:03d}" for i in range(0, 200, 10)]
+    for row in index.search(vectors[:20], 400, allowed=wide):
+        assert len(row) == 400 and {hit.id for hit in row} <= set(wide)
+
+
+def test_more_results_than_the_probed_lists_hold_are_found_all_the_same() -> None:
+    vectors = spread(3000)
+    index = indices.build(vectors, [str(i) for i in range(3000)], form="IVF64,Flat")
+    lazy = replace(index, effort=Effort(probes=1))
+    assert all(len({hit.id for hit in row}) == 2500 for row in lazy.search(vectors[:3], 2500))
+
+
+def test_equal_vectors_count_as_found_whichever_is() -> None:
+    base = np.repeat(spread(300), 20, axis=0)  # frozen frames
+    index = indices.build(base, [f"{i:05d}" for i in range(len(base))], form="IVF32,Flat", metric="l2")
+    assert index.effort.recall >= RECALL and index.effort.probes <= 16
 
 
 def test_an_index_comes_back_from_the_lake(lake: Lake) -> None:

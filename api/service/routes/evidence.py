@@ -109,11 +109,15 @@ class Tallies(BaseModel):
 
 
 class Search(BaseModel):
-    """What to find the like of: exactly one of an episode, a text and a vector."""
+    """What to find the like of: exactly one of an episode, a text and a vector; with ``start`` and ``stop`` a part of
+    the episode, among parts of others."""
 
     model_config = ConfigDict(extra="forbid")
 
     episode: str | None = Field(default=None, max_length=200)
+    start: int | None = Field(default=None, ge=0, le=2**53, description="First step of the part.")
+    stop: int | None = Field(default=None, ge=1, le=2**53, description="The step after its last.")
+    camera: str | None = Field(default=None, max_length=200, description="That shows the part; default: the first.")
     text: str | None = Field(default=None, min_length=1, max_length=2000, description="Of what a frame shows.")
     vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536, description="In the space.")
     space: str = Field(default="trajectory", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -189,11 +193,22 @@ def enter_preferences(body: Preferences, live: LiveLake, caller: Caller) -> Ente
 
 @router.post("/search", tags=["search"])
 def search(body: Search, lake: Held) -> Hits:
-    """The episodes nearest to one in an embedding space, of its own kind of robot; or those that hold the nearest to a
-    text or a vector, and where they do.
+    """The episodes nearest to one in an embedding space, of its own kind of robot; or the parts of episodes nearest to
+    a part of one, whatever their speed; or those that hold the nearest to a text or a vector, and where they do.
     """
     if sum(given is not None for given in (body.episode, body.text, body.vector)) != 1:
         raise RequestError("a search is for one thing", code="bad_request", fix="give episode, text or vector")
+    if (body.start, body.stop, body.camera) != (None, None, None):
+        if body.episode is None or body.start is None or body.stop is None or body.start >= body.stop:
+            raise RequestError(
+                "a part is of an episode, from start to stop", code="bad_range", fix="give episode, start < stop"
+            )
+        from flows.retrieve import parts_like
+
+        found = parts_like(
+            lake, body.space, body.episode, body.start, body.stop, camera=body.camera, k=body.k, where=body.where
+        )
+        return Hits(items=found["items"])
     if body.episode is not None:
         from flows.index import search as find
 

@@ -179,3 +179,17 @@ def test_errors_are_problems_with_a_code_and_a_fix(served):
         assert client.get("/v1/episodes", headers={"Accept": "text/html"}).status_code == 406
         assert client.post("/v1/search", content=b"{").status_code == 422
         assert client.delete("/v1/episodes").status_code == 403
+
+
+def test_a_part_is_of_an_episode_and_of_a_space_of_frames(served):
+    with served.client() as client:
+        name = client.get("/v1/episodes").json()["items"][0]["episode_id"]
+        for body in (
+            {"episode": name, "start": 3},
+            {"text": "x", "start": 1, "stop": 2},
+            {"episode": name, "camera": "a"},
+        ):
+            answer = client.post("/v1/search", json=body)
+            assert (answer.status_code, answer.json()["code"]) == (422, "bad_range")
+        answer = client.post("/v1/search", json={"episode": name, "start": 0, "stop": 4})
+        assert answer.json()["code"] == "no_such_query"
