@@ -12,7 +12,8 @@ from data_engine.errors import RequestError
 __all__ = ["PATIENCE_S", "from_hub"]
 
 _UNREACHED = "the hub cannot be reached and nothing of it was downloaded before"
-PATIENCE_S = 2.5  # for the hub's first answer; its own client would wait and try again for a minute
+PATIENCE_S = 2.0  # for the hub's first answer; its own client would wait and try again for a minute
+_CONNECT_S = 1.2  # of these for a connection: where nothing takes one, nothing will answer
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def _answers(endpoint: str) -> bool:
 
     def ask() -> None:
         try:
-            httpx.head(endpoint, timeout=PATIENCE_S)
+            httpx.head(endpoint, timeout=httpx.Timeout(PATIENCE_S, connect=min(_CONNECT_S, PATIENCE_S)))
             found.set()
         except Exception:  # no name, no route, no answer: all the same here
             return
