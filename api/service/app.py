@@ -11,18 +11,35 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 
+from api.console import pages
 from api.service import problems
 from api.service.gate import OPEN, Gate
 from api.service.live import Live
 from api.service.meter import Meter
-from api.service.routes import choices, datasets, episodes, evidence, recipes, runs, system
+from api.service.routes import (
+    choices,
+    datasets,
+    episodes,
+    evidence,
+    overview,
+    recipes,
+    review,
+    runs,
+    session,
+    spaces,
+    system,
+)
 from api.service.runs.supervisor import Supervisor
+from api.service.sessions import Sessions
 from api.service.settings import Settings
 from data_engine import __version__
 
 __all__ = ["ROUTERS", "make_app"]
 
-ROUTERS = tuple(each.router for each in (system, datasets, episodes, evidence, choices, recipes, runs))
+_NOUNS = (
+    system, session, overview, datasets, episodes, evidence, spaces, choices, recipes, runs, review,
+)  # fmt: skip
+ROUTERS = tuple(each.router for each in _NOUNS)
 _ABOUT = """Query, curate and freeze robot demonstrations.
 
 Send `Authorization: Bearer KEY`. Errors are problem+json with a stable `code` and a `fix`. Rows come as JSON, as an
@@ -34,7 +51,7 @@ Reads come from a snapshot that is at most 2 s old; who writes reads what was wr
 
 def make_app(settings: Settings) -> FastAPI:
     """The service over one lake. Raises ``RequestError`` where there is no lake."""
-    live, meter = Live(settings), Meter()
+    live, meter, sessions = Live(settings), Meter(), Sessions()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -51,12 +68,13 @@ def make_app(settings: Settings) -> FastAPI:
         title="data-engine", version=__version__, description=_ABOUT, lifespan=lifespan, redirect_slashes=False,
         docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json",
     )  # fmt: skip
-    app.state.live, app.state.meter = live, meter
+    app.state.live, app.state.meter, app.state.sessions = live, meter, sessions
     key = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: `data-engine keys make`.")
     for router in ROUTERS:
         app.include_router(router, responses=problems.RESPONSES, dependencies=[Depends(key)])
+    app.include_router(pages.router)
     problems.install(app)
-    app.add_middleware(Gate, settings=settings, live=live, meter=meter)
+    app.add_middleware(Gate, settings=settings, live=live, meter=meter, sessions=sessions)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     logging.getLogger("data_engine.service").setLevel(logging.INFO)
     return app

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.service import problems
 from api.service.live import Live
 from api.service.meter import Meter
+from api.service.sessions import Sessions
 from api.service.settings import Settings, is_loopback
 from data_engine.errors import EngineError, RequestError
 from storage import audit
@@ -32,7 +33,7 @@ from storage.keys import Scope as KeyScope
 
 __all__ = ["OPEN", "Gate", "scope_of"]
 
-OPEN = frozenset({"/v1/health", "/v1/ready", "/v1/openapi.json"})
+OPEN = frozenset({"/v1/health", "/v1/ready", "/v1/openapi.json", "/v1/session"})
 """Answered without a key: they tell nothing of what is in the lake."""
 
 _ADMIN = ("/v1/audit",)
@@ -45,18 +46,23 @@ _MOST_CALLERS = 10_000  # whose rate is remembered
 
 def scope_of(method: str, path: str) -> KeyScope | None:
     """What a key must allow; None where none is needed."""
-    if path in OPEN:
+    if path in OPEN or (_of_console(path) and method in ("GET", "HEAD")):
         return None
     if path.startswith(_ADMIN):
         return "admin"
     return "read" if method in ("GET", "HEAD", "OPTIONS") or path in _ASKING else "curate"
 
 
+def _of_console(path: str) -> bool:
+    """Whether it names a file of the console: the same for everybody, and nothing of the lake."""
+    return path == "/console" or path.startswith("/console/")
+
+
 class Gate:
     """ASGI middleware. Puts ``key`` and ``request_id`` into the request's state."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, live: Live, meter: Meter) -> None:
-        self.app, self.settings, self.live, self.meter = app, settings, live, meter
+    def __init__(self, app: ASGIApp, settings: Settings, live: Live, meter: Meter, sessions: Sessions) -> None:
+        self.app, self.settings, self.live, self.meter, self.sessions = app, settings, live, meter, sessions
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # caller: (tokens, as of)
         self._once: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -103,7 +109,7 @@ class Gate:
                 await self.app(scope, receive, watched)
             elif (body := await self._body(receive)) is None:  # the caller has gone
                 return
-            elif scope_of(scope["method"], scope["path"]) == "read":
+            elif scope_of(scope["method"], scope["path"]) in (None, "read"):
                 await self.app(scope, _whole(body), watched)
             else:
                 await self._write(scope, body, watched, headers, key)
@@ -127,7 +133,8 @@ class Gate:
         own = origin is not None and re.sub(r"^https?://", "", origin.lower()) == host
         if origin is not None and not own and origin not in self.settings.origins:
             raise RequestError("a page of another site asks", code="foreign_origin", fix="serve with --allow-origin")
-        if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        followed = headers.get("sec-fetch-mode") == "navigate" and _of_console(scope["path"])  # a link to the console
+        if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site") and not followed:
             raise RequestError("a page of another site asks", code="foreign_origin", fix="open it by itself")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.settings.body_bytes:
@@ -137,12 +144,18 @@ class Gate:
             self._pace(f"at {(scope.get('client') or ('?',))[0]}")
             return _LOCAL
         kind, _, token = headers.get("authorization", "").partition(" ")
+        if not kind and "cookie" in headers:
+            kind, token = "bearer", self.sessions.token(headers["cookie"]) or ""
+            if not own and (origin is not None or scope["method"] not in ("GET", "HEAD")):  # a browser says where from
+                raise RequestError("a page of another site asks", code="foreign_origin", fix="send a key, no cookie")
         key = self.live.keyring.find(token.strip()) if kind.lower() == "bearer" else None
         if key is None:
             self._pace(f"at {(scope.get('client') or ('?',))[0]}")
             _ = self.live.snapshot  # before the first, the keys are not read either
             what = "the key is not known, or revoked" if token else "there is no key"
-            raise RequestError(what, code="no_key", fix="send Authorization: Bearer KEY; `data-engine keys make`")
+            raise RequestError(
+                what, code="no_key", fix="send Authorization: Bearer KEY, or sign in; `data-engine keys make`"
+            )
         self._pace(key.id)
         if not key.allows(needed):
             raise RequestError(f"the key {key.name!r} may {key.scope}, this needs {needed}", code="no_scope",
