@@ -13,7 +13,6 @@ __all__ = ["PATIENCE_S", "from_hub"]
 
 _UNREACHED = "the hub cannot be reached and nothing of it was downloaded before"
 PATIENCE_S = 2.0  # for the hub's first answer; its own client would wait and try again for a minute
-_CONNECT_S = 1.2  # of these for a connection: where nothing takes one, nothing will answer
 
 
 @contextmanager
@@ -45,15 +44,26 @@ def _missing(what: str, why: str) -> RequestError:
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether anything answers at ``endpoint`` in time. In a thread of its own: looking a name up has no time-out."""
-    import httpx
+    """Whether anything answers at ``endpoint`` in time, if only with an error or a certificate that is not trusted.
+
+    In a thread of its own: looking a name up has no time-out. By the standard library, as importing the hub's own
+    client takes longer than a refusal.
+    """
+    import ssl
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
 
     found = threading.Event()
 
     def ask() -> None:
         try:
-            httpx.head(endpoint, timeout=httpx.Timeout(PATIENCE_S, connect=min(_CONNECT_S, PATIENCE_S)))
+            urlopen(Request(endpoint, method="HEAD"), timeout=PATIENCE_S).close()
             found.set()
+        except HTTPError:
+            found.set()
+        except URLError as error:
+            if isinstance(error.reason, ssl.SSLError):
+                found.set()
         except Exception:  # no name, no route, no answer: all the same here
             return
 
