@@ -54,6 +54,11 @@ class Demonstrations:
         chunk, known = policy.action_chunks(action, owner, time, horizon)
         return Demonstrations(inputs, chunk, known, owner)
 
+    def thinned(self, most: int) -> Demonstrations:
+        """At most ``most`` of the steps, evenly spread."""
+        some = np.linspace(0, len(self.inputs) - 1, min(len(self.inputs), most)).astype(np.int64)
+        return Demonstrations(self.inputs[some], self.chunk[some], self.known[some], self.owner[some])
+
     def error(self, expected: np.ndarray) -> np.ndarray:
         """Squared error of ``expected`` [..., n, h, da] summed over action dimensions, mean over what is known of each
         chunk: float64 [..., n]. The first action of a chunk is always known.

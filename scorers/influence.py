@@ -28,7 +28,7 @@ from scorers.kernels import influence as kernel
 from scorers.kernels import policy
 from scorers.pool import REFERENCE_STEPS, usual, worst_spans
 
-__all__ = ["Influence"]
+__all__ = ["OBJECTIVE", "Influence", "tensors"]
 
 _CURVED = 20_000  # steps of a group that the curvature is taken from
 _ROWS = 4096
@@ -90,7 +90,7 @@ class Influence(Scorer):
                 learned = usual([clones.views[group].measure(raw) for raw in reference.groups[group]])
                 arrays |= self._asked(clones, group, learned, wanted, tasks[group], f"asked.{number}", seed, device)
                 asked = _loaded(arrays, device)
-                steps = _thinned(Demonstrations.of(learned, clones.tasks[group], clones.horizon), _CURVED)
+                steps = Demonstrations.of(learned, clones.tasks[group], clones.horizon).thinned(_CURVED)
                 limits[group] = [
                     np.percentile(self._steps(clones, group, steps, asked, place, device), [1, 99]).tolist()
                     for place in range(len(tasks[group]))
@@ -141,18 +141,18 @@ class Influence(Scorer):
     ) -> dict[str, np.ndarray]:
         """(G + lambda I)^-1 times the gradient of the targets' loss, by member, task and layer."""
         weights = clones.weights[group]
-        steps = _thinned(Demonstrations.of(learned, clones.tasks[group], clones.horizon), _CURVED)
+        steps = Demonstrations.of(learned, clones.tasks[group], clones.horizon).thinned(_CURVED)
         found = {}
         for member in range(clones.members):
             module = policy.module(weights, member).to(device)
-            curved = kernel.curvature(module, _OBJECTIVE, _batches(steps, weights, device), seed=seed % 2**63, draws=2)
+            curved = kernel.curvature(module, OBJECTIVE, tensors(steps, weights, device), seed=seed % 2**63, draws=2)
             for place, task in enumerate(tasks):
                 mine = [(view, sign) for view, sign in wanted if not task or view.task == task]
                 counts = {sign: sum(own == sign for _, own in mine) for sign in (1, -1)}
                 total: dict[str, torch.Tensor] = {}
                 for view, sign in mine:  # the mean over demonstrations of each one's mean over steps
-                    (part,) = _batches(clones.steps(view), weights, device, rows=len(view.state))
-                    for name, slope in kernel.gradient(module, _OBJECTIVE, part).items():
+                    (part,) = tensors(clones.steps(view), weights, device, rows=len(view.state))
+                    for name, slope in kernel.gradient(module, OBJECTIVE, part).items():
                         total[name] = total.get(name, 0) + slope * (sign / counts[sign])
                 for name, solved in kernel.solve(curved, total, self.damping).items():
                     found[f"{prefix}.{member}.{place}.{name}"] = solved.cpu().numpy().astype(np.float32)
@@ -174,7 +174,7 @@ class Influence(Scorer):
             prefix = f"asked.{number}.{member}.{place}."
             solved = {name.removeprefix(prefix): x for name, x in asked.items() if name.startswith(prefix)}
             module = policy.module(weights, member).to(device)
-            parts = [kernel.influence(module, _OBJECTIVE, b, solved) for b in _batches(steps, weights, device)]
+            parts = [kernel.influence(module, OBJECTIVE, b, solved) for b in tensors(steps, weights, device)]
             total += torch.cat(parts).cpu().numpy() / clones.members
         return total
 
@@ -227,24 +227,19 @@ def _sampled(module: torch.nn.Module, batch: Any, generator: torch.Generator) ->
     return (weight.sqrt() * noise * out).flatten(1).sum(1)  # the gradient of the loss of a label drawn about ``out``
 
 
-_OBJECTIVE = kernel.Objective(_losses, _sampled)
+OBJECTIVE = kernel.Objective(_losses, _sampled)
+"""How the engine's own policy is trained, on what :func:`tensors` gives."""
 
 
-def _batches(
+def tensors(
     steps: Demonstrations, weights: Mapping[str, np.ndarray], device: str, rows: int = _ROWS
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Standardised inputs, chunks and the weight of each of their actions, float64."""
     x = (steps.inputs.astype(np.float64) - weights["mean"]) / weights["deviation"]
     weight = (steps.known / steps.known.sum(axis=1, keepdims=True))[:, :, None]
     arrays = (x, steps.chunk.astype(np.float64), np.broadcast_to(weight, steps.chunk.shape).copy())
-    tensors = [torch.from_numpy(array).to(device) for array in arrays]
-    return [tuple(t[at : at + rows] for t in tensors) for at in range(0, len(x), max(rows, 1))]  # type: ignore[misc]
-
-
-def _thinned(steps: Demonstrations, most: int) -> Demonstrations:
-    """At most ``most`` of the steps, evenly spread."""
-    some = np.linspace(0, len(steps.inputs) - 1, min(len(steps.inputs), most)).astype(np.int64)
-    return Demonstrations(steps.inputs[some], steps.chunk[some], steps.known[some], steps.owner[some])
+    found = [torch.from_numpy(array).to(device) for array in arrays]
+    return [tuple(t[at : at + rows] for t in found) for at in range(0, len(x), max(rows, 1))]  # type: ignore[misc]
 
 
 def _kept(reference: Reference) -> dict[str, np.ndarray]:

@@ -101,10 +101,9 @@ def solve_priced(
 def _taught(costs: Costs, shuffled: np.ndarray, pairs: int) -> np.ndarray:
     """Prices float64 [m] to begin with: of samples of the rows, ``shuffled`` int64 [n]."""
     n, m = costs.shape
-    size = max(2 * m, 64)
-    dense = 2 * m * m <= _DENSE
-    prices = first_prices(costs.rows(np.sort(shuffled[:size]))) if dense else np.zeros(m)
-    size *= _GROWTH if dense else 1
+    size = max(min(2 * m, _DENSE // m), 64)  # all pairs of these: what is far apart is not among anybody's cheapest
+    prices = first_prices(costs.rows(np.sort(shuffled[:size])))
+    size = max(size, 2 * m) * _GROWTH
     while size * _GROWTH // 2 <= n:  # a sample nearly as large as the whole teaches nothing that the whole does not
         part = costs.part(np.sort(shuffled[:size]))
         prices = _scaled(part, prices, pairs, _TAUGHT, 0.0).latest

@@ -15,6 +15,7 @@ __all__ = ["first_prices", "leftovers", "scale"]
 
 _WARM, _COLD = 0.03, 0.004  # temperatures, as shares of the mean cost
 _WARM_ROUNDS, _ROUNDS = 30, 100
+_FAR = 5e8  # what a column that hardly a pair reaches may rise by: 20 temperatures, not out of everybody's sight
 _RELAXED = 1.6  # over-relaxation: a third of the rounds that the plain iteration needs (Thibault et al. 2021)
 
 
@@ -54,8 +55,8 @@ def scale(
     down = np.ones(m)
     for _ in range(_ROUNDS):
         up = mass / np.maximum(kernel @ down, 1e-300)
-        fitting = np.clip(capacity / np.maximum(turned @ up, 1e-300), 1e-30, 1e30)
-        down = np.clip(fitting * (fitting / down) ** (_RELAXED - 1), 1e-30, 1e30)
+        fitting = np.clip(capacity / np.maximum(turned @ up, 1e-300), 1 / _FAR, _FAR)
+        down = np.clip(fitting * (fitting / down) ** (_RELAXED - 1), 1 / _FAR, _FAR)
     prices = prices + temperature * np.log(down / np.median(down))
     up = mass / np.maximum(kernel @ down, 1e-300)
     moved = up[:, None] * kernel.data.reshape(n, k) * down[target]

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Curvature", "Objective", "curvature", "gradient", "influence", "solve"]
+__all__ = ["Curvature", "Objective", "curvature", "gradient", "influence", "sides", "solve"]
 
 Batch = Any
 Gradient = dict[str, torch.Tensor]  # by layer, [outputs, inputs + 1]: the weight's beside the bias's
@@ -117,6 +117,20 @@ def influence(module: nn.Module, objective: Objective, batch: Batch, solved: Gra
     if found is None:
         raise ValueError("the module has no linear layer to attribute to")
     return found
+
+
+def sides(module: nn.Module, objective: Objective, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By linear layer, the inputs [n, ..., i + 1] and the slopes of the losses at its outputs [n, ..., o].
+
+    Each sample's gradient is their outer product, summed over the axes between. Without a bias the inputs have no
+    last 1.
+    """
+    with _watched(module) as seen:
+        slopes = torch.autograd.grad(objective.losses(module, batch).sum(), _outputs(seen))
+    return {
+        name: (_with_bias(inputs, layer), slope)
+        for (name, layer), (inputs, _), slope in zip(_linears(module), seen.values(), slopes, strict=True)
+    }
 
 
 class _watched:

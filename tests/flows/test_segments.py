@@ -9,9 +9,18 @@ from data_engine import mixture as mixtures
 from data_engine.errors import RequestError
 from data_engine.loader import MixtureDataset, MixtureSampler, collate
 from data_engine.model import ACTION, EMBEDDINGS
-from data_engine.recipe import EntryRecipe, LabelRecipe, MixtureRecipe, SegmentsRecipe, SelectRecipe, Target
+from data_engine.recipe import (
+    EntryRecipe,
+    LabelRecipe,
+    MixtureRecipe,
+    SegmentsRecipe,
+    SelectRecipe,
+    SpaceRecipe,
+    Target,
+)
 from data_engine.windows import Windows
 from flows.annotate import Said, annotate
+from flows.index import embed
 from flows.label import label
 from flows.mix import mix
 from flows.select import select, stored
@@ -158,6 +167,22 @@ def put_clips(lake: Lake, space: str, episodes: pl.DataFrame, vector) -> None:
     table = pa.Table.from_pylist(rows, schema=EMBEDDINGS)
     lake.create_table(f"embeddings/{space}", EMBEDDINGS)
     lake.append(f"embeddings/{space}", table, transaction=f"put {space}")
+
+
+def test_segments_and_episodes_are_chosen_by_what_they_would_teach(cut_up, common):
+    episodes = arm(cut_up)
+    space = SpaceRecipe(name="gradients", encoder="gradients", params={"steps": 3, "iterations": 40, "side": 4})
+    assert embed(cut_up, space, episodes, **common)["embedded"] == len(episodes)
+    target = Target(where="operator = 'steady'")
+    segments = SegmentsRecipe(producer="keyposes")
+    recipe = SelectRecipe(name="taught", space="gradients", target=target, budget=6, params={"min_spread": 0})
+    for name, found in (("whole", recipe), ("parts", recipe.model_copy(update={"segments": segments}))):
+        answer = select(cut_up, found.model_copy(update={"name": name}), episodes, **of_run(common))
+        assert (answer["method"], answer["chosen"]) == ("transport", 6)
+        assert answer["report"]["rank"] > 1
+    parts = chosen(cut_up, "parts")
+    lengths = dict(episodes.select("episode_id", "n_steps").iter_rows())
+    assert any(row["stop"] - row["start"] < lengths[row["episode_id"]] for row in parts.iter_rows(named=True))
 
 
 def test_segments_are_nearest_by_the_clips_in_them(cut_up, common):
