@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
@@ -120,9 +121,23 @@ class Cache:
                 np.save(out, convert(_read(file, column, fill), conversions), allow_pickle=False)
             return _mapped(temporary)  # stays mapped whatever becomes of the name
 
+    def table(self, sha256: str, make: Callable[[], pa.Table | None]) -> pa.Table | None:
+        """What ``make`` makes of the table with this hash, mapped: copied by no process. None is not kept."""
+        kept = self._entry("tables", sha256) / "table.arrow"
+        if self._use(kept):
+            with contextlib.suppress(FileNotFoundError):  # another process made room just now
+                return _mapped_table(kept)
+        made = make()
+        if made is None:
+            return None
+        with self._new(kept) as temporary:
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, made.schema) as writer:
+                writer.write_table(made.combine_chunks())
+            return _mapped_table(temporary)
+
     def forget(self, sha256: str) -> None:
         """Drop everything that is kept of the file with this hash."""
-        for kind in ("files", "steps", "verified"):
+        for kind in ("files", "steps", "tables", "verified"):
             shutil.rmtree(self._entry(kind, sha256), ignore_errors=True)
 
     def _entry(self, kind: str, sha256: str) -> Path:
@@ -200,6 +215,11 @@ def verify(file: Path, sha256: str, name: str) -> None:
 
 def _mapped(file: Path) -> np.ndarray:
     return np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+
+
+def _mapped_table(file: Path) -> pa.Table:
+    with pa.memory_map(str(file)) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 def _read(file: Path, column: str, fill: bool) -> np.ndarray:

@@ -6,7 +6,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pyarrow.compute as pc
 
 from data_engine.cache import LRU
 from data_engine.errors import RequestError, SourceError
@@ -29,7 +28,6 @@ class Frames:
     def __init__(self, mixture: Mixture, size: tuple[int, int] | None = None, threads: int | None = None) -> None:
         self.mixture, self.size = mixture, size
         self.threads = threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-        self._videos = _videos(mixture)
         self._process = -1
 
     def __getstate__(self) -> dict[str, object]:
@@ -50,17 +48,19 @@ class Frames:
                 _OPEN_READERS, lambda key: FrameReader(self.mixture.local(key[0]), self.size)
             )
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frames")
-        blobs, start = self._videos.get(camera, ({}, None))
+        video = self.mixture.coded.video(camera)
         n, history = times.shape
         row = np.repeat(rows, history)
-        if start is None or np.isnan(start[row]).any():
-            missing = int(row[0] if start is None else row[np.isnan(start[row]).argmax()])
+        if video is None or np.isnan(video[2][row]).any():
+            missing = int(row[0] if video is None else row[np.isnan(video[2][row]).argmax()])
             episode = self.mixture.episodes["episode_id"][missing].as_py()
             raise SourceError(f"episode {episode} has no camera {camera!r}", code="no_camera")
+        blobs, code, start = video
         at = times.reshape(-1) + start[row]
-        names, file = np.unique([blobs[int(r)] for r in row], return_inverse=True)
+        codes, file = np.unique(code[row], return_inverse=True)
+        names = [blobs[number].as_py() for number in codes.tolist()]
         parts = []
-        for number, name in enumerate(names.tolist()):
+        for number, name in enumerate(names):
             mine = np.flatnonzero(file == number)
             mine = mine[np.argsort(at[mine], kind="stable")]
             share = min(-(-self.threads // len(names)), max(len(mine) // _LEAST_FRAMES, 1))
@@ -83,16 +83,3 @@ class Frames:
         else:
             list(self._pool.map(decode, parts))
         return out.reshape(n, history, *out.shape[1:])
-
-
-def _videos(mixture: Mixture) -> dict[str, tuple[dict[int, str], np.ndarray]]:
-    """camera -> (blob of each row that has it, its start in seconds [R], NaN for a row without)."""
-    videos = mixture.episodes["videos"].combine_chunks()
-    parent = pc.list_parent_indices(videos).to_pylist()
-    flat = pc.list_flatten(videos)
-    columns = (flat.field(name).to_pylist() for name in ("camera", "blob", "start_s"))
-    found: dict[str, tuple[dict[int, str], np.ndarray]] = {}
-    for row, camera, blob, start_s in zip(parent, *columns, strict=True):
-        blobs, start = found.setdefault(camera, ({}, np.full(len(mixture), np.nan)))
-        blobs[row], start[row] = blob, start_s
-    return found

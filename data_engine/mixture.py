@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 
 from data_engine import references, relabelled
 from data_engine.cache import DEFAULT_BYTES, LRU, Cache
+from data_engine.coded import Coded, coded, decode
 from data_engine.conventions.convert import Conversion, convert_steps
 from data_engine.document import EPISODES, FILES, FORMAT_VERSION, Entry, MixtureDocument, ScorerLineage, group_name
 from data_engine.errors import EngineError, RequestError, SourceError
@@ -41,6 +43,31 @@ __all__ = [
 ]  # fmt: skip
 
 
+_MAPPED_BYTES = 1 << 20  # a table of this size is decoded once a machine and mapped
+_MOST_PATHS = 65_536  # paths that a process remembers having looked at
+
+
+class _Files(Mapping[str, tuple[int, str]]):
+    """Bytes and sha256 of each file by its path: a sorted table, searched, as there may be as many as episodes."""
+
+    def __init__(self, table: pa.Table) -> None:
+        if not table.num_rows or not pc.all(pc.less(table["path"][:-1], table["path"][1:])).as_py():
+            table = table.sort_by("path")
+        self.paths, self._bytes, self._sha256 = (table[name].combine_chunks() for name in FILES.names)
+
+    def __getitem__(self, path: str) -> tuple[int, str]:
+        at = bisect_left(range(len(self)), path, key=lambda i: str(self.paths[i]))
+        if at == len(self) or str(self.paths[at]) != path:
+            raise KeyError(path)
+        return self._bytes[at].as_py(), self._sha256[at].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths.to_pylist())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
 class Mixture:
     """A frozen mixture, opened. Cheap to open and to pickle: steps and videos are read when they are asked for."""
 
@@ -48,22 +75,24 @@ class Mixture:
         self,
         uri: str,
         document: MixtureDocument,
-        episodes: pa.Table,
+        rows: Coded,
         files: pa.Table,
         storage_options: Mapping[str, str] | None = None,
         cache: Cache | None = None,
         labels: pa.Table | None = None,
     ) -> None:
         self.uri, self.root = uri, uri.rsplit("/", 2)[0]
-        self.document, self.episodes, self.labels = document, episodes, labels
+        self.document, self.coded, self.labels = document, rows, labels
         self.storage_options, self.cache = storage_options, cache or Cache()
-        self._files = {row["path"]: (row["bytes"], row["sha256"]) for row in files.to_pylist()}
-        self._reset()
-
-    def _reset(self) -> None:
+        self._files = _Files(files)
         self._opened: LRU[str, pq.ParquetFile] = LRU(16, lambda path: pq.ParquetFile(self.local(path)))
         self._arrays: LRU[tuple[str, str, bool], np.ndarray] = LRU(4096, self._decoded)
         self._local: dict[str, Path] = {}
+
+    @cached_property
+    def episodes(self) -> pa.Table:
+        """A row a range of steps (:data:`EPISODES`), with all that is known of each. Read when first asked for."""
+        return _decode(_verified(self.uri, "episodes.parquet", self.document, self.storage_options), EPISODES)
 
     def _decoded(self, key: tuple[str, str, bool]) -> np.ndarray:
         path, column, fill = key
@@ -74,18 +103,13 @@ class Mixture:
         mine = [conversion for conversion in self._conversions.get(path, ()) if conversion.column == column]
         return self.cache.column(self.local(path), self._files[path][1], column, mine, fill=fill)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            k: v for k, v in self.__dict__.items() if k not in ("_opened", "_arrays", "_local", "rows", "_conversions")
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A process that it is sent to opens it again: large tables lie in the cache and are mapped, not sent."""
+        return open, (self.uri, self.storage_options, self.cache.folder, self.cache.max_bytes)
 
     def __len__(self) -> int:
         """Ranges of steps: the rows of ``episodes``."""
-        return self.episodes.num_rows
+        return len(self.coded)
 
     def __repr__(self) -> str:
         return f"Mixture({self.name!r}, {len(self)} episodes, {self.id[:12]})"
@@ -108,24 +132,27 @@ class Mixture:
     @property
     def files(self) -> list[str]:
         """Every file that the mixture needs, as paths inside the lake, sorted."""
-        return sorted(self._files)
+        return self._files.paths.to_pylist()
 
-    @cached_property
+    @property
     def rows(self) -> dict[str, np.ndarray]:
         """The integer columns and the weight of ``episodes`` as arrays [R]."""
-        return {name: self.episodes[name].to_numpy() for name in ("start", "stop", "row_start", "row_count", "weight")}
+        return self.coded.numbers
 
     def _in_file(self, path: str) -> np.ndarray:
-        return pc.equal(self.episodes["steps_file"], path).to_numpy()
+        files, code = self.coded.codes("steps_file")
+        return code == files.index(path).as_py()
 
     @cached_property
     def _conversions(self) -> dict[str, list[Conversion]]:
         """The conversions of each steps file, which is one dataset's; files without any are absent."""
         found: dict[str, list[Conversion]] = {}
         if self.document.conversions:
-            pairs = self.episodes.select(["steps_file", "dataset"]).group_by(["steps_file", "dataset"]).aggregate([])
-            for row in pairs.to_pylist():
-                found[row["steps_file"]] = [c for c in self.document.conversions if c.dataset == row["dataset"]]
+            files, file = self.coded.codes("steps_file")
+            names, dataset = self.coded.codes("dataset")
+            for i in np.unique(file, return_index=True)[1].tolist():
+                name = names[dataset[i]].as_py()
+                found[files[file[i]].as_py()] = [c for c in self.document.conversions if c.dataset == name]
         return found
 
     def labelled(self, i: int, steps: pa.Table) -> pa.Table:
@@ -154,6 +181,8 @@ class Mixture:
                 raise SourceError(
                     f"{path} has {found.stat().st_size} bytes, {size} when it was frozen", code="changed_file"
                 )
+            if len(self._local) >= _MOST_PATHS:
+                self._local.clear()
             self._local[path] = found
         return self._local[path]
 
@@ -183,27 +212,27 @@ class Mixture:
 
         Raises ``RequestError`` for a column that is not there, ``SourceError`` where the file does not hold the range.
         """
-        row = self.episodes.slice(i, 1).to_pylist()[0]
-        file = self._opened(row["steps_file"])
+        files, code = self.coded.codes("steps_file")
+        path, episode = files[code[i]].as_py(), str(self.coded.ids[i])
+        file = self._opened(path)
         held = [name for name in file.schema_arrow.names if name not in (EPISODE_ID, STEP)]
         names = list(dict.fromkeys((*held, *(self.labels.column_names if self.labels is not None else ()))))
         unknown = [name for name in columns or () if name not in names]
         if unknown:
             raise RequestError(f"no column {unknown[0]!r}", code="unknown_column", fix=f"known: {', '.join(names)}")
         wanted = names if columns is None else columns
-        first, last = row["row_start"], row["row_start"] + row["row_count"]
+        first, count = int(self.rows["row_start"][i]), int(self.rows["row_count"][i])
+        last = first + count
         edges = np.cumsum([0] + [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
         groups = np.flatnonzero((edges[:-1] < last) & (edges[1:] > first)).tolist()
         try:
             table = file.read_row_groups(groups, columns=[EPISODE_ID, *(name for name in wanted if name in held)])
         except (OSError, ValueError) as error:
-            raise SourceError(f"cannot read {row['steps_file']}: {error}", code="bad_steps_file") from error
-        table = table.slice(first - int(edges[groups[0]]) if groups else 0, row["row_count"])
-        if table.num_rows != row["row_count"] or table[EPISODE_ID].unique().to_pylist() != [row[EPISODE_ID]]:
-            raise SourceError(
-                f"rows {first} to {last} of {row['steps_file']} are not episode {row[EPISODE_ID]}", code="changed_file"
-            )
-        steps = self.converted(row["steps_file"], table.drop_columns(EPISODE_ID))
+            raise SourceError(f"cannot read {path}: {error}", code="bad_steps_file") from error
+        table = table.slice(first - int(edges[groups[0]]) if groups else 0, count)
+        if table.num_rows != count or table[EPISODE_ID].unique().to_pylist() != [episode]:
+            raise SourceError(f"rows {first} to {last} of {path} are not episode {episode}", code="changed_file")
+        steps = self.converted(path, table.drop_columns(EPISODE_ID))
         return self.labelled(i, steps).select(wanted)
 
     def statistics(self, group: str) -> dict[str, dict[str, np.ndarray]]:
@@ -244,18 +273,51 @@ def open(
     if not re.search(r"/mixtures/[0-9a-z_]+$", uri):
         raise RequestError(f"{uri!r} is no mixture", code="bad_uri", fix="name <lake>/mixtures/<id>")
     document = _document(uri, _read(uri, "mixture.json", storage_options))
-    tables: list[pa.Table] = []
-    schemas: dict[str, pa.Schema] = {"episodes.parquet": EPISODES, "files.parquet": FILES}
+    cache = Cache(cache_dir, cache_bytes)
+    small: dict[str, pa.Table] = {}
+
+    def table(name: str, schema: pa.Schema, large: Callable[[bytes], pa.Table] | None = None) -> pa.Table:
+        """A table of the mixture; a large one (as ``large`` makes it) mapped from the cache, made once a machine."""
+
+        def make() -> pa.Table | None:
+            data = _verified(uri, name, document, storage_options)
+            if len(data) >= _MAPPED_BYTES:
+                return large(data) if large else _decode(data, schema)
+            small[name] = _decode(data, schema)
+            return None
+
+        found = cache.table(_sha256(uri, name, document), make)
+        return small[name] if found is None else found
+
+    rows = table("episodes.parquet", EPISODES, lambda data: coded(decode(data)))
+    rows = coded(rows) if "episodes.parquet" in small else rows
+    files = table("files.parquet", FILES)
+    labels = None
     if document.columns:
-        lists = [(column.name, pa.list_(pa.float32())) for column in document.columns]
-        schemas[relabelled.LABELS] = pa.schema(lists)
-    for name, schema in schemas.items():
-        data = _read(uri, name, storage_options)
-        if hashlib.sha256(data).hexdigest() != document.contents.get(name):
-            raise RequestError(f"mixture {uri!r}: {name} is not what was frozen", code="broken_mixture")
-        tables.append(pq.read_table(pa.BufferReader(data)).cast(schema))
-    labels = tables[2] if document.columns else None
-    return Mixture(uri, document, tables[0], tables[1], storage_options, Cache(cache_dir, cache_bytes), labels)
+        schema = pa.schema([(column.name, pa.list_(pa.float32())) for column in document.columns])
+        labels = table(relabelled.LABELS, schema)
+    mixture = Mixture(uri, document, Coded(rows), files, storage_options, cache, labels)
+    if "episodes.parquet" in small:
+        mixture.episodes = small["episodes.parquet"]
+    return mixture
+
+
+def _verified(uri: str, name: str, document: MixtureDocument, storage_options: Mapping[str, str] | None) -> bytes:
+    """The bytes of a table of the mixture. Raises ``RequestError`` where they are not those that were frozen."""
+    data = _read(uri, name, storage_options)
+    if hashlib.sha256(data).hexdigest() != _sha256(uri, name, document):
+        raise RequestError(f"mixture {uri!r}: {name} is not what was frozen", code="broken_mixture")
+    return data
+
+
+def _sha256(uri: str, name: str, document: MixtureDocument) -> str:
+    if name not in document.contents:
+        raise RequestError(f"mixture {uri!r}: mixture.json does not name {name}", code="broken_mixture")
+    return document.contents[name]
+
+
+def _decode(data: bytes, schema: pa.Schema) -> pa.Table:
+    return pq.read_table(pa.BufferReader(data)).cast(schema)
 
 
 def _document(uri: str, data: bytes) -> MixtureDocument:

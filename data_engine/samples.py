@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from data_engine.cache import LRU
+from data_engine.drawing import drawing
 from data_engine.errors import RequestError, SourceError
 from data_engine.frames import Frames
 from data_engine.goals import Goals, Peers
 from data_engine.mixture import Mixture
 from data_engine.model import ACTION, IMAGES, REWARD, STATE, TERMINATED, TIMESTAMP, TRUNCATED
-from data_engine.sampling import Draws, Epoch, Units, hash_key
+from data_engine.sampling import Epoch, hash_key
 from data_engine.transitions import Transitions, outcome, to_go
 from data_engine.windows import CLOCK, Column, Layout, Span, Windows, span_of
 
@@ -37,29 +37,26 @@ class Samples:
     ) -> None:
         self.mixture, self.windows, self.split = mixture, windows or Windows(), split
         self.seed = mixture.document.seed if seed is None else seed
-        document, episodes, rows = mixture.document, mixture.episodes, mixture.rows
-        splits, split_of = _codes(episodes["split"])
+        rows, coded = mixture.rows, mixture.coded
+        names, split_of = coded.codes("split")
+        splits = names.to_pylist()
         if split not in splits:
             raise RequestError(
                 f"split {split!r} holds no episodes", code="empty_split", fix=f"known: {', '.join(splits)}"
             )
         self._rows = np.flatnonzero(split_of == splits.index(split))
-        self._texts = {name: _codes(episodes[name]) for name in ("task", "dataset", "embodiment", "control_mode")}
-        self._episode_ids = np.array(episodes["episode_id"].to_pylist())
-        self._files, self._file = _codes(episodes["steps_file"])
+        self._texts: dict[str, tuple[list[Any], np.ndarray]] = {}
+        for name in ("task", "dataset", "embodiment", "control_mode"):
+            texts, code = coded.codes(name)
+            self._texts[name] = texts.to_pylist(), code
+        self._episode_ids = coded.ids
+        self._files, self._file = coded.codes("steps_file")
         self._first, self._last = rows["row_start"], rows["row_start"] + rows["row_count"] - 1
         self._start = rows["start"]
         datasets, self._dataset = self._texts["dataset"]
-        selections, selection = _codes(episodes["selection"])
-        number = {entry.selection: i for i, entry in enumerate(document.entries)}
-        entry = np.array([number[name] for name in selections])[selection]
         mine = self._rows
-        units = Units(
-            entry[mine], self._dataset[mine], rows["weight"][mine], rows["row_count"][mine],
-            np.array([entry.weight for entry in document.entries]),
-        )  # fmt: skip
-        key = hash_key(document.mixture_id, self.seed, split)
-        self._draws = Draws(units, document.weight_kind, document.unit, document.epoch_size, key)
+        key = hash_key(mixture.document.mixture_id, self.seed, split)
+        self._draws = drawing(mixture, mine, key)
         self._layouts = [Layout(mixture, dataset, self.windows) for dataset in datasets]
         self._check_names()
         used = np.unique(self._dataset[mine])
@@ -216,7 +213,9 @@ class Samples:
     def _returns(self, row: int) -> np.ndarray:
         """The returns to go of each step of a row."""
         assert self.windows.transitions is not None
-        reward = self.mixture.array(self._files[self._file[row]], REWARD)[self._first[row] : self._last[row] + 1]
+        reward = self.mixture.array(self._files[self._file[row]].as_py(), REWARD)[
+            self._first[row] : self._last[row] + 1
+        ]
         return to_go(reward.reshape(-1), self.windows.transitions.discount)
 
     def iterate(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Any]]:
@@ -274,7 +273,7 @@ class _Batch:
             order = np.argsort(file, kind="stable")
             parts = np.split(order, np.flatnonzero(np.diff(file[order])) + 1)
         self.parts = [
-            (samples._files[file[part][0]], samples._layouts[dataset[part][0]], part) for part in parts
+            (samples._files[file[part][0]].as_py(), samples._layouts[dataset[part][0]], part) for part in parts
         ]  # a steps file is one dataset's
 
     def reach(self, span: Span) -> tuple[np.ndarray, np.ndarray]:
@@ -365,14 +364,6 @@ class _Batch:
                     if name.startswith(IMAGES)
                     else f"Windows(pad_to={{{name!r}: WIDTH}})",
                 )
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[list[Any], np.ndarray]:
-    """(the distinct values in order of appearance, int64 [R] which of them each row has)."""
-    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _again(mixture: Mixture, windows: Windows, split: str, seed: int) -> Samples:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_engine.drawing import drawing
 from data_engine.errors import RequestError
 from data_engine.mixture import Mixture
-from data_engine.sampling import Draws, Units
 
 __all__ = ["TRAIN", "Stratum", "meaning", "rates", "splits_of", "strata"]
 
@@ -35,16 +35,10 @@ def splits_of(mixture: Mixture) -> list[str]:
 def rates(mixture: Mixture) -> np.ndarray:
     """float64 [R]: how often an epoch of its own split draws each step of each row, in expectation. O(R)."""
     split_of = np.array(splits_of(mixture))
-    number = {entry.selection: i for i, entry in enumerate(mixture.document.entries)}
-    entry = np.array([number[name] for name in mixture.episodes["selection"].to_pylist()])
-    dataset = np.unique(mixture.episodes["dataset"].to_pylist(), return_inverse=True)[1]
-    weights = np.array([entry.weight for entry in mixture.document.entries])
-    document, rows = mixture.document, mixture.rows
     found = np.zeros(len(mixture))
     for split in np.unique(split_of):
-        mine = split_of == split
-        units = Units(entry[mine], dataset[mine], rows["weight"][mine], rows["row_count"][mine], weights)
-        found[mine] = Draws(units, document.weight_kind, document.unit, document.epoch_size, 0).rates()
+        mine = np.flatnonzero(split_of == split)
+        found[mine] = drawing(mixture, mine).rates()
     return found
 
 

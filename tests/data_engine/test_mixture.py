@@ -102,3 +102,24 @@ def test_a_missing_or_changed_steps_file_gets_one_line(toy, tmp_path) -> None:
         mixture.array("steps/a/0.parquet", "action")
     with pytest.raises(RequestError, match="is no file of mixture 'toy'"):
         mixture.local("../../etc/passwd")
+
+
+def test_a_large_mixture_is_mapped_and_the_same(toy, tmp_path, monkeypatch) -> None:
+    made = toy({"a": [6] * 11, "b": [8, 20]})
+    small = made.mixture(tmp_path / "small", splits={"train": 0.5, "val": 0.5})
+    monkeypatch.setattr(mixtures, "_MAPPED_BYTES", 1)
+    for _ in range(2):  # made, and found
+        large = mixtures.open(small.uri, cache_dir=tmp_path / "cache")
+        assert len(list((tmp_path / "cache").glob("tables/*/*/table.arrow"))) == 2
+        assert len(large) == len(small)
+        assert large.files == small.files
+        assert repr(list(large.samples())) == repr(list(small.samples()))
+        assert large.steps(3).equals(small.steps(3))
+        assert large.episodes.equals(small.episodes)
+        assert len(pickle.dumps(large)) < 1000
+        assert repr(list(pickle.loads(pickle.dumps(large)).samples())) == repr(list(small.samples()))
+    (Path(small.uri) / "episodes.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RequestError, match=r"episodes\.parquet is not what was frozen"):
+        _ = mixtures.open(small.uri, cache_dir=tmp_path / "cache").episodes
+    with pytest.raises(RequestError, match=r"episodes\.parquet is not what was frozen"):
+        mixtures.open(small.uri, cache_dir=tmp_path / "other")
