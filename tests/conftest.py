@@ -20,6 +20,16 @@ hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.register_profile("search", derandomize=False)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that share a costly fixture of their module to one worker, which then makes it once."""
+    for item in items:
+        made = getattr(item, "_fixtureinfo", None)
+        if made and any(each[-1].scope == "module" for each in made.name2fixturedefs.values()):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
