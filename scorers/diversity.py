@@ -29,8 +29,9 @@ _COURSES = 512  # courses of a group or a task that anything is measured on
 _STARTS = 4  # kinds of start that behaviour is conditioned on
 _SATURATED = 0.9  # of the steps in a cell of their own: coverage says nothing then
 _STRETCHES = ((0, 16), (0, 8), (4, 12), (8, 16), *((at, at + 4) for at in range(0, 13, 2)))  # moments of a course
-_APART = 0.12  # by how much clusters stand out that are modes
-_MOVING = 0.75  # of the steps
+_APART = 0.11  # by how much clusters stand out that are modes
+_EARLY = 0.25  # of the steps
+_MOVING = 0.5  # of those
 _PARTED = 160  # courses that modes are looked for in
 _PER_START = 10  # episodes for each direction of the start that courses are relieved of
 
@@ -41,9 +42,10 @@ class Diversity(Scorer):
     A course is the positions of the view at 16 moments from beginning to end, relieved of what the start explains
     (ridge regression), in its leading principal directions. Two ways often part for a while only, so a task's modes are
     looked for in stretches of the course (the whole, halves and quarters of it), as displacements since the start of
-    what moves in three of four steps (the robot itself, and not what it handles): the stretch whose clusters stand out
-    most against clouds without any decides, and there is one mode where none does by 0.12. An episode belongs to the
-    nearest mode, or to none where its course lies farther out than those of the mode's own episodes do.
+    what moves from the beginning (half of the steps of the first quarter: the robot itself, and not what it handles),
+    both as they are and relieved of the start: the stretch whose clusters stand out most against clouds without any
+    decides, and there is one mode where none does by 0.11. An episode belongs to the nearest mode, or to none where its
+    course lies farther out than those of the mode's own episodes do.
 
     Metrics: ``mode_id`` (0 is the commonest mode of the task); ``mode_share`` (of the task's reference episodes in it);
     ``length``. Of a set: ``vendi`` (effectively unlike courses), ``spread`` (mean squared distance of two courses over
@@ -57,7 +59,7 @@ class Diversity(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="diversity",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("mode_id", "number", "neither"),
@@ -208,6 +210,7 @@ class _Courses:
     radii: np.ndarray
     sizes: np.ndarray
     stretch: np.ndarray  # [2]: first moment, and the one after the last, of the stretch in which modes part
+    relieved: np.ndarray  # bool: modes part in what the start does not explain
     own: np.ndarray  # bool [d]: the coordinates that modes part in
     ways: np.ndarray  # [k, moments, own]: the mean displacement of each mode there
     starts: np.ndarray  # [kinds, s]
@@ -231,8 +234,9 @@ class _Courses:
         axes = vectors[: min(int((power < 0.9).sum()) + 1, 8)].T
         points = rest @ axes
         own = _own(found)
-        displaced = _displaced(courses.reshape(len(found), _POINTS, -1)[:, :, own])
-        stretch, labels = _parting(displaced, seed % 2**63)
+        both = [_displaced(each.reshape(len(found), _POINTS, -1)[:, :, own]) for each in (courses, rest)]
+        relieved, stretch, labels = _parting(both, seed % 2**63)
+        displaced = both[relieved]
         ways = np.stack([displaced[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
         centres = np.stack([points[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
         reach = np.sqrt(((points - centres[labels]) ** 2).sum(axis=1))
@@ -250,6 +254,7 @@ class _Courses:
             radii=radii,
             sizes=np.bincount(labels),
             stretch=np.array(stretch),
+            relieved=np.array(relieved),
             own=own,
             ways=ways[:, slice(*stretch)],
             starts=starts,
@@ -258,12 +263,17 @@ class _Courses:
 
     def place(self, view: EpisodeView) -> np.ndarray:
         """Where the course of ``view`` lies, float64 [p]."""
+        return self._rest(view) @ self.axes
+
+    def _rest(self, view: EpisodeView) -> np.ndarray:
+        """The course relieved of what its start explains, float64 [16 d]."""
         begin = view.state[0, : view.positions].astype(np.float64)
-        return (_course(view) - np.r_[1.0, begin @ self.start] @ self.explained) @ self.axes
+        return _course(view) - np.r_[1.0, begin @ self.start] @ self.explained
 
     def mode(self, view: EpisodeView) -> int | None:
         """The nearest mode where modes part, or None where the course as a whole is too far from it."""
-        moments = _displaced(_course(view).reshape(1, _POINTS, -1)[:, :, self.own])[:, slice(*self.stretch)]
+        course = self._rest(view) if self.relieved else _course(view)
+        moments = _displaced(course.reshape(1, _POINTS, -1)[:, :, self.own])[:, slice(*self.stretch)]
         near = int(((self.ways - moments) ** 2).sum(axis=(1, 2)).argmin())
         distance = np.sqrt(((self.centres[near] - self.place(view)) ** 2).sum())
         return near if distance <= self.radii[near] + 1e-9 else None
@@ -325,10 +335,12 @@ def _course(view: EpisodeView) -> np.ndarray:
 
 
 def _own(found: list[EpisodeView]) -> np.ndarray:
-    """bool [d]: the positions that move in most steps of the median episode, all of them where none does."""
+    """bool [d]: the positions that move in most steps of the beginning of the median episode, where things still lie;
+    all of them where none does."""
     courses = [view.state[:, : view.positions].astype(np.float64) for view in found]
     unit = units(courses, np.zeros(courses[0].shape[1], bool))
-    moves = [(np.abs(np.diff(course, axis=0)) > 0.05 * unit).mean(axis=0) for course in courses if len(course) > 1]
+    begun = [course[: max(int(_EARLY * len(course)), 4) + 1] for course in courses if len(course) > 1]
+    moves = [(np.abs(np.diff(course, axis=0)) > 0.05 * unit).mean(axis=0) for course in begun]
     own = np.median(moves, axis=0) >= _MOVING if moves else np.zeros(len(unit), bool)
     return own if own.any() else np.ones(len(unit), bool)
 
@@ -338,25 +350,28 @@ def _displaced(courses: np.ndarray) -> np.ndarray:
     return courses - courses[:, :1]
 
 
-def _parting(displaced: np.ndarray, seed: int) -> tuple[tuple[int, int], np.ndarray]:
-    """The stretch in which ``displaced`` [E, 16, d] falls apart most, and the mode of each episode, int64 [E]."""
-    few = displaced[:_PARTED]
-    best, stretch, ways = _APART, _STRETCHES[0], displaced.mean(axis=0)[None]
-    for first, last in _STRETCHES:
-        flat = few[:, first:last].reshape(len(few), -1)
-        left, scale, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
-        power = np.cumsum(scale**2) / max(float((scale**2).sum()), 1e-300)
-        kept = min(int((power < 0.9).sum()) + 1, 8)
-        apart, labels = kernel.parting(
-            left[:, :kept] * scale[:kept], seed=seed, least=max(3, len(few) // 10), most=4, nulls=10
-        )
-        if apart > best:
-            best, stretch = apart, (first, last)
-            ways = np.stack([few[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
+def _parting(both: list[np.ndarray], seed: int) -> tuple[bool, tuple[int, int], np.ndarray]:
+    """Where displacements fall apart most: in the second of ``both`` ([E, 16, d] as they are, and relieved of the
+    start) or in the first, in which stretch; and the mode of each episode, int64 [E]."""
+    best, relieved, stretch, ways = _APART, False, _STRETCHES[0], both[0].mean(axis=0)[None]
+    for number, displaced in enumerate(both):
+        few = displaced[:_PARTED]
+        for first, last in _STRETCHES:
+            flat = few[:, first:last].reshape(len(few), -1)
+            left, scale, _ = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+            power = np.cumsum(scale**2) / max(float((scale**2).sum()), 1e-300)
+            kept = min(int((power < 0.9).sum()) + 1, 8)
+            apart, labels = kernel.parting(
+                left[:, :kept] * scale[:kept], seed=seed, least=max(3, len(few) // 10), most=4, nulls=20, beat=best
+            )
+            if apart > best:
+                best, relieved, stretch = apart, bool(number), (first, last)
+                ways = np.stack([few[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
     part = slice(*stretch)
+    displaced = both[relieved]
     labels = ((displaced[:, None, part] - ways[None, :, part]) ** 2).sum(axis=(2, 3)).argmin(axis=1)
     order = np.argsort(-np.bincount(labels, minlength=len(ways)), kind="stable")
-    return stretch, np.argsort(order)[labels]
+    return relieved, stretch, np.argsort(order)[labels]
 
 
 def _both(view: EpisodeView) -> np.ndarray:

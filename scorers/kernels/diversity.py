@@ -23,6 +23,7 @@ __all__ = [
 
 _CLUSTERS = 6  # looked for at most
 _NULLS = 20  # clouds without clusters that a set is held against
+_MORE = 0.05  # by which clusters must stand out more for each beyond two
 
 
 def squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -145,28 +146,42 @@ def clusters(x: np.ndarray, *, seed: int, least: int = 3) -> np.ndarray:
 
 
 def parting(
-    x: np.ndarray, *, seed: int, least: int = 3, most: int = _CLUSTERS, nulls: int = _NULLS
+    x: np.ndarray, *, seed: int, least: int = 3, most: int = _CLUSTERS, nulls: int = _NULLS, beat: float = -np.inf
 ) -> tuple[float, np.ndarray]:
-    """How far ``x`` [n, d] falls apart, and into which clusters: int64 [n], 0 the largest. -inf and all 0 if it can't.
+    """How far ``x`` [n, d] falls apart, and into which clusters: int64 [n], 0 the largest. -inf and all 0 if it can't,
+    or not by more than ``beat``.
 
     k-means for 2 to ``most`` clusters of at least ``least``. How far: the mean silhouette above that of the best of
-    ``nulls`` Gaussian clouds of the same covariance, which have no clusters; k is the one where that is the most.
+    ``nulls`` clouds of the same spread which have no clusters, half of them Gaussian and half of them even boxes
+    (Tibshirani, Walther and Hastie 2001, "the gap statistic"), less 0.05 for each cluster beyond two; k is the one
+    where that is the most.
     """
     n, draw = len(x), np.random.default_rng(seed)
-    best, chosen = -np.inf, np.zeros(n, np.int64)
+    best, chosen = beat, np.zeros(n, np.int64)
     spread = x - x.mean(axis=0)
     if n < 2 * least or not (np.abs(spread) > 1e-9).any():
-        return best, chosen
+        return -np.inf, chosen
     _, scale, axes = np.linalg.svd(spread, full_matrices=False)
-    clouds = [(draw.normal(size=(n, len(scale))) * (scale / np.sqrt(n))) @ axes for _ in range(nulls)]
+    shape = (n, len(scale))
+    clouds = [
+        (draw.normal(size=shape) if number % 2 else draw.uniform(-(3**0.5), 3**0.5, shape))
+        * (scale / np.sqrt(n))
+        @ axes
+        for number in range(nulls)
+    ]
     for k in range(2, min(most, n // least) + 1):
         labels = _means(spread, k, draw)
         if np.bincount(labels, minlength=k).min() < least:
             continue
-        chance = max(silhouette(cloud, _means(cloud, k, draw, tries=2)) for cloud in clouds)
-        above = silhouette(spread, labels) - chance
+        apart = above = silhouette(spread, labels) - _MORE * (k - 2)
+        for cloud in clouds:
+            above = min(above, apart - silhouette(cloud, _means(cloud, k, draw, tries=2)))
+            if above <= best:  # and further clouds can only lessen it
+                break
         if above > best:
             best, chosen = above, labels
+    if not chosen.any():
+        return -np.inf, chosen
     order = np.argsort([-(chosen == label).sum() for label in range(chosen.max() + 1)], kind="stable")
     return best, np.argsort(order)[chosen]
 

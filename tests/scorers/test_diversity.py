@@ -67,6 +67,37 @@ def test_ways_that_part_for_a_while_are_modes_and_what_becomes_of_things_is_none
             assert set(mode[known]) == {0.0}
 
 
+def pressing(draw, side):
+    """A hand that passes a thing at one side and then goes down on it: along most of its course one axis rests."""
+    thing = draw.uniform([-0.3, 0.9], [0.3, 1.1])
+    t = np.linspace(0, 1, 80)[:, None]
+    near, down = np.clip(t / 0.3, 0, 1), np.clip((t - 0.3) / 0.7, 0, 1)
+    aside = np.sin(np.pi * near) * side * draw.uniform(0.35, 0.5)
+    hand = np.concatenate([near * thing[0] + aside, near * thing[1], 1 - down], axis=1)
+    hand += draw.normal(0, 0.0005, hand.shape)
+    return np.concatenate([hand, np.tile(thing, (80, 1))], axis=1), np.gradient(hand, axis=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ways_part_in_coordinates_that_rest_for_most_of_the_course(batch_of, seed):
+    draw = np.random.default_rng(seed)
+    sides = np.array([1.0, -1.0] * 12)
+    made = [pressing(draw, side) for side in sides]
+    batch = batch_of([state for state, _ in made], [action for _, action in made])
+    mode = value(SCORER.score(batch, SCORER.fit([batch])))
+    known = np.isfinite(mode)
+    assert known.mean() > 0.9
+    assert adjusted_mutual_info_score(sides[known], mode[known]) >= 0.8
+
+
+def test_where_a_thing_lies_makes_no_mode(batch_of):
+    draw = np.random.default_rng(5)
+    made = [pressing(draw, 1.0) for _ in range(24)]
+    batch = batch_of([state for state, _ in made], [action for _, action in made])
+    mode = value(SCORER.score(batch, SCORER.fit([batch])))
+    assert set(mode[np.isfinite(mode)]) == {0.0}
+
+
 def test_one_way_is_one_mode(batch_of):
     batch = batch_of(*detours([1.0] * 30))
     assert set(value(SCORER.score(batch, SCORER.fit([batch])))) == {0.0}
