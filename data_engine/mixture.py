@@ -53,19 +53,19 @@ class _Files(Mapping[str, tuple[int, str]]):
     def __init__(self, table: pa.Table) -> None:
         if not table.num_rows or not pc.all(pc.less(table["path"][:-1], table["path"][1:])).as_py():
             table = table.sort_by("path")
-        self.paths, self._bytes, self._sha256 = (table[name].combine_chunks() for name in FILES.names)
+        self._paths, self._bytes, self._sha256 = (table[name].combine_chunks() for name in FILES.names)
 
     def __getitem__(self, path: str) -> tuple[int, str]:
-        at = bisect_left(range(len(self)), path, key=lambda i: str(self.paths[i]))
-        if at == len(self) or str(self.paths[at]) != path:
+        at = bisect_left(range(len(self)), path, key=lambda i: str(self._paths[i]))
+        if at == len(self) or str(self._paths[at]) != path:
             raise KeyError(path)
         return self._bytes[at].as_py(), self._sha256[at].as_py()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.paths.to_pylist())
+        return iter(self._paths.to_pylist())
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._paths)
 
 
 class Mixture:
@@ -84,7 +84,10 @@ class Mixture:
         self.uri, self.root = uri, uri.rsplit("/", 2)[0]
         self.document, self.coded, self.labels = document, rows, labels
         self.storage_options, self.cache = storage_options, cache or Cache()
-        self._files = _Files(files)
+        self._files: Mapping[str, tuple[int, str]] = _Files(files)
+        self._reset()
+
+    def _reset(self) -> None:
         self._opened: LRU[str, pq.ParquetFile] = LRU(16, lambda path: pq.ParquetFile(self.local(path)))
         self._arrays: LRU[tuple[str, str, bool], np.ndarray] = LRU(4096, self._decoded)
         self._local: dict[str, Path] = {}
@@ -132,7 +135,7 @@ class Mixture:
     @property
     def files(self) -> list[str]:
         """Every file that the mixture needs, as paths inside the lake, sorted."""
-        return self._files.paths.to_pylist()
+        return list(self._files)
 
     @property
     def rows(self) -> dict[str, np.ndarray]:

@@ -271,9 +271,11 @@ def test_a_camera_keeps_its_clock(tmp_path: Path) -> None:
 def write_same_size(path: Path, table: pa.Table, mixture: Mixture) -> None:
     """Put ``table`` where a frozen file was, as far as an opened mixture can tell."""
     pq.write_table(table, path)
-    for name, (_, sha256) in list(mixture._files.items()):
-        if name.startswith("steps/"):
-            mixture._files[name] = (path.stat().st_size, sha256)
+    size = path.stat().st_size
+    mixture._files = {
+        name: (size if name.startswith("steps/") else bytes_, sha256)
+        for name, (bytes_, sha256) in mixture._files.items()
+    }
     mixture._reset()
 
 
