@@ -142,7 +142,8 @@ class SelectRecipe(_Part):
     ``within`` chooses in each stratum (scene, objects, task, operator, dataset) apart, towards its own targets: an
     automatic budget over several tasks at once grows too far, because one task's targets judge another's candidates.
     Strata share the budget by their ``size``, or by ``equal`` shares (what a small one cannot fill goes to the others).
-    ``segments`` chooses among spans of those episodes, and of the targets, and the budget counts them.
+    ``segments`` chooses among spans of those episodes, and of the targets, and the budget counts them; ``retrieval``
+    cuts its targets only, and finds the spans itself.
     """
 
     name: Name
@@ -279,7 +280,8 @@ class Recipe(_Part):
                 )
         spaces = {space.name for space in self.spaces}
         for selection in self.select:
-            if registry.load("selectors", selection.method).needs_vectors and selection.space not in spaces:
+            method = registry.load("selectors", selection.method)
+            if (method.needs_vectors or method.needs_clips) and selection.space not in spaces:
                 made = ", ".join(sorted(spaces)) or "none"
                 raise ValueError(
                     f"selection {selection.name!r} names space {selection.space!r}; the recipe makes {made}"

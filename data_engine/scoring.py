@@ -105,6 +105,12 @@ class Clips:
         kept = tuple(name for name in self.cameras if name == camera)
         return Clips(self.starts[mine], self.stops[mine], kept, self.vectors[mine])
 
+    def within(self, start: int, stop: int) -> Clips:
+        """Those that begin in steps [start, stop)."""
+        mine = (self.starts >= start) & (self.starts < stop)
+        kept = tuple(name for name, inside in zip(self.cameras, mine, strict=True) if inside)
+        return Clips(self.starts[mine], self.stops[mine], kept, self.vectors[mine])
+
     @classmethod
     def none(cls) -> Clips:
         """No vectors at all."""

@@ -1,4 +1,5 @@
-"""``duplicates``: recordings that are in the lake more than once, within a dataset and across datasets.
+"""``duplicates``: recordings that are in the lake more than once, within a dataset and across datasets; and, in an
+embedding space, those that look alike.
 
 Exact ones by hash; then, whatever the columns are called and however the video was encoded, by the course of the
 actions (of the state where there are none): each is resampled to a few points, near ones are found with FAISS and then
@@ -15,15 +16,20 @@ import numpy as np
 import polars as pl
 
 from data_engine.model import ACTION, STATE
+from data_engine.scoring import Clips
+from flows.clips import clips, pinned
 from storage import indices
 from storage.lake import Lake
 
-__all__ = ["duplicates"]
+__all__ = ["alike", "duplicates"]
 
+_READ = 256  # episodes whose vectors are read at once
 _POINTS = 16  # of a course, evenly spaced in time
 _NEIGHBOURS = 8
 _NEAR = 0.05  # root mean square between two courses, in standard deviations of the pool, that makes a candidate
 _SAME = 1e-2  # the same over all steps of two recordings of one length, that makes them one
+_MOMENTS = 8  # of an episode, evenly spaced, at which what frames show is held against each other
+_ALIKE = 32  # nearest episodes of each that are looked at
 _RESAMPLED = 3e-2  # the same over all steps of the shorter of two lengths: interpolation adds its own
 
 
@@ -49,6 +55,52 @@ def duplicates(lake: Lake, episodes: pl.DataFrame) -> list[dict[str, Any]]:
             groups.join(first, second, how, distance)
     facts = {row["episode_id"]: row for row in episodes.iter_rows(named=True)}
     return groups.told(facts)
+
+
+def alike(lake: Lake, space: str, episodes: pl.DataFrame, threshold: float) -> list[dict[str, Any]]:
+    """Groups of ``episodes`` that are near duplicates in ``space``, as :func:`duplicates` tells them: ``how`` is
+    ``space``, ``cosine`` its weakest link.
+
+    Of frames two episodes' cosine is the mean over 8 even moments of the cosine between what the same cameras show
+    then, so that a place two recordings share is not enough: everything in it must move alike. It is compared with
+    ``threshold`` as it is: a quantile would find its share in a set without any duplicate. Episodes of one vector are
+    compared within their (embodiment, control mode). Each is linked with its nearest 32 at most. O(episodes x log
+    episodes); memory: 8 vectors an episode and camera. Raises ``RequestError`` where the space holds none of them.
+    """
+    version = pinned(lake, [space], episodes)[f"space {space}"]
+    pools: dict[tuple[Any, ...], tuple[list[str], list[np.ndarray]]] = {}
+    for part in episodes.iter_slices(_READ):
+        held = clips(lake, space, version, part["episode_id"].to_list(), part["content_hash"].to_list())
+        for row, mine in zip(part.iter_rows(named=True), held, strict=True):
+            if not len(mine):
+                continue
+            cameras = sorted({name for name in mine.cameras if name is not None})
+            kind = tuple(cameras) if cameras else (row["embodiment"], row["control_mode"])
+            ids, vectors = pools.setdefault((bool(cameras), *kind), ([], []))
+            ids.append(row["episode_id"])
+            vectors.append(np.concatenate([_moments(mine.of(camera)) for camera in cameras or [None]]))
+    groups = _Groups()
+    for ids, vectors in pools.values():
+        matrix = np.stack(vectors)
+        matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+        for name, hits in zip(ids, indices.build(matrix, ids).search(matrix, _ALIKE + 1), strict=True):
+            for hit in hits:
+                if hit.score >= threshold and hit.id != name:
+                    groups.join(name, hit.id, "space", 1 - hit.score)
+    facts = {row["episode_id"]: row for row in episodes.iter_rows(named=True)}
+    found = groups.told(facts)
+    return [
+        {"how": "space", "cosine": round(1 - group["distance"], 6), "episodes": group["episodes"]} for group in found
+    ]
+
+
+def _moments(clips: Clips) -> np.ndarray:
+    """The unit vectors nearest to 8 even moments of an episode, one after the other; one alone as it is."""
+    middle = (clips.starts + clips.stops - 1) / 2
+    wanted = np.linspace(middle[0], middle[-1], _MOMENTS if len(clips) > 1 else 1)
+    rows = np.abs(middle[None] - wanted[:, None]).argmin(axis=1)
+    units = clips.vectors[rows] / np.maximum(np.linalg.norm(clips.vectors[rows], axis=1, keepdims=True), 1e-12)
+    return np.asarray(units, np.float32).reshape(-1)
 
 
 @dataclass
@@ -148,7 +200,7 @@ def _values(lake: Lake, episode: pl.DataFrame) -> dict[str, np.ndarray]:
 class _Groups:
     """Episodes joined into groups; each remembers the weakest link."""
 
-    _STRENGTH = ("content", "steps", "actions", "course")
+    _STRENGTH = ("content", "steps", "actions", "course", "space")
 
     def __init__(self) -> None:
         self._of: dict[str, str] = {}

@@ -8,8 +8,9 @@ are never candidates.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from data_engine import registry
 from data_engine.canonical import canonical_json, digest, round_significant
 from data_engine.errors import RequestError
 from data_engine.recipe import SelectRecipe
+from data_engine.scoring import Clips
 from data_engine.selection import Budget, Candidates, Selector, resolve_budget
+from flows.clips import clips, pinned
 from flows.index import vectors
 from flows.named import held, held_of
 from flows.progress import Progress
@@ -31,6 +34,8 @@ __all__ = ["oriented", "select", "stored"]
 
 _KIND = ["embodiment", "control_mode"]
 _UNIT = ["unit", "episode_id", "content_hash", "start", "stop"]
+_PARTS = {"unit": pl.String, "of": pl.String, "start": pl.Int64, "stop": pl.Int64}
+_Read = Callable[[pl.DataFrame, Sequence[int]], Sequence[Clips]]
 
 
 def select(
@@ -72,11 +77,13 @@ def select(
         both = pl.concat([admitted, targets])
         units, fit = cut(lake, both, recipe.segments, fits, progress)
         uncut = both.join(units, on="episode_id", how="anti")["episode_id"]
-        reasons |= dict.fromkeys(uncut, "left out: it has no such segment")
         segments = {**recipe.segments.model_dump(mode="json"), "fit": fit}
-        admitted, targets = (
+        if not selector.needs_clips:
+            reasons |= dict.fromkeys(uncut, "left out: it has no such segment")
+        pieces = (
             units.join(group, on="episode_id", how="semi", maintain_order="left") for group in (admitted, targets)
         )
+        admitted, targets = (whole(admitted), list(pieces)[1]) if selector.needs_clips else pieces
         if not len(admitted):
             raise RequestError(
                 f"selection {recipe.name!r}: no segment of these episodes fits where: {recipe.segments.where}",
@@ -119,6 +126,12 @@ def select(
         admitted, targets = (
             found.join(group, on="unit", how="semi", maintain_order="left") for group in (admitted, targets)
         )
+    read: _Read | None = None
+    if selector.needs_clips:
+        space = f"space {recipe.space}"
+        versions = {recipe.space: encoder_version} if encoder_version else None
+        version = pinned(lake, [recipe.space], offered, versions)[space]
+        read = partial(_parts_of, lake, recipe.space, version)
     ranked = None
     if selector.needs_score is not None:
         ranked = oriented(lake, admitted, selector.needs_score, fits)
@@ -133,7 +146,11 @@ def select(
     if fallback:
         progress.warn(f"selection {recipe.name}: no episode can serve as target; every candidate is kept, unweighed")
         selector = registry.make("selectors", "filter")
-    chosen, said, report = _choose(selector, recipe, admitted, targets, fallback)
+    chosen, said, report, parts = _choose(selector, recipe, admitted, targets, fallback, read)
+    if parts is not None:  # in the place of the units that they are of
+        taken = parts.join(offered.drop("start", "stop"), left_on="of", right_on="unit", maintain_order="left")
+        said |= {name: said[of] for name, of in parts.select("unit", "of").iter_rows()}
+        offered = pl.concat([offered.filter(~pl.col("unit").is_in(parts["of"].implode())), taken.select(_UNIT)])
     inputs = {
         "method": recipe.method if not fallback else "filter",
         "params": recipe.params,
@@ -158,6 +175,10 @@ def select(
     if segments is not None:
         spans = pl.concat_str("content_hash", "start", "stop", separator=":")
         inputs |= {"segments": segments, "candidates": digest(sorted(admitted.select(spans).to_series()))}
+    if selector.needs_clips:
+        inputs["targets"] = sorted(
+            targets.select(pl.concat_str("content_hash", "start", "stop", separator=":")).to_series()
+        )
     selection_id = "sel_" + digest(recipe.name, inputs, length=20)
     others = whole(episodes.join(offered, on="episode_id", how="anti", maintain_order="left")).select(_UNIT)
     rows = _rows(pl.concat([offered, others]), chosen, reasons | said)
@@ -266,9 +287,15 @@ def _targets(
 
 
 def _choose(
-    selector: Selector, recipe: SelectRecipe, admitted: pl.DataFrame, targets: pl.DataFrame, fallback: bool
-) -> tuple[list[tuple[str, float]], dict[str, str], dict[str, Any]]:
-    """(episode id, weight) in order, the reason of every candidate, and the report."""
+    selector: Selector,
+    recipe: SelectRecipe,
+    admitted: pl.DataFrame,
+    targets: pl.DataFrame,
+    fallback: bool,
+    read: _Read | None,
+) -> tuple[list[tuple[str, float]], dict[str, str], dict[str, Any], pl.DataFrame | None]:
+    """(unit, weight) in order, the reason of every candidate, the report; and where parts of candidates were chosen,
+    these as rows of ``unit``, ``of``, ``start`` and ``stop``."""
     budget = None if fallback else recipe.budget
     if selector.needs_vectors and selector.needs_targets:
         alone = admitted.join(targets, on=_KIND, how="anti")
@@ -280,6 +307,7 @@ def _choose(
                 fix="narrow where to the targets' embodiment and control mode, or add targets",
             )
     chosen: list[tuple[str, float]] = []
+    parts: list[tuple[str, str, int, int]] = []
     reasons: dict[str, str] = {}
     reports: dict[str, Any] = {}
     groups = []
@@ -300,16 +328,22 @@ def _choose(
             reasons |= dict.fromkeys(group["unit"], f"left out: the budget leaves none for {kind}")
             continue
         result = selector.select(
-            _candidates(group), _candidates(mine) if len(mine) else None, budget=share, seed=recipe.seed
+            _candidates(group, read), _candidates(mine, read) if len(mine) else None, budget=share, seed=recipe.seed
         )
         ids = group["unit"].to_list()
         reasons |= dict(zip(ids, result.reasons, strict=True))
+        names = [ids[at] for at in result.order]
+        if result.spans is not None:
+            spans = [(of, int(start), int(stop)) for of, (start, stop) in zip(names, result.spans, strict=True)]
+            parts += [(f"{of}:{start}:{stop}", of, start, stop) for of, start, stop in spans]
+            names = [name for name, *_ in parts[-len(spans) :]]
         chosen += [
-            (ids[at], float(round_significant(float(weight), 9) or 0.0))
-            for at, weight in zip(result.order, result.weights, strict=True)
+            (name, float(round_significant(float(weight), 9) or 0.0))
+            for name, weight in zip(names, result.weights, strict=True)
         ]
         reports[kind] = dict(result.report)
-    return chosen, reasons, next(iter(reports.values())) if len(groups) == 1 else reports
+    report = next(iter(reports.values())) if len(groups) == 1 else reports
+    return chosen, reasons, report, pl.DataFrame(parts, _PARTS, orient="row") if selector.needs_clips else None
 
 
 def _groups(
@@ -354,7 +388,14 @@ def _shares(budget: Budget | None, sizes: list[int], *, equal: bool = False) -> 
     return list(shares)
 
 
-def _candidates(episodes: pl.DataFrame) -> Candidates:
+def _parts_of(lake: Lake, space: str, version: str, units: pl.DataFrame, rows: Sequence[int]) -> Sequence[Clips]:
+    """The vectors of the parts of some of ``units``, those that begin in each."""
+    asked = units[list(rows)]
+    found = clips(lake, space, version, asked["episode_id"].to_list(), asked["content_hash"].to_list())
+    return [each.within(start, stop) for each, start, stop in zip(found, asked["start"], asked["stop"], strict=True)]
+
+
+def _candidates(episodes: pl.DataFrame, read: _Read | None) -> Candidates:
     matrix = np.asarray(episodes["vector"].to_list(), np.float32) if "vector" in episodes.columns else None
     return Candidates(
         ids=episodes["unit"].to_list(),
@@ -363,6 +404,7 @@ def _candidates(episodes: pl.DataFrame) -> Candidates:
         vectors=matrix,
         scores=episodes["score"].to_numpy() if "score" in episodes.columns else None,
         held=held_of(episodes),
+        clips=partial(read, episodes) if read is not None else None,
     )
 
 

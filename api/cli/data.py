@@ -144,14 +144,23 @@ def _guess(found: dict[str, Any], held: list[tuple[str, str]]) -> str:
 @verb()
 @click.option("--dataset", help="Of this dataset only; default: within and across all.")
 @WHERE
-def duplicates(lake: str, dataset: str | None, where: str | None) -> dict[str, Any]:
-    """Recordings that are there more than once: the same content, the same steps, the same actions, or near courses."""
+@click.option("--space", help="Instead: what is alike in this embedding space.")
+@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="With --space: the least cosine.  [0.99]")
+def duplicates(
+    lake: str, dataset: str | None, where: str | None, space: str | None, threshold: float | None
+) -> dict[str, Any]:
+    """Recordings that are there more than once: the same content, the same steps, the same actions, or near courses;
+    with --space, those that look alike."""
+    from flows.duplicates import alike
     from flows.duplicates import duplicates as find
 
+    if threshold is not None and space is None:
+        raise RequestError("--threshold goes with --space", code="bad_option")
     target = existing(lake)
-    groups = find(target, episodes(target, dataset, where))
+    of = episodes(target, dataset, where)
+    groups = find(target, of) if space is None else alike(target, space, of, 0.99 if threshold is None else threshold)
     items = [
-        {"how": group["how"], "distance": group["distance"],
+        {**{name: group[name] for name in ("how", "distance", "cosine") if name in group},
          "episodes": [f"{row['dataset']}/{row['source_key']}" for row in group["episodes"]]}
         for group in groups
     ]  # fmt: skip

@@ -7,7 +7,7 @@ A selector never sees the lake. The flow hands it candidates (and targets, which
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from data_engine.errors import RequestError
 from data_engine.registry import Plugin
+from data_engine.scoring import Clips
 
 __all__ = ["Budget", "Candidates", "Chosen", "Held", "Selector", "resolve_budget"]
 
@@ -38,7 +39,9 @@ class Candidates:
     ``ids`` [n]: episode ids, or ``id:start:stop`` for step ranges. ``content_hashes`` [n]: what randomness is keyed by,
     so that neither names nor row order change a choice. ``vectors`` float32 [n, d] or None. ``n_steps`` int64 [n].
     ``scores`` float64 [n]: of the score that the selector asked for, turned so that larger is better, NaN where it is
-    not known. ``held``: the stored selections that the selector asked for.
+    not known. ``held``: the stored selections that the selector asked for. ``clips``: reads the vectors of the parts
+    of some of the units, by their rows, one :class:`~data_engine.scoring.Clips` each: of frames there are too many to
+    hold them all.
     """
 
     ids: Sequence[str]
@@ -47,6 +50,7 @@ class Candidates:
     vectors: np.ndarray | None = None
     scores: np.ndarray | None = None
     held: Sequence[Held] = ()
+    clips: Callable[[Sequence[int]], Sequence[Clips]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,20 +62,28 @@ class Chosen:
     mean 1.
 
     ``reasons`` has one line for every candidate, chosen or not. ``report`` is what the method measured on the way
-    (plain JSON: the curve of the automatic budget, ranks kept, the baselines' figures).
+    (plain JSON: the curve of the automatic budget, ranks kept, the baselines' figures). ``spans`` int64 [k, 2]: the
+    steps [start, stop) of each that were chosen, where they are parts of candidates; one may then be in ``order`` more
+    than once.
     """
 
     order: np.ndarray
     weights: np.ndarray
     reasons: Sequence[str]
     report: Mapping[str, Any] = field(default_factory=dict)
+    spans: np.ndarray | None = None
 
 
 class Selector(Plugin):
-    """A way to choose. Its fields are its parameters."""
+    """A way to choose. Its fields are its parameters.
+
+    ``needs_vectors``: one vector a unit; ``needs_clips``: those of its parts. A selector of clips is offered whole
+    episodes and chooses parts of them; ``segments`` cut its targets only.
+    """
 
     name: ClassVar[str]
     needs_vectors: ClassVar[bool] = False
+    needs_clips: ClassVar[bool] = False
     needs_targets: ClassVar[bool] = False
     has_auto_budget: ClassVar[bool] = False
 

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
+import polars as pl
 
-from flows.duplicates import duplicates
+from data_engine.recipe import SourceRecipe, SpaceRecipe
+from flows.duplicates import alike, duplicates
+from flows.index import embed
+from flows.ingest import ingest
+from storage.lake import Lake
+from tests.api.commands import answer, refusal
 from tests.flows.test_ingest import bring
 from tests.recordings import write_robomimic
+from tests.scenes import scenes, write_scenes
 
 
 def found(lake) -> list[tuple[str, set[str]]]:
@@ -89,3 +97,34 @@ def test_the_same_set_in_two_formats(lake, shared_data):
     bring(lake, tiers / "robomimic.hdf5", name="hdf5")
     twins = {frozenset({f"v3/episode_{i:06d}", f"hdf5/demo_{i}"}) for i in range(180)}
     assert {frozenset(names) for _, names in found(lake)} == twins
+
+
+def test_what_looks_alike_in_a_space_is_told_by_an_absolute_cosine(tmp_path, eyes, common, capsys):
+    """Some clips are there again: lighter, slower, and with actions of their own, so that no other check finds them."""
+    clips = scenes(77, kinds=("progress", "still"))[:24]
+    again = [clips[3], clips[9], clips[20]]
+    slow = [np.linspace(0, 23, 34).round().astype(int)] * 3
+    again = [
+        replace(clip, gripper=clip.gripper[at], shade=clip.shade + 6) for clip, at in zip(again, slow, strict=True)
+    ]
+    lake = Lake.open(str(tmp_path / "lake"), create=True)
+    source = SourceRecipe(name="scenes", uri=str(write_scenes(tmp_path / "s.hdf5", [*clips, *again])))
+    ingest(lake, source, **common)
+    frames = SpaceRecipe(name="frames", encoder="open_clip", params={"checkpoint": str(eyes), "every_s": 0.2})
+    embed(lake, frames, lake.episodes(), **common)
+    twins = [{"demo_3", "demo_24"}, {"demo_9", "demo_25"}, {"demo_20", "demo_26"}]
+
+    def keys(groups):
+        return sorted(sorted(row["source_key"] for row in group["episodes"]) for group in groups)
+
+    groups = alike(lake, "frames", lake.episodes(), 0.97)
+    assert keys(groups) == sorted(map(sorted, twins))
+    assert all(0.97 <= group["cosine"] <= 1 for group in groups)
+    once = lake.episodes().filter(~pl.col("source_key").is_in(["demo_24", "demo_25", "demo_26"]))
+    assert alike(lake, "frames", once, 0.97) == []
+    (everyone,) = alike(lake, "frames", lake.episodes(), 1e-6)
+    assert len(everyone["episodes"]) == 27
+    told = answer(capsys, "duplicates", "--space", "frames", "--threshold", "0.97", "--lake", lake.uri)["items"]
+    assert told == groups
+    assert "--threshold goes with --space" in refusal(capsys, "duplicates", "--threshold", "0.9", "--lake", lake.uri)
+    assert "there is no space 'none'" in refusal(capsys, "duplicates", "--space", "none", "--lake", lake.uri)

@@ -8,12 +8,18 @@ import numpy as np
 import polars as pl
 import pytest
 
+from data_engine import mixture as mixtures
 from data_engine.errors import RequestError
+from data_engine.recipe import EntryRecipe, MixtureRecipe, SegmentsRecipe, SelectRecipe, Target
 from flows import retrieve
+from flows.annotate import Said, annotate
 from flows.clips import clips
 from flows.index import index
+from flows.mix import mix
 from flows.retrieve import parts_like
+from flows.select import select, stored
 from scorers.kernels.subsequence import matches
+from storage.check import check
 from storage.lake import Lake
 from tests.api.commands import answer, refusal
 
@@ -85,3 +91,37 @@ def test_from_the_command_line_and_wrong_requests_in_one_line(looked, capsys):
     assert "one vector of an episode" in refusal(capsys, "search", "--episode", name, "--steps", "1:2", *lake)
     with pytest.raises(RequestError, match="no episode 'ep_0'"):
         parts_like(looked, "frames", "ep_0", 0, 4)
+
+
+def test_a_selection_of_parts_is_frozen_as_step_ranges(looked, tmp_path, common):
+    lake = Lake.open(str(shutil.copytree(looked.root, tmp_path / "lake")))
+    of_run = {name: common[name] for name in ("progress", "run_id")}
+    episode = of(lake, 5)
+    said = [
+        Said(episode_id=episode["episode_id"], start=a, stop=b, kind="segment", label="part")
+        for a, b in ((0, 12), (12, 24))
+    ]
+    annotate(lake, said, "ann")
+    recipe = SelectRecipe(
+        name="parts", method="retrieval", space="frames", target=Target(ids=(episode["episode_id"],)), budget=6,
+        segments=SegmentsRecipe(producer="person:ann"), params={"shortest": 10},
+    )  # fmt: skip
+    answered = select(lake, recipe, lake.episodes(), **of_run)
+    assert (answered["chosen"], answered["report"]["pieces"]) == (6, 2)
+    rows = stored(lake, "parts")
+    chosen = rows.filter(pl.col("rank").is_not_null())
+    assert set(rows["episode_id"]) == set(lake.episodes()["episode_id"])
+    assert set(rows.filter(pl.col("reason") == "target")["episode_id"]) == {episode["episode_id"]}
+    cut = parts_like(lake, "frames", episode["episode_id"], 0, 12, k=1)["items"][0]
+    assert (cut["episode_id"], cut["start"], cut["stop"]) in set(
+        chosen.select("episode_id", "start", "stop").head(2).iter_rows()
+    )
+    assert select(lake, recipe, lake.episodes(), **of_run)["selection_id"] == answered["selection_id"]
+    made = mix(lake, MixtureRecipe(entries=(EntryRecipe(selection="parts"),)), run_id="run_test")
+    held = mixtures.open(made["uri"]).episodes
+    assert set(zip(*(held[name].to_pylist() for name in ("episode_id", "start", "stop")), strict=True)) == set(
+        chosen.select("episode_id", "start", "stop").iter_rows()
+    )
+    assert check(lake) == []
+    with pytest.raises(RequestError, match="there is no space 'nothing'"):
+        select(lake, recipe.model_copy(update={"space": "nothing"}), lake.episodes(), **of_run)

@@ -145,7 +145,7 @@ def selections_diff(first: Name, second: Name, lake: Held) -> SelectionDifferenc
 def choose(body: Choice, live: LiveLake, lake: Held) -> Chosen:
     """Choose episodes and store the choice, which becomes the newest of its name."""
     method = registry.load("selectors", body.recipe.method)
-    if method.needs_vectors or body.recipe.segments is not None:
+    if method.needs_vectors or method.needs_clips or body.recipe.segments is not None:
         raise RequestError(f"method {body.recipe.method!r} is long work", code="long_work", fix="POST /v1/runs")
     recipe = body.recipe.model_copy(
         update={"params": registry.make("selectors", body.recipe.method, body.recipe.params).config}
