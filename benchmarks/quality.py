@@ -13,9 +13,9 @@ demonstrations a task, and are not judged by those.
 
 A full run takes hours: five seeds, shares of 5, 20 and 50 %, every view. What is measured is kept in ``--cache`` as it
 comes, one JSON line a set, so that a run that was cut off goes on; after ``--minutes`` nothing new is begun, and the
-report says what is missing. Sets come in the order of their weight: a fifth bad with object state, seed by seed, then
-rivals, scorers that train policies, other shares and views. ``--quick`` takes minutes, of one seed, one share and fewer
-episodes, and says what it can't resolve.
+report says what is missing. Sets come in the order of their weight: a fifth bad with object state, what is acted of
+every seed and what is planted of the first, then rivals, scorers that train policies, other seeds, shares and views.
+``--quick`` takes minutes, of one seed, one share and fewer episodes, and says what it can't resolve.
 """
 
 from __future__ import annotations
@@ -365,11 +365,15 @@ def pieces(work: Sequence[Job], compared: Sequence[tuple[Job, str]], scorers: Se
     """Everything to measure, in the order of its weight."""
     trained = tuple(name for name in scorers if registry.load("scorers", name).spec.base != "optional")
     plain = tuple(name for name in scorers if name not in trained)
-    first = [job for job in work if (job.share == SHARE or job.kind == "strategy") and job.view == "state"]
-    first.sort(key=lambda job: (job.seed, job.set.endswith("planted")))
-    rest = [job for job in work if job not in first]
-    once = [job for job in first if job.seed == 0]
-    found = [Piece(job, plain) for job in first] + [Piece(job, rival=name) for job, name in compared]
+    usual = [job for job in work if (job.share == SHARE or job.kind == "strategy") and job.view == "state"]
+    once = [job for job in usual if job.seed == 0]
+    acted = [job for job in usual if not job.set.endswith("planted")]
+    first = sorted({*once, *acted}, key=lambda job: (job.set.endswith("planted"), work.index(job)))
+    rest = [job for job in [*usual, *(job for job in work if job not in usual)] if job not in first]
+    found = [Piece(job, plain) for job in first]
+    found += [
+        Piece(job, rival=name) for job, name in sorted(compared, key=lambda pair: pair[0].set.endswith("planted"))
+    ]
     found += [Piece(job, trained) for job in once] + [Piece(job, plain) for job in rest]
     found += [Piece(job, trained) for job in work if job not in once]
     return [
