@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/data-engine curate examples/demo.yaml --lake demo/lake
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not conformance"
+	$(BIN)/pytest -n 2 -m "not conformance"
 
 conformance: $(READY)
 	$(BIN)/pytest -m conformance

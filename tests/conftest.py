@@ -7,11 +7,14 @@ import logging
 import os
 import urllib.request
 from collections.abc import Iterator
+from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.faulty_s3 import FaultyS3, faulty_s3
 
@@ -21,13 +24,22 @@ hypothesis.settings.register_profile("search", derandomize=False)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests that share a costly fixture of their module to one worker, which then makes it once."""
-    for item in items:
-        made = getattr(item, "_fixtureinfo", None)
-        if made and any(each[-1].scope == "module" for each in made.name2fixturedefs.values()):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+class _Scheduling(LoadScopeScheduling):
+    """Tests go to whichever worker is free, but those of a module with fixtures of its own together: made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return module if _shares(module) else nodeid
+
+
+@cache
+def _shares(module: str) -> bool:
+    return 'scope="module"' in (Path(__file__).parents[1] / module).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    return _Scheduling(config, log)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
