@@ -22,7 +22,7 @@ from pathlib import Path
 from data_engine.canonical import digest
 from data_engine.errors import EngineError
 
-__all__ = ["home", "prefect_api"]
+__all__ = ["home", "prefect_api", "start_server", "stop_server"]
 
 _START_LIMIT_S = 120
 
@@ -43,12 +43,9 @@ def prefect_api(lake_uri: str) -> Iterator[None]:
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
+    server, url, key = start_server(lake_uri)
     folder = home(lake_uri)
-    folder.mkdir(parents=True, exist_ok=True)
     os.environ["PREFECT_HOME"] = str(folder)
-    key = f"data-engine:{secrets.token_urlsafe(24)}"
-    with _locked(folder / "start.lock"):
-        server, url = _start(folder, key)
     try:
         from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
@@ -58,10 +55,25 @@ def prefect_api(lake_uri: str) -> Iterator[None]:
             finally:
                 _hand_over()
     finally:
-        _stop(server)
+        stop_server(server)
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def start_server(lake_uri: str, *, schedules: bool = False) -> tuple[subprocess.Popen[bytes], str, str]:
+    """A server of a lake's own on a free port of loopback, its API's URL, and the key that it asks for.
+
+    ``schedules``: it keeps schedules too, which a server for one run has no need of. It dies with this process. Raises
+    ``EngineError`` where it is not up within 120 s.
+    """
+    folder = home(lake_uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    key = f"data-engine:{secrets.token_urlsafe(24)}"
+    with _locked(folder / "start.lock"):
+        server, url = _start(folder, key, schedules)
+    return server, url, key
+
+
+def stop_server(server: subprocess.Popen[bytes]) -> None:
+    """End a server, by force where it does not end in 20 s."""
     server.terminate()
     try:
         server.wait(timeout=20)
@@ -78,17 +90,21 @@ def quiet() -> None:
     os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
 
 
-def _start(folder: Path, key: str) -> tuple[subprocess.Popen[bytes], str]:
+def _start(folder: Path, key: str, schedules: bool) -> tuple[subprocess.Popen[bytes], str]:
     port = _free_port()
     environment = {
         **os.environ,
         "PREFECT_HOME": str(folder),
         "PREFECT_SERVER_API_AUTH_STRING": key,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
         "PREFECT_UI_ENABLED": "0",
-        "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
     }
+    environment.pop("PREFECT__SERVER_EPHEMERAL", None)
+    if not schedules:
+        environment["PREFECT__SERVER_EPHEMERAL"] = "1"
     app = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
     log = (folder / "server.log").open("wb")
     with log:
@@ -123,10 +139,10 @@ def _start(folder: Path, key: str) -> tuple[subprocess.Popen[bytes], str]:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
     except BaseException:  # an interrupted start leaves no server either
-        _stop(server)
+        stop_server(server)
         raise
     ended = server.poll()
-    _stop(server)
+    stop_server(server)
     last = (folder / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
     why = last[0] if last else f"it ended with {ended}" if ended is not None else f"no answer in {_START_LIMIT_S} s"
     raise EngineError(

@@ -14,7 +14,7 @@ import polars as pl
 from data_engine.canonical import canonical_json, digest
 from storage.lake import Lake
 
-__all__ = ["Run", "ended", "named", "new_id", "recorded"]
+__all__ = ["Run", "ended", "named", "new_id", "noted", "recorded"]
 
 _name: ContextVar[str | None] = ContextVar("run_id", default=None)
 
@@ -63,7 +63,7 @@ def recorded(lake: Lake, verb: str, recipe: Mapping[str, Any]) -> Iterator[Run]:
         yield run
         result = canonical_json(run.result)
     except BaseException as error:
-        state = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+        state = "failed" if isinstance(error, Exception | SystemExit) else "cancelled"  # Prefect has a signal of its own
         append(state, error=str(error) or type(error).__name__, ended_at=datetime.now(UTC))
         raise
     append("completed", result=result, ended_at=datetime.now(UTC))
@@ -82,4 +82,14 @@ def ended(lake: Lake, run_id: str, verb: str, recipe: Mapping[str, Any], state: 
         "run_id": run_id, "verb": verb, "recipe_hash": digest(text), "recipe": text, "started_at": now
     }  # fmt: skip
     row = {**told, "state": state, "error": error, "ended_at": now}
+    lake.append_rows("runs", [row], transaction=f"{run_id}-{state}", run_id=run_id)
+
+
+def noted(
+    lake: Lake, run_id: str, verb: str, recipe: Mapping[str, Any], state: str, why: str, due: datetime
+) -> None:
+    """Record a run that was due and did not come to be (``missed``, ``skipped``, or refused and so ``failed``)."""
+    text = canonical_json(recipe)
+    row = {"run_id": run_id, "verb": verb, "recipe_hash": digest(text), "recipe": text, "state": state,
+           "started_at": due, "ended_at": datetime.now(UTC), "error": why}  # fmt: skip
     lake.append_rows("runs", [row], transaction=f"{run_id}-{state}", run_id=run_id)

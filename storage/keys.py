@@ -2,7 +2,8 @@
 
 A token is ``de_<key id>_<256 random bits>`` and is shown once. At rest lies its sha256: with 256 bits there is nothing
 to guess, so a slow hash would only make every request slow. The id finds the row, the hash is compared in constant
-time. Rows are appended; the newest of a key counts, and a revoked key never comes back.
+time. Rows are appended: one that a key was made, one of when it expires where it does, one that it was revoked. A
+revoked key never comes back.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
-import polars as pl
 import pyarrow as pa
 
 from data_engine.errors import RequestError
@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
         ("name", pa.string()),
         ("scope", pa.string()),
         ("sha256", pa.string()),  # of the whole token
-        ("state", pa.string()),  # made, revoked
+        ("state", pa.string()),  # made, expires (at that time), revoked
         ("at", pa.timestamp("us", tz="UTC")),
     ]
 )
@@ -53,6 +53,14 @@ class Key:
     sha256: str
     revoked: bool
     at: datetime
+    expires_at: datetime | None = None
+
+    @property
+    def state(self) -> str:
+        """``live``, ``expired`` or ``revoked``."""
+        if self.revoked:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= datetime.now(UTC) else "live"
 
     def allows(self, scope: Scope) -> bool:
         """Whether its scope holds ``scope``."""
@@ -66,26 +74,34 @@ class Keyring:
         self._keys = {key.id: key for key in held if not key.revoked}
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return sum(key.state == "live" for key in self._keys.values())
 
     def find(self, token: str) -> Key | None:
         """The key that ``token`` is of; None for anything else. Takes as long for a wrong secret as for a right one."""
         match = _TOKEN.fullmatch(token)
         key = self._keys.get(match[1]) if match else None
         right = hmac.compare_digest(_hash(token), key.sha256 if key else "0" * 64)
-        return key if right else None
+        return key if right and key is not None and key.state == "live" else None
 
 
-def make(lake: Tables, name: str, scope: Scope) -> tuple[Key, str]:
-    """A new key and its token, which nothing can bring back. Raises ``RequestError`` for a wrong name or scope."""
+def make(lake: Tables, name: str, scope: Scope, *, days: float | None = None) -> tuple[Key, str]:
+    """A new key and its token, which nothing can bring back; with ``days`` it counts for so long.
+
+    Raises ``RequestError`` for a wrong name, scope or time.
+    """
+    if days is not None and not 0 < days <= 36500:
+        raise RequestError(f"a key cannot expire in {days:g} days", code="bad_time", fix="give a time in the future")
     if not _NAME.fullmatch(name):
         raise RequestError(f"{name!r} is no name of a key", code="bad_name", fix="1 to 100 printable characters")
     if scope not in SCOPES:
         raise RequestError(f"no scope {scope!r}", code="bad_scope", fix=f"one of {', '.join(SCOPES)}")
     name_of_key = secrets.token_hex(6)
     token = f"de_{name_of_key}_{secrets.token_urlsafe(32)}"
-    key = Key(name_of_key, name, scope, _hash(token), False, datetime.now(UTC))
-    _append(lake, key)
+    now = datetime.now(UTC)
+    key = Key(name_of_key, name, scope, _hash(token), False, now, now + timedelta(days=days) if days else None)
+    if key.expires_at is not None:
+        _append(lake, key, "expires", key.expires_at)  # first: killed here there is no key, and never one without end
+    _append(lake, key, "made", now)
     return key, token
 
 
@@ -102,8 +118,8 @@ def revoke(lake: Tables, which: str) -> Key:
     (key,) = found
     if key.revoked:
         return key
-    gone = Key(key.id, key.name, key.scope, key.sha256, True, datetime.now(UTC))
-    _append(lake, gone)
+    gone = replace(key, revoked=True, at=datetime.now(UTC))
+    _append(lake, gone, "revoked", gone.at)
     return gone
 
 
@@ -111,18 +127,21 @@ def keys(lake: Tables) -> list[Key]:
     """Every key there is or was, in the order they were made."""
     if not lake.exists_table(KEYS):
         return []
-    rows = lake.scan(KEYS).collect().sort("at", pl.col("state") == "revoked")
-    made = {row["key_id"]: place for place, row in enumerate(rows.filter(pl.col("state") == "made").to_dicts())}
-    last = {row["key_id"]: row for row in sorted(rows.to_dicts(), key=lambda row: row["state"] == "revoked")}
-    return [
-        Key(name, row["name"], row["scope"], row["sha256"], row["state"] == "revoked", row["at"])
-        for name, row in sorted(last.items(), key=lambda item: made.get(item[0], -1))
-    ]
+    rows = lake.scan(KEYS).collect().sort("at").to_dicts()
+    said = {(row["key_id"], row["state"]): row for row in reversed(rows)}
+    found = []
+    for row in rows:
+        if row["state"] == "made":
+            gone, end = said.get((row["key_id"], "revoked")), said.get((row["key_id"], "expires"))
+            found.append(
+                Key(row["key_id"], row["name"], row["scope"], row["sha256"], gone is not None, (gone or row)["at"],
+                    end["at"] if end else None)
+            )  # fmt: skip
+    return found
 
 
-def _append(lake: Tables, key: Key) -> None:
-    state = "revoked" if key.revoked else "made"
-    row = {"key_id": key.id, "name": key.name, "scope": key.scope, "sha256": key.sha256, "state": state, "at": key.at}
+def _append(lake: Tables, key: Key, state: str, at: datetime) -> None:
+    row = {"key_id": key.id, "name": key.name, "scope": key.scope, "sha256": key.sha256, "state": state, "at": at}
     lake.create_table(KEYS, _SCHEMA)
     lake.append_rows(KEYS, [row], transaction=f"key-{key.id}-{state}")
 

@@ -22,6 +22,7 @@ from api.cli import (  # noqa: F401  (each hangs its verbs on the group)
     evidence,
     listings,
     preferences,
+    schedules,
     serving,
 )
 from api.cli.verb import cli

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from api.cli.verb import cli, existing, verb
+from api.cli.verb import cli, existing, seconds, verb
 from data_engine.errors import RequestError
 
 
@@ -24,11 +24,15 @@ from data_engine.errors import RequestError
 @click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(0, min_open=True),
               help="Requests a second of one key.")  # fmt: skip
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="Runs at a time; others wait.")
+@click.option("--gpu-runs", default=1, show_default=True, type=click.IntRange(1), help="Of all lakes, runs at a time "
+              "that compute where this machine has a GPU.")  # fmt: skip
+@click.option("--schedules/--no-schedules", default=True, show_default=True, help="Whether it keeps schedules, with a "
+              "Prefect server of its own or the one that PREFECT_API_URL names.")  # fmt: skip
 def serve(
     lake: str, host: str, port: int, keys: bool | None, allow: tuple[str, ...], hosts: tuple[str, ...],
-    origins: tuple[str, ...], environment: tuple[str, ...], rate: float, runs: int,
+    origins: tuple[str, ...], environment: tuple[str, ...], rate: float, runs: int, gpu_runs: int, schedules: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Serve the lake over REST until interrupted. It keeps no schedules: run `curate` by cron for now.
+    """Serve the lake over REST until interrupted, and run what is scheduled (`schedule add`).
 
     At an address that other machines reach it wants keys (`keys make`) and does not start without.
     """
@@ -53,6 +57,7 @@ def serve(
     settings = Settings(
         lake=lake, keys=wanted, hosts=tuple(name.lower() for name in hosts) + named, origins=origins, allow=allow,
         environment=environment, rate=rate, burst=max(1, int(4 * rate)), runs=runs,
+        gpu_runs=gpu_runs, schedules=schedules,
     )  # fmt: skip
     run(settings, host, port)
     return {"text": ""}
@@ -66,13 +71,15 @@ def keys() -> None:
 @verb("make", keys)
 @click.argument("name")
 @click.option("--scope", type=click.Choice(["read", "curate", "admin"]), default="read", show_default=True)
-def keys_make(lake: str, name: str, scope: Any) -> dict[str, Any]:
+@click.option("--expires", metavar="TIME", help="As in 12h, 30d; default: never.")
+def keys_make(lake: str, name: str, scope: Any, expires: str | None) -> dict[str, Any]:
     """Make a key for NAME and print it, once: nothing can bring it back."""
     from storage.keys import make
     from storage.lake import Lake
 
-    key, token = make(Lake.open(lake, create=True), name, scope)
-    return {"key": token, "key_id": key.id, "name": name, "scope": scope, "text": token}
+    days = seconds(expires) / 86400 if expires is not None else None
+    key, token = make(Lake.open(lake, create=True), name, scope, days=days)
+    return {"key": token, "key_id": key.id, "name": name, "scope": scope, "expires_at": key.expires_at, "text": token}
 
 
 @verb("list", keys)
@@ -82,8 +89,8 @@ def keys_list(lake: str) -> dict[str, Any]:
 
     return {
         "items": [
-            {"name": key.name, "scope": key.scope, "key_id": key.id, "state": "revoked" if key.revoked else "live",
-             "at": key.at}
+            {"name": key.name, "scope": key.scope, "key_id": key.id, "state": key.state, "at": key.at,
+             "expires_at": key.expires_at}
             for key in all_keys(existing(lake))
         ]
     }  # fmt: skip

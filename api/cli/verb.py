@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ __all__ = [
     "existing",
     "options",
     "parsed",
+    "seconds",
     "verb",
 ]
 
@@ -37,6 +39,7 @@ _SECTIONS = {
     "curation": "Selections, mixtures, exports",
     "evaluation": "Trained policies",
     "serving": "The service",
+    "schedules": "Schedules",
     "listings": "What there is",
 }  # by the module that a verb lies in
 
@@ -129,6 +132,17 @@ def parsed(model: type[Model], facts: Mapping[str, Any]) -> Model:
         return model.model_validate(facts)
     except ValidationError as error:
         raise RequestError(registry.explain(error, model), code="bad_request") from error
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def seconds(text: str) -> float:
+    """The seconds of a time as in ``90s``, ``15m``, ``6h``, ``1d``. Raises ``RequestError`` for anything else."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw]?)", text.strip())
+    if match is None:
+        raise RequestError(f"{text!r} is no time", code="bad_time", fix="as in 90s, 15m, 6h, 1d")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)

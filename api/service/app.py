@@ -25,11 +25,13 @@ from api.service.routes import (
     recipes,
     review,
     runs,
+    schedules,
     session,
     spaces,
     system,
 )
 from api.service.runs.supervisor import Supervisor
+from api.service.scheduling.scheduler import Scheduler
 from api.service.sessions import Sessions
 from api.service.settings import Settings
 from data_engine import __version__
@@ -37,7 +39,7 @@ from data_engine import __version__
 __all__ = ["ROUTERS", "make_app"]
 
 _NOUNS = (
-    system, session, overview, datasets, episodes, evidence, spaces, choices, recipes, runs, review,
+    system, session, overview, datasets, episodes, evidence, spaces, choices, recipes, runs, schedules, review,
 )  # fmt: skip
 ROUTERS = tuple(each.router for each in _NOUNS)
 _ABOUT = """Query, curate and freeze robot demonstrations.
@@ -58,17 +60,22 @@ def make_app(settings: Settings) -> FastAPI:
         live.start()
         app.state.supervisor = Supervisor(live)
         await app.state.supervisor.start()
+        if settings.schedules:
+            app.state.scheduler = Scheduler(live, app.state.supervisor)
+            app.state.scheduler.start()
         try:
             yield
         finally:
             await app.state.supervisor.stop()
+            if settings.schedules:
+                await app.state.scheduler.stop()
             live.stop()
 
     app = FastAPI(
         title="data-engine", version=__version__, description=_ABOUT, lifespan=lifespan, redirect_slashes=False,
         docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json",
     )  # fmt: skip
-    app.state.live, app.state.meter, app.state.sessions = live, meter, sessions
+    app.state.live, app.state.meter, app.state.sessions, app.state.scheduler = live, meter, sessions, None
     key = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: `data-engine keys make`.")
     for router in ROUTERS:
         app.include_router(router, responses=problems.RESPONSES, dependencies=[Depends(key)])

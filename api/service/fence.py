@@ -27,8 +27,6 @@ _NAMING = frozenset(
 
 def check_recipe(recipe: Recipe, settings: Settings) -> None:
     """Raise ``RequestError`` for the first thing that a resolved recipe names and may not."""
-    if recipe.schedule is not None:
-        raise RequestError("this service keeps no schedules", code="no_schedules", fix="leave schedule out")
     for source in recipe.sources:
         check_source(source, settings)
     for part in (*recipe.spaces, *recipe.score, *recipe.label):

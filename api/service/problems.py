@@ -21,10 +21,12 @@ _log = logging.getLogger("data_engine.service")
 _STATUS = {
     **dict.fromkeys(
         ("unknown_episode", "unknown_selection", "unknown_mixture", "unknown_dataset", "unknown_run", "unknown_key",
-         "unknown_file", "no_camera", "no_receipt", "no_mixture", "no_table", "no_fit"), 404,
+         "unknown_file", "unknown_schedule", "no_camera", "no_receipt", "no_mixture", "no_table",
+         "no_fit"), 404,
     ),
-    **dict.fromkeys(("overtaken", "stale_selection", "ambiguous_mixture", "key_reused", "ended", "shared_recording"),
-                    409),
+    **dict.fromkeys(
+        ("overtaken", "stale_selection", "ambiguous_mixture", "key_reused", "ended", "exists", "shared_recording"), 409
+    ),
     **dict.fromkeys(("unreachable", "starting"), 503),
     "broken_mixture": 410, "no_key": 401, "no_scope": 403, "foreign_origin": 403, "not_allowed": 403,
     "unknown_host": 421, "too_large": 413, "too_many": 429, "not_acceptable": 406,

@@ -31,6 +31,8 @@ class Settings(BaseModel):
     refresh_s: float = Field(default=1.0, gt=0, le=2.0, description="How often the lake is looked at.")
     folder: str | None = Field(default=None, description="Where runs are kept; default: in the user's cache.")
     runs: int = Field(default=1, ge=1, description="Runs at a time; others wait.")
+    gpu_runs: int = Field(default=1, ge=1, description="Runs at a time that compute where this machine has a GPU.")
+    schedules: bool = Field(default=False, description="Whether it keeps schedules, with Prefect.")
     rows: int = Field(default=1000, ge=1, description="The most rows of a page as JSON.")
 
 

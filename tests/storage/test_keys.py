@@ -59,3 +59,14 @@ def test_keys_are_no_part_of_what_makes_lakes_the_same(tmp_path):
     before = fingerprint(lake)
     keys.make(lake, "anna", "read")
     assert fingerprint(lake) == before
+
+
+def test_a_key_that_expired_is_none(tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"), create=True)
+    _, late = keys.make(lake, "anna", "read", days=30)
+    _, over = keys.make(lake, "bert", "read", days=1e-9)
+    ring = keys.Keyring(keys.keys(lake))
+    assert [key.state for key in keys.keys(lake)] == ["live", "expired"]
+    assert (ring.find(late) is not None, ring.find(over), len(ring)) == (True, None, 1)
+    keys.revoke(lake, "anna")
+    assert [key.state for key in keys.keys(lake)] == ["revoked", "expired"]

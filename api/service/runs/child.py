@@ -29,7 +29,7 @@ def main(folder: Path) -> int:
     work: Any = TypeAdapter(Work).validate_python(request["work"])
     try:
         with named(request["run_id"]):
-            answer = {"result": perform(request["lake"], work)}
+            answer = {"result": perform(request["lake"], work, request["flow_run"], request["gpu_runs"])}
     except KeyboardInterrupt:
         answer = {"error": {"code": "cancelled", "message": "cancelled", "fix": "start it again: it goes on"}}
     except EngineError as error:

@@ -118,8 +118,20 @@ def _plugins(work: Work) -> list[tuple[str, str, Any]]:
     return [("selectors", work.recipe.method, work.recipe)] if isinstance(work, Select) else []
 
 
-def perform(lake_uri: str, work: Work) -> dict[str, Any]:
-    """Do the work in this process and return what it came to."""
+def perform(lake_uri: str, work: Work, flow_run: str | None = None, gpu_runs: int = 1) -> dict[str, Any]:
+    """Do the work in this process and return what it came to; as ``flow_run`` of Prefect's, where it is one.
+
+    ``gpu_runs``: of the runs that compute, how many at a time do so where there is a GPU.
+    """
+    if isinstance(work, Curate | Score | Label | Embed):
+        from flows.turns import gpu_turn
+
+        with gpu_turn(gpu_runs):
+            return _perform(lake_uri, work, flow_run)
+    return _perform(lake_uri, work, flow_run)
+
+
+def _perform(lake_uri: str, work: Work, flow_run: str | None) -> dict[str, Any]:
     from flows.curate import curate
     from flows.executor import executor
     from flows.export import export
@@ -134,7 +146,12 @@ def perform(lake_uri: str, work: Work) -> dict[str, Any]:
     from storage.lake import Lake
 
     if isinstance(work, Curate):
-        answer = curate(lake_uri, recipes.validate(work.recipe))
+        if flow_run is not None:
+            from flows.prefect_flow import perform as as_flow
+
+            answer = as_flow(flow_run)
+        else:
+            answer = curate(lake_uri, recipes.validate(work.recipe))
         return {name: answer[name] for name in ("mixture_id", "exports", "datasets", "timings", "warnings")}
     lake = Lake.open(lake_uri)
     progress = terminal()

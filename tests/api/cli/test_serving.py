@@ -29,6 +29,15 @@ def test_keys_are_made_listed_and_revoked(capsys, tmp_path):
     assert "no key 'carl'" in refusal(capsys, "keys", "revoke", "carl", *lake)
 
 
+def test_a_key_that_expires_says_when_and_a_wrong_time_is_refused(capsys, tmp_path):
+    lake = ("--lake", tmp_path / "lake")
+    made = answer(capsys, "keys", "make", "anna", "--expires", "30d", *lake)
+    assert made["expires_at"]
+    assert [key["state"] for key in answer(capsys, "keys", "list", *lake)["items"]] == ["live"]
+    for wrong in ("soon", "-1d", "0s", "999999999d"):
+        assert "error: " in refusal(capsys, "keys", "make", "bert", "--expires", wrong, *lake)
+
+
 def test_it_does_not_start_open(capsys, tmp_path):
     lake = ("--lake", tmp_path / "lake")
     assert "no lake" in refusal(capsys, "serve", *lake)
@@ -44,7 +53,8 @@ def test_it_serves_until_interrupted(capsys, tmp_path, keys):
     lake = str(tmp_path / "lake")
     token = answer(capsys, "keys", "make", "anna", "--lake", lake)["key"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--lake", lake, *(["--keys"] if keys else [])]
+    command = [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--lake", lake, "--no-schedules",
+               *(["--keys"] if keys else [])]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
         try:
             line = server.stderr.readline()
