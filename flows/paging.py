@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -21,7 +22,7 @@ from flows.query import conjuncts_over, score_column, score_reference
 from storage import removals
 from storage.snapshot import Snapshot
 
-__all__ = ["Page", "page"]
+__all__ = ["Page", "page", "warm"]
 
 _IDENTITY: Mapping[str, tuple[str, ...]] = {
     "episodes": ("dataset", "source_key", "episode_id"),
@@ -103,6 +104,20 @@ def page(
     rows = wide.select(shown)[picked["_at"]] if len(picked) else wide.select(shown).clear()
     ends = _text(question, picked.row(-1, named=True), names) if more and len(picked) else None
     return Page(rows, matched, undecided, ends)
+
+
+def warm(lake: Snapshot, before: Snapshot) -> None:
+    """Make what was asked of ``before`` ready in the snapshot that comes after it, so that nobody waits for it."""
+    episodes = lake.episodes()
+    for key in list(before.kept()):
+        match key:
+            case ("score", ScoreRef() as reference):
+                with suppress(RequestError):  # measured against several sets by now: who asks is told
+                    _score(lake, episodes, reference)
+            case ("coded", "episodes", str(name)):
+                _coded(lake, "episodes", episodes, name)
+            case ("sorted", "episodes", str(name)):
+                lake.places_of("episodes", name, "")
 
 
 def _types(frame: pl.DataFrame) -> tuple[tuple[str, str], ...]:

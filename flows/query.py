@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from data_engine import expression, registry
@@ -15,6 +16,7 @@ from data_engine.model import TABLES
 from data_engine.scoring import Metric, Spec
 from storage import removals
 from storage.lake import Lake
+from storage.snapshot import Snapshot
 
 _SCORE = re.compile(r"[\w.@]+|percentile\([\w.@]+\)", re.ASCII | re.IGNORECASE)
 
@@ -143,6 +145,9 @@ def _spec(name: str) -> Spec:
 
 def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mapping[str, str] | None = None) -> pl.Series:
     metric = reference.metric or _Metrics()[reference.scorer][0]
+    fit = (fits or {}).get(reference.scorer)
+    if isinstance(lake, Snapshot):
+        return _from_memory(lake, episodes, reference, metric, fit)
     rows = (
         lake.scan("scores")
         .filter((pl.col("scorer") == reference.scorer) & (pl.col("metric") == metric))
@@ -150,21 +155,58 @@ def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mappin
         .collect()
         .join(episodes.select(pl.col("episode_id").alias("unit_id"), "content_hash"), on=["unit_id", "content_hash"])
     )
-    fit = (fits or {}).get(reference.scorer)
-    known = sorted(rows["fit_id"].unique())
+    measures = rows.select("version", "config_hash", "fit_id").unique().rows()
+    measure = _one(lake, measures, reference, metric, fit, len(episodes))
+    if measure is None:
+        return pl.Series(reference.field, [None] * len(episodes), pl.Float64)
+    version, config, fitted = (pl.lit(each, pl.String) for each in measure)
+    mine = (
+        pl.col("version").eq_missing(version) & pl.col("config_hash").eq_missing(config)
+        & pl.col("fit_id").eq_missing(fitted)
+    )  # fmt: skip
+    found = rows.filter(mine).select("unit_id", reference.field).unique("unit_id", keep="last", maintain_order=True)
+    units = episodes.select(pl.col("episode_id").alias("unit_id"))
+    return units.join(found, on="unit_id", how="left", maintain_order="left")[reference.field].cast(pl.Float64)
+
+
+def _from_memory(
+    lake: Snapshot, episodes: pl.DataFrame, reference: ScoreRef, metric: str, fit: str | None
+) -> pl.Series:  # fmt: skip
+    """What a snapshot holds by recording already: no join, O(episodes)."""
+    slots = lake.slots() if episodes is lake.episodes() else lake.pivot.slots(episodes)
+    held = {}
+    for key, measure in lake.pivot.find(reference.scorer, metric).items():
+        at = np.where(slots < len(measure.said), slots, -1)
+        said = (at >= 0) & (measure.said[at] >= 0)
+        if said.any():
+            held[key[2:]] = measure, np.where(said, at, -1)
+    chosen = _one(lake, list(held), reference, metric, fit, len(episodes))
+    if chosen is None:
+        return pl.Series(reference.field, [None] * len(episodes), pl.Float64)
+    measure, at = held[chosen]
+    values = measure.numbers[reference.field][at]
+    values[at < 0] = np.nan
+    return pl.Series(reference.field, values).fill_nan(None)
+
+
+def _one(
+    lake: Lake, measures: Sequence[tuple[str | None, ...]], reference: ScoreRef, metric: str, fit: str | None,
+    episodes: int,
+) -> tuple[str | None, ...] | None:  # fmt: skip
+    """Which of the measures (version, configuration, fit) of a metric is meant; None where nobody asks."""
+    known = sorted({str(each[2]) for each in measures})
     if fit is not None:
-        rows = rows.filter(pl.col("fit_id") == fit)
-    version = reference.version or max(rows["version"].unique(), key=_in_order, default="")
-    rows = rows.filter(pl.col("version") == version)
-    candidates = rows.select("fit_id", "config_hash").unique().sort("fit_id", "config_hash").rows()
-    if len(candidates) > 1:
-        named = ", ".join(candidate for candidate, _ in candidates)
+        measures = [each for each in measures if each[2] == fit]
+    version = reference.version or max((str(each[0]) for each in measures), key=_in_order, default="")
+    measures = sorted((each for each in measures if each[0] == version), key=str)
+    if len(measures) > 1:
+        named = sorted(str(each[2]) for each in measures)
         raise RequestError(
-            f"{reference.scorer} was measured against {len(candidates)} reference sets: {named}",
+            f"{reference.scorer} was measured against {len(measures)} reference sets: {', '.join(named)}",
             code="ambiguous_fit",
-            fix=f"name one, as in --fit {reference.scorer}={candidates[0][0]}, or score them together",
+            fix=f"name one, as in --fit {reference.scorer}={named[0]}, or score them together",
         )
-    if not len(rows) and len(episodes):
+    if not measures and episodes:
         wanted = f"{reference.scorer}.{metric}" + (f"@{reference.version}" if reference.version else "")
         scored = lake.scan("scores").select(pl.col("scorer").unique()).collect()["scorer"].sort().to_list()
         raise RequestError(
@@ -174,9 +216,7 @@ def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mappin
             if fit and known
             else f"run `data-engine score {reference.scorer}`; scored so far: {', '.join(scored) or 'nothing'}",
         )
-    found = rows.select("unit_id", reference.field).unique("unit_id", keep="last", maintain_order=True)
-    units = episodes.select(pl.col("episode_id").alias("unit_id"))
-    return units.join(found, on="unit_id", how="left", maintain_order="left")[reference.field].cast(pl.Float64)
+    return measures[0] if measures else None
 
 
 def _in_order(version: str) -> tuple[list[int], str]:

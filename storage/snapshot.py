@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
 import polars as pl
 
 from data_engine.model import TABLES, Dataset
+from storage import removals
 from storage.lake import Lake
+from storage.pivot import Pivot
 
 __all__ = ["Snapshot"]
 
@@ -22,6 +28,18 @@ T = TypeVar("T")
 
 _FIRST = ("episodes", "removals")  # what others are joined to is read first: rows that name a later episode fall away
 _ON_DISK = {"scores": ("step_values", "spans"), "annotations": ("step_values",)}
+_ORDER = ["dataset", "source_key", "episode_id"]  # of episodes
+_FEW = 5_000  # new episodes that are put in their places one by one
+_NOWHERE = np.empty(0, np.int64)
+_SEGMENTS = 32  # of a table, before those that came later are made one
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Rows of a table that were read together, and the files that they lie in."""
+
+    paths: frozenset[str]
+    rows: pl.DataFrame
 
 
 class Snapshot(Lake):
@@ -34,6 +52,8 @@ class Snapshot(Lake):
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
         self._frames: dict[str, pl.DataFrame] = {}
+        self._segments: dict[str, list[_Segment]] = {}
+        self._pivot: Pivot | None = None
         self._remembered: dict[Hashable, tuple[tuple[str, ...], Any]] = {}
         self._locks: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -54,15 +74,83 @@ class Snapshot(Lake):
         snapshot.versions, snapshot.taken = versions, now
         for name, version in versions.items():
             if before is not None and before.versions[name] == version:
-                snapshot._frames[name] = before._frames[name]
+                snapshot._frames[name], snapshot._segments[name] = before._frames[name], before._segments[name]
             else:
-                rows = lake.scan(name, version=version)
-                snapshot._frames[name] = rows.drop(_ON_DISK.get(name, ())).collect()
+                snapshot._read(lake, name, version, before._segments[name] if before is not None else [])
+        snapshot._pivot = snapshot._pivoted(before)
         if before is not None:
             same = {name for name in versions if before.versions[name] == versions[name]}
             kept = {key: entry for key, entry in list(before._remembered.items()) if same.issuperset(entry[0])}
             snapshot._remembered = kept
+            if "episodes" not in same and "removals" in same:
+                snapshot._insert(before)
         return snapshot
+
+    def _read(self, lake: Lake, name: str, version: int | None, held: list[_Segment]) -> None:
+        """The table at a version: of what is held, files that came in are read, and all of it where one has gone."""
+        paths = frozenset(file.path for file in lake.files(name, version)) if version is not None else frozenset()
+        if not all(segment.paths <= paths for segment in held):
+            held = []
+        new = paths.difference(*(segment.paths for segment in held))
+        if new or not held:
+            rows = lake.scan_files(name, sorted(new), version).drop(_ON_DISK.get(name, ())).collect()
+            held = [*held, _Segment(new, rows)]
+        if len(held) > _SEGMENTS:  # later ones are small; the first becomes part of them once it is not much larger
+            keep = 1 if sum(len(each.rows) for each in held[1:]) < len(held[0].rows) else 0
+            late = held[keep:]
+            one = _Segment(frozenset().union(*(each.paths for each in late)),
+                           pl.concat([each.rows for each in late], rechunk=True))  # fmt: skip
+            held = [*held[:keep], one]
+        self._segments[name] = held
+        self._frames[name] = pl.concat([each.rows for each in held]) if len(held) > 1 else held[0].rows
+
+    def _insert(self, before: Snapshot) -> None:
+        """Put few new episodes where they belong among those of ``before``, which are in order already."""
+        held = before._remembered.get(("episodes", False))
+        late = self._late(before, "episodes")
+        if held is None or late is None or sum(map(len, late)) > _FEW:
+            return
+        old: pl.DataFrame = held[1]
+        came = pl.concat(late)
+        again = old.filter(pl.col("episode_id").is_in(came["episode_id"].implode()))
+        newest = pl.concat([again, came]).sort("revision", "ingested_at").unique("episode_id", keep="last")
+        newest = removals.live(self, newest).sort(_ORDER)
+        stay = np.flatnonzero(~old["episode_id"].is_in(again["episode_id"].implode()).to_numpy())
+        if not len(stay) or newest.select(pl.any_horizontal(pl.col(_ORDER).is_null()).any()).item():
+            return
+        columns = [old[name] for name in _ORDER]
+
+        def key(place: int) -> tuple[str, ...]:
+            return tuple(column[int(stay[place])] for column in columns)
+
+        at = [bisect_left(range(len(stay)), row, key=key) for row in newest.select(_ORDER).rows()]
+        order = np.insert(stay, at, len(old) + np.arange(len(newest)))
+        self._remembered["episodes", False] = _FIRST, pl.concat([old, newest])[order]
+        slots = before._remembered.get("slots")
+        if slots is not None:
+            every = np.concatenate([slots[1], self.pivot.slots(newest)])
+            self._remembered["slots"] = _FIRST, every[order]
+
+    def _late(self, before: Snapshot, name: str) -> list[pl.DataFrame] | None:
+        """What a table holds that ``before`` does not; None where that cannot be told, or something has gone."""
+        seen, now = (frozenset().union(*(each.paths for each in held._segments[name])) for held in (before, self))
+        late = [each for each in self._segments[name] if not each.paths & seen]
+        if not seen <= now or now - seen != frozenset().union(*(each.paths for each in late)):
+            return None
+        return [each.rows for each in late]
+
+    def _pivoted(self, before: Snapshot | None) -> Pivot:
+        """The scores by recording, with what came in since ``before``."""
+        old = before._pivot if before is not None else None
+        if before is not None and old is not None:
+            if all(before.versions[name] == self.versions[name] for name in ("episodes", "scores")):
+                return old
+            late = self._late(before, "scores")
+            if late is not None:
+                rows = {f"{number:06}": each for number, each in enumerate(late)}
+                return old.with_rows(rows, self._frames["episodes"])
+        rows = {f"{number:06}": each.rows for number, each in enumerate(self._segments["scores"])}
+        return Pivot.of(rows, self._frames["episodes"])
 
     def __reduce__(self) -> Any:
         return Lake, (self.uri,)
@@ -110,21 +198,49 @@ class Snapshot(Lake):
     def rows_of(self, table: str, column: str, value: str) -> pl.DataFrame:
         """The rows of a table (of episodes: the newest, live ones) with ``value`` in a column of text.
 
-        O(log rows), once the column is sorted, which the first call sees to.
+        O(log rows), once the column's hashes are sorted, which the first call sees to.
         """
         frame = self.episodes() if table == "episodes" else self._frames[table]
-        made = self.remembered(("sorted", table, column), lambda: _sorted(frame[column]), (table, "removals"))
-        values, order = made
-        start, stop = (values.search_sorted(value, side) for side in ("left", "right"))
-        return frame[order[start:stop]]
+        places = self.places_of(table, column, value)
+        return frame[places] if len(places) else frame.head(0)
+
+    def kept(self) -> Iterable[Hashable]:
+        """The keys of what is remembered."""
+        return tuple(self._remembered)
+
+    def places_of(self, table: str, column: str, value: str) -> np.ndarray:
+        """Where :meth:`rows_of` lie in the table (of episodes, in :meth:`episodes`), int64, ascending."""
+        frame = self.episodes() if table == "episodes" else self._frames[table]
+        if not len(frame):
+            return _NOWHERE
+        hashes, order = self.remembered(("sorted", table, column), lambda: _sorted(frame[column]), (table, "removals"))
+        wanted = _hash(value)
+        start, stop = (int(hashes.searchsorted(wanted, side)) for side in ("left", "right"))
+        found = np.sort(order[start:stop])
+        return found[(frame[column][found] == value).fill_null(False).to_numpy()] if len(found) else _NOWHERE
+
+    @property
+    def pivot(self) -> Pivot:
+        """The scores by recording."""
+        assert self._pivot is not None
+        return self._pivot
+
+    def slots(self) -> np.ndarray:
+        """The pivot's slot of each row of :meth:`episodes`, int64 [rows]."""
+        return self.remembered("slots", lambda: self.pivot.slots(self.episodes()), _FIRST)
 
     def count(self, name: str) -> int:
         """Rows of a table that the snapshot holds."""
         return len(self._frames[name])
 
 
-def _sorted(column: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """The values of a column in order, without nulls, and where each one lies."""
-    order = column.arg_sort(nulls_last=True)
-    values = column.gather(order)
-    return values.head(len(values) - values.null_count()), order
+@lru_cache(maxsize=4096)  # a question about an episode asks for the same several times
+def _hash(value: str) -> np.uint64:
+    return np.uint64(pl.Series([value], dtype=pl.String).hash()[0])
+
+
+def _sorted(column: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of a column's values in order, and where each one lies. Equal hashes need not be equal values."""
+    hashes = column.hash().to_numpy()
+    order = np.argsort(hashes)
+    return hashes[order], order

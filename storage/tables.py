@@ -100,12 +100,19 @@ class Tables(Blobs):
         Raises ``RequestError`` for a table that is absent and that no contract describes, and for an unknown version.
         """
         table = self._open(name, version)
-        schema = self._declared(name) if table is None else commits.schema_of(table)
         files = [] if table is None else self._files(name, table)
-        if not files:
+        return self._scan(name, table, [file.path for file in files])
+
+    def scan_files(self, name: str, paths: Sequence[str], version: int | None = None) -> pl.LazyFrame:
+        """:meth:`scan` of these files of the table alone."""
+        return self._scan(name, self._open(name, version), paths)
+
+    def _scan(self, name: str, table: commits.DeltaTable | None, paths: Sequence[str]) -> pl.LazyFrame:
+        schema = self._declared(name) if table is None else commits.schema_of(table)
+        if not paths:
             return pl.DataFrame(schema.empty_table()).lazy()
         return pl.scan_parquet(
-            [self.uri_of(file.path) for file in files],
+            [self.uri_of(path) for path in paths],
             schema=pl.DataFrame(schema.empty_table()).schema,
             storage_options=self.options.polars or None,
             hive_partitioning=False,

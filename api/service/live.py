@@ -11,6 +11,7 @@ import polars as pl
 
 from api.service.settings import Settings
 from data_engine.errors import EngineError
+from flows.paging import warm
 from flows.query import score_metric
 from storage.keys import KEYS, Keyring, keys
 from storage.lake import Lake
@@ -69,7 +70,13 @@ class Live:
             version = self.lake.version(KEYS)
             if version != self._keys_version:
                 self._keyring, self._keys_version = Keyring(keys(self.lake)), version
-            self._snapshot = Snapshot.take(self.lake, self._snapshot)  # last: with it the service is ready
+            new = Snapshot.take(self.lake, self._snapshot)
+            if self._snapshot is not None and new is not self._snapshot:
+                warm(new, self._snapshot)
+            elif self._snapshot is None:
+                new.episodes()
+                new.slots()
+            self._snapshot = new  # last: with it the service is ready
             self.refresh_s = time.monotonic() - began
 
     def _look_after(self) -> None:

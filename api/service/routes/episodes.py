@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import mimetypes
 from typing import Annotated, Any
 
@@ -71,30 +72,33 @@ def episodes(
     return paged(request, found)
 
 
-@router.get("/episodes/{episode_id}")
-def episode(episode_id: EpisodeId, lake: Held) -> Episode:
+@router.get("/episodes/{episode_id}", response_class=Response, responses={200: {"model": Episode}})
+def episode(episode_id: EpisodeId, lake: Held) -> Response:
     """One episode with its scores, annotations and lineage."""
-    mine = _row(lake, episode_id)
-    of_it = pl.col("content_hash") == mine["content_hash"]
-    scores = lake.rows_of("scores", "unit_id", episode_id).filter(of_it)
-    said = lake.rows_of("annotations", "episode_id", episode_id).filter(of_it)
-    chosen = lake.rows_of("selections", "episode_id", episode_id).filter(pl.col("rank").is_not_null())
-    copies = lake.rows_of("episodes", "content_hash", mine["content_hash"])["episode_id"].sort()
-    return Episode(
-        episode=_plain(pl.DataFrame([mine], schema=lake.episodes().schema))[0],
-        scores=_plain(
-            scores.sort("scorer", "metric", "version", "fit_id", "start").drop("unit_kind", "unit_id", "content_hash")
-        ),
-        annotations=_plain(said.sort("start", "stop", "kind", "producer").drop("content_hash")),
-        lineage=Lineage(
-            run_id=mine["run_id"], parent=mine["parent"],
-            children=lake.rows_of("episodes", "parent", episode_id)["episode_id"].sort().to_list(),
-            copies=copies.filter(copies != episode_id).to_list(),
-            selections=_plain(
-                chosen.select("name", "selection_id", "rank", "weight", "start", "stop").sort("name", "rank")
-            ),
-        ),
-    )  # fmt: skip
+    (place,) = _place(lake, episode_id)
+    mine = lake.episodes()[int(place)]
+    recording, run_id, parent = (mine[name][0] for name in ("content_hash", "run_id", "parent"))
+    scores = lake.pivot.rows_at(int(lake.slots()[place]))
+    scores.sort(
+        key=lambda row: [str(row[name]) for name in ("scorer", "metric", "version", "fit_id")] + [row["start"] or 0]
+    )
+    said = lake.rows_of("annotations", "episode_id", episode_id)
+    said = (
+        said.filter(pl.col("content_hash") == recording).sort("start", "stop", "kind", "producer")
+        if len(said)
+        else said
+    )
+    chosen = lake.rows_of("selections", "episode_id", episode_id)
+    if len(chosen):
+        chosen = chosen.filter(pl.col("rank").is_not_null()).sort("name", "rank")
+    copies = _others(lake, "content_hash", recording)
+    lineage = {
+        "run_id": run_id, "parent": parent, "children": _others(lake, "parent", episode_id),
+        "copies": [name for name in copies if name != episode_id],
+        "selections": _plain(chosen.select("name", "selection_id", "rank", "weight", "start", "stop")),
+    }  # fmt: skip
+    body = json.dumps({"scores": scores, "annotations": _plain(said.drop("content_hash")), "lineage": lineage})
+    return Response(f'{{"episode":{mine.write_json()[1:-1]},{body[1:]}', media_type="application/json")
 
 
 @router.get("/episodes/{episode_id}/steps", responses=TABULAR, response_class=Response)
@@ -167,11 +171,21 @@ def frame(
     return Response(sink.getvalue(), headers=headers, media_type="image/jpeg")
 
 
-def _row(lake: Snapshot, episode_id: str) -> dict[str, Any]:
-    rows = lake.rows_of("episodes", "episode_id", episode_id)
-    if not len(rows):
+def _place(lake: Snapshot, episode_id: str) -> Any:
+    """Where the episode lies among all. Raises ``RequestError`` where it does not."""
+    places = lake.places_of("episodes", "episode_id", episode_id)
+    if not len(places):
         raise RequestError(f"no episode {episode_id!r} in the lake", code="unknown_episode", fix="see /v1/episodes")
-    return rows.row(0, named=True)
+    return places
+
+
+def _row(lake: Snapshot, episode_id: str) -> dict[str, Any]:
+    return lake.episodes().row(int(_place(lake, episode_id)[0]), named=True)
+
+
+def _others(lake: Snapshot, column: str, value: str) -> list[str]:
+    places = lake.places_of("episodes", column, value)
+    return sorted(lake.episodes()["episode_id"][places].to_list()) if len(places) else []
 
 
 def _video(lake: Snapshot, episode_id: str, camera: str) -> dict[str, Any]:
@@ -195,6 +209,4 @@ def _withheld(lake: Snapshot) -> set[str]:
 
 def _plain(rows: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values: times as text, NaN as null."""
-    import json
-
-    return json.loads(rows.write_json())
+    return json.loads(rows.write_json()) if len(rows) else []
