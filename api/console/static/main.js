@@ -10,7 +10,7 @@ const VIEWS = [
 ];
 const KEYS = [
   ["g then a letter", VIEWS.map(([, title, key]) => `${key} ${title.toLowerCase()}`).join(", ")],
-  ["/", "the first field"], ["j k Enter", "rows"], ["space", "play, pause"], ["← → , .", "a step; with shift ten"],
+  ["/", "the expression"], ["j k Enter", "rows"], ["space", "play, pause"], ["← → , .", "a step; with shift ten"],
   ["k d t l", "in review: keep, drop, trim, relabel"], ["n p", "in review: next, previous"], ["?", "this"],
 ];
 const main = h("main", { id: "main", tabindex: "-1" });
@@ -56,7 +56,7 @@ async function route() {
     await view.show(root, { args: rest, params: Object.fromEntries(new URLSearchParams(search)), signal, go, note, writes: writes(), me: who.name });
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
-    console.error(error);
+    if (error.status === undefined) console.error(error); // a defect of ours, not an answer of the service
     root.append(problem(error));
     if (!root.isConnected) fill(main, root);
   } finally {
@@ -134,7 +134,7 @@ addEventListener("keydown", (event) => {
     event.stopImmediatePropagation();
   } else if (event.key === "/") {
     event.preventDefault();
-    main.querySelector("input:not([type=range]):not([type=checkbox]), textarea")?.focus();
+    main.querySelector("form input:not([type=checkbox])")?.focus();
   } else if (event.key === "?") document.querySelector("dialog.keys")?.showModal();
 });
 addEventListener("hashchange", route);

@@ -57,6 +57,7 @@ async function one(root, id, { signal, go }) {
   const names = mixture.entries.map((each) => each.selection);
   const told = await Promise.all(names.map((name) => get(`selections/${at(name)}`, {}, signal).then(({ items }) => [name, items]).catch(() => [name, null])));
   const reasons = new Map(told.flatMap(([name, items]) => (items ?? []).map((r) => [`${name}/${r.episode_id}/${r.start}/${r.stop}`, r.reason])));
+  const inputs = new Map(told.map(([name, items]) => [name, items?.length ? JSON.parse(items[0].inputs) : null]));
   const why = (row) => reasons.get(`${row.selection}/${row.episode_id}/${row.start}/${row.stop}`) ?? null;
   const total = rows.items.reduce((sum, row) => sum + row.weight * (row.stop - row.start), 0) || 1;
   const rest = others.items.filter((each) => each.mixture_id !== mixture.mixture_id && each.status === "frozen");
@@ -71,7 +72,8 @@ async function one(root, id, { signal, go }) {
     h("div", {}, bars("By dataset", rows.items, (r) => r.dataset, total), bars("By task", rows.items, (r) => r.task ?? "no task", total))),
   h("div", { class: "columns" },
     h("section", {}, h("h2", {}, "What it was made from"), table([{ name: "selection" }, { name: "weight", number: true, show: (e) => number(e.weight) },
-      { name: "weigher", show: (e) => plain(e.weigher) }], mixture.entries, { label: "Entries" })),
+      { name: "weigher", show: (e) => plain(e.weigher) }, { name: "method", show: (e) => plain(inputs.get(e.selection)?.method) },
+      { name: "chosen from", show: (e) => plain(inputs.get(e.selection)?.where ?? inputs.get(e.selection)?.target) }], mixture.entries, { label: "Entries" })),
     h("section", {}, h("h2", {}, "Evidence"), table([{ name: "scorer" }, { name: "version" }, { name: "fit_id", title: "fit" }], mixture.scorers, { label: "Scorers" }))),
   h("h2", {}, "What is in, and why"));
   const body = h("div", {});

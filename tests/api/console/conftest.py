@@ -1,0 +1,3 @@
+from tests.api.service.conftest import curated
+
+__all__ = ["curated"]
