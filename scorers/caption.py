@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field
-
-from data_engine.asking import Asking, Dialogue, Question
+from data_engine.asking import Dialogue, Question
 from data_engine.labelling import Annotation, Labels, LabelSpec
 from data_engine.model import TIMESTAMP
 from data_engine.scoring import Metric, Needs, Resources, ScoreRow
-from scorers.showing import view_of
+from scorers.showing import Showing
 
 __all__ = ["Caption"]
 
@@ -24,14 +22,11 @@ _ASK = (
 _MOST = 1000  # characters of a caption
 
 
-class Caption(Asking):
+class Caption(Showing):
     """A sentence for each episode, annotation ``caption``; the recorded instruction is not shown to the model.
 
-    ``pictures`` frames of ``camera`` (default: the first by name) are shown. Metric ``words`` of the caption.
+    Metric ``words`` of the caption.
     """
-
-    pictures: int = Field(default=6, ge=1, le=64)
-    camera: str | None = None
 
     spec: ClassVar[LabelSpec] = LabelSpec(
         name="caption",
@@ -44,14 +39,9 @@ class Caption(Asking):
         learns=False,
     )
 
-    @property
-    def rounds(self) -> int:
-        """One question an episode."""
-        return 1
-
     def dialogue(self, episode: Mapping[str, Any]) -> Dialogue[Labels]:
         """Ask what an episode shows."""
-        pictures = view_of(episode, self.camera, self.pictures)
+        pictures = self.shown(episode)
         if not pictures:
             return Labels.undefined(self.spec.metrics, "no camera to look through")
         answer = yield Question((*pictures, _ASK.format(count=len(pictures))), _SYSTEM)

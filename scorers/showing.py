@@ -1,24 +1,37 @@
-"""Which frames of an episode a model is shown."""
+"""Labellers that show some frames of an episode to a model, and which frames those are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from data_engine.asking import Picture, steps_of
+from pydantic import Field
 
-__all__ = ["view_of"]
+from data_engine.asking import Asking, Picture, steps_of
+
+__all__ = ["Showing"]
 
 
-def view_of(episode: Mapping[str, Any], camera: str | None, count: int) -> tuple[Picture, ...]:
-    """``count`` pictures of an episode (a row of the table), evenly spread; none where it has no such camera.
+class Showing(Asking):
+    """One question an episode, about ``pictures`` frames of ``camera`` (default: the first by name), evenly spread.
 
-    ``camera`` None: the first by name. A single picture is of the last step.
+    The last frame is among them; a single picture is that one.
     """
-    seen = sorted(video["camera"] for video in episode["videos"] or ())
-    through = (camera if camera in seen else None) if camera else next(iter(seen), None)
-    if through is None or not episode["n_steps"]:
-        return ()
-    last = episode["n_steps"] - 1
-    steps = (last,) if count == 1 else steps_of(0, last + 1, count)
-    return tuple(Picture(episode["episode_id"], episode["content_hash"], through, step) for step in steps)
+
+    pictures: int = Field(default=6, ge=1, le=64)
+    camera: str | None = None
+
+    @property
+    def rounds(self) -> int:
+        """One question an episode."""
+        return 1
+
+    def shown(self, episode: Mapping[str, Any]) -> tuple[Picture, ...]:
+        """The pictures of ``episode``, a row of the table; none where it has no such camera."""
+        seen = sorted(video["camera"] for video in episode["videos"] or ())
+        camera = (self.camera if self.camera in seen else None) if self.camera else next(iter(seen), None)
+        if camera is None or not episode["n_steps"]:
+            return ()
+        last = episode["n_steps"] - 1
+        steps = (last,) if self.pictures == 1 else steps_of(0, last + 1, self.pictures)
+        return tuple(Picture(episode["episode_id"], episode["content_hash"], camera, step) for step in steps)

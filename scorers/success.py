@@ -10,13 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field
-
-from data_engine.asking import Answer, Asking, Dialogue, Picture, Question, instruction
+from data_engine.asking import Answer, Dialogue, Picture, Question, instruction
 from data_engine.labelling import Annotation, Labels, LabelSpec
 from data_engine.model import TIMESTAMP
 from data_engine.scoring import Metric, Needs, Resources, ScoreRow
-from scorers.showing import view_of
+from scorers.showing import Showing
 
 __all__ = ["Success"]
 
@@ -31,16 +29,12 @@ _WORDS = {"success": True, "failure": False, "unsure": None}
 _WORD = re.compile(r"\b(success|failure|unsure)\b", re.IGNORECASE)
 
 
-class Success(Asking):
+class Success(Showing):
     """A verdict on each episode: annotation ``success`` with label ``true``, ``false`` or ``unsure``, the reason, and
     the raw answer as its text.
 
-    ``pictures`` frames of ``camera`` (default: the first by name) are shown, the last one among them. Metric
-    ``success``: 1 or 0, undefined where it is unsure.
+    Metric ``success``: 1 or 0, undefined where it is unsure.
     """
-
-    pictures: int = Field(default=6, ge=1, le=64)
-    camera: str | None = None
 
     spec: ClassVar[LabelSpec] = LabelSpec(
         name="success",
@@ -53,14 +47,9 @@ class Success(Asking):
         learns=False,
     )
 
-    @property
-    def rounds(self) -> int:
-        """One question an episode."""
-        return 1
-
     def dialogue(self, episode: Mapping[str, Any]) -> Dialogue[Labels]:
         """Ask whether an episode succeeded."""
-        pictures = view_of(episode, self.camera, self.pictures)
+        pictures = self.shown(episode)
         task = instruction(episode)
         if task is None or not pictures:
             return Labels.undefined(self.spec.metrics, "no camera to look through" if task else "no instruction")
