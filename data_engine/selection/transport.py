@@ -40,7 +40,9 @@ class _Space:
 
     def __init__(self, ours: np.ndarray, theirs: np.ndarray, rank: int, explained: float, whitened: bool) -> None:
         self.rank, self.explained, self.whitened = rank, explained, whitened
+        self.compared: dict[str, float] = {}  # the separation of this space and of the other that there was
         self.shape = len(ours), len(theirs)
+        self.theirs = theirs
         self.similarity = cosines(ours, theirs) if len(ours) * len(theirs) <= MAX_CELLS else None
         if self.similarity is None:
             self.units = UnitCosts(directions(ours).astype(np.float32), directions(theirs).astype(np.float32))
@@ -78,6 +80,19 @@ class _Space:
             deep *= 2
 
     @cached_property
+    def separation(self) -> float:
+        """The chance that a target lies nearer to another target than a candidate does to any: what the space knows of
+        the targets that was not put into it. 0.5 where it knows nothing, or there is but one target.
+        """
+        if len(self.theirs) < 2:
+            return 0.5
+        among = cosines(self.theirs, self.theirs)
+        np.fill_diagonal(among, -np.inf)
+        ranked, held = np.sort(np.round(self.best, 6)), np.round(among.max(axis=1), 6)
+        below = sum(np.searchsorted(ranked, held, side=side).mean() for side in ("left", "right"))
+        return float(below / 2 / len(ranked))
+
+    @cached_property
     def spread(self) -> float:
         """The standard deviation of the cosines, over a part of the candidates where they are many."""
         if self.similarity is not None:
@@ -99,7 +114,10 @@ class Transport(Selector):
 
     Weights are softmax(-potential / ``tau``) over the chosen, at mean 1: a shift of the potential changes nothing.
 
-    ``variance``, ``rank_share``, ``ridge``: the reduced rank and its whitening. ``whiten=False``: centre only.
+    ``variance``, ``rank_share``, ``ridge``: the reduced rank and its whitening. ``whiten=False``: centre only;
+    ``auto``: whichever of the two spaces tells the targets from the candidates better, by how near each target lies to
+    the others (the report's ``separation``): whitening uncovers what loud directions hide, and where there are none it
+    only lifts what tells little.
     ``min_spread``: smallest standard deviation of the cosines that still tells candidates apart; below it the request
     is refused, or with ``on_collapse="unwhitened"`` done without whitening. ``solver``, ``regularisation``: see
     ``data_engine.selection.solver``; the report's ``gap`` says how far from exact it is at most. ``baselines``: measure
@@ -115,7 +133,7 @@ class Transport(Selector):
     needs_targets = True
     has_auto_budget = True
 
-    whiten: bool = True
+    whiten: bool | Literal["auto"] = "auto"
     variance: float = Field(0.95, gt=0, le=1)
     rank_share: float = Field(0.1, gt=0, le=1)
     ridge: float = Field(1e-5, ge=0)
@@ -161,6 +179,7 @@ class Transport(Selector):
             "rank": space.rank,
             "explained_variance": space.explained,
             "cosine_spread": space.spread,
+            **({"separation": space.compared} if space.compared else {}),
             "solver": solution.solver,
             "converged": solution.converged,
             "gap": solution.gap,
@@ -199,7 +218,11 @@ class Transport(Selector):
             white = whitening.apply(both)
             whitened = _Space(white[:n], white[n:], whitening.rank, whitening.explained, True)
             if whitened.spread >= self.min_spread:
-                return whitened
+                compared = {"whitened": whitened.separation, "unwhitened": space.separation}
+                better = self.whiten is True or compared["whitened"] >= compared["unwhitened"]
+                chosen = whitened if better or space.spread < _FLAT else space
+                chosen.compared = compared
+                return chosen
             if self.on_collapse == "refuse":
                 raise RequestError(
                     f"the whitened space tells the {n} candidates apart no more: "

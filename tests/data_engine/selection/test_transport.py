@@ -41,14 +41,18 @@ def planted(n, d, rank, *, share=0.1, loud=1.0, seed=0, m=10):
     [(200, 256, 8), (1500, 256, 8), (400, 24, 24), (200, 400, 200)],
     ids=["low rank, d > n", "low rank", "full rank", "full rank, d > n"],
 )
-def test_planted_candidates_come_first(units, n, d, rank):
+@pytest.mark.parametrize("whiten", [True, "auto"])
+def test_planted_candidates_come_first(units, n, d, rank, whiten):
     candidates, targets, truth = planted(n, d, rank)
-    chosen = Transport().select(units(candidates, "c"), units(targets, "t"), budget=int(truth.sum()), seed=0)
+    chosen = Transport(whiten=whiten).select(
+        units(candidates, "c"), units(targets, "t"), budget=int(truth.sum()), seed=0
+    )
     assert auc(-potentials(chosen), truth) > 0.97
     assert truth[chosen.order].mean() > 0.65
-    assert chosen.report["rank"] <= 0.1 * (n + 10)
+    assert chosen.report["whitened"] or whiten == "auto"
+    assert chosen.report["rank"] <= 0.1 * (n + 10) or not chosen.report["whitened"]
     distance = chosen.report["transport_distance"]
-    assert distance["chosen"] < 0.9 * distance["random"]
+    assert distance["chosen"] < (0.9 if chosen.report["whitened"] else 0.95) * distance["random"]
     assert distance["chosen"] <= distance["nearest"] + 0.05
 
 
@@ -61,6 +65,32 @@ def test_beats_unwhitened_neighbours_where_a_loud_direction_tells_nothing(units,
     theirs = Nearest().select(candidates, targets, budget=budget, seed=0)
     assert truth[ours.order].mean() >= truth[theirs.order].mean()
     assert ours.report["transport_distance"]["chosen"] < ours.report["transport_distance"]["nearest"]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_space_that_tells_the_targets_apart_better_is_taken(units, monkeypatch, large):
+    if large:
+        monkeypatch.setattr("data_engine.selection.transport.MAX_CELLS", 100)
+    for loud, whitened in ((6.0, True), (1.0, False)):
+        candidates, targets, truth = planted(500, 64, 12, loud=loud, seed=1)
+        arguments = units(candidates, "c"), units(targets, "t")
+        auto, always, never = (
+            Transport(whiten=which, baselines=False).select(*arguments, budget=50, seed=0)
+            for which in ("auto", True, False)
+        )
+        compared = auto.report["separation"]
+        assert (compared["whitened"] >= compared["unwhitened"]) == auto.report["whitened"] == whitened
+        assert auto.order.tolist() == (always if whitened else never).order.tolist()
+        precision = [truth[chosen.order].mean() for chosen in (auto, always, never)]
+        assert precision[0] == max(precision)
+        assert 0.5 < min(compared.values()) <= max(compared.values()) <= 1
+
+
+def test_one_target_says_nothing_of_the_space_and_it_is_whitened(units):
+    candidates, targets, _ = planted(200, 32, 8)
+    chosen = Transport(baselines=False).select(units(candidates, "c"), units(targets[:1], "t"), budget=20, seed=0)
+    assert chosen.report["whitened"]
+    assert chosen.report["separation"] == {"whitened": 0.5, "unwhitened": 0.5}
 
 
 def test_whitening_at_full_rank_of_a_low_rank_space_is_the_trap(units):
