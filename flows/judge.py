@@ -17,7 +17,7 @@ from scorers.compatibility import Judgement
 from scorers.compatibility import judge as judged
 from storage.lake import Lake
 
-__all__ = ["judge"]
+__all__ = ["judge", "named"]
 
 
 def judge(
@@ -36,7 +36,7 @@ def judge(
         raise RequestError(f"the columns of {source.uri} are only a guess", code="unconfirmed_map", fix="see `ingest`")
     names = dict(lake.episodes().select("content_hash", "episode_id").iter_rows())
     return [
-        {"key": item.key, **_row(_judged(item, fit, reader, probe), names)}
+        {"key": item.key, **named(_judged(item, fit, reader, probe), names)}
         for item in reader.read(source, probe, [ref.key for ref in probe.episodes])
     ]
 
@@ -56,7 +56,8 @@ def _judged(item: SourceEpisode | Unreadable, fit: Fit, reader: Format, probe: P
     return judged(fit, state, action, fps=fps, task=item.task or "", group=group)
 
 
-def _row(found: Judgement, names: Mapping[str, str]) -> dict[str, Any]:
+def named(found: Judgement, names: Mapping[str, str]) -> dict[str, Any]:
+    """A judgement as plain values; base demonstrations by their id where ``names`` has it, by content hash."""
     return {
         "accepted": found.accepted,
         "compatibility": found.compatibility,

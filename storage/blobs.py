@@ -218,6 +218,16 @@ class Blobs:
         return reference.local(PurePosixPath(path).stem, _cache(), trusted=True)
 
 
+    def signed(self, path: str, seconds: int) -> str | None:
+        """An address at which whoever has it reads ``path`` for so long; None where the store signs none.
+
+        That is a local folder, and a file that is kept by reference.
+        """
+        if self.is_local or self.size(path) is None or not self.fs.exists(self._at(path)):
+            return None
+        return str(self.fs.sign(self._at(path), expiration=seconds))
+
+
 def _hash_in(path: str) -> str | None:
     name = PurePosixPath(path).stem.rpartition("-")[2]
     return name if re.fullmatch("[0-9a-f]{64}", name) else None

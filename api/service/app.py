@@ -21,6 +21,7 @@ from api.service.routes import (
     datasets,
     episodes,
     evidence,
+    fits,
     overview,
     recipes,
     review,
@@ -39,7 +40,7 @@ from data_engine import __version__
 __all__ = ["ROUTERS", "make_app"]
 
 _NOUNS = (
-    system, session, overview, datasets, episodes, evidence, spaces, choices, recipes, runs, schedules, review,
+    system, session, overview, datasets, episodes, evidence, fits, spaces, choices, recipes, runs, schedules, review,
 )  # fmt: skip
 ROUTERS = tuple(each.router for each in _NOUNS)
 _ABOUT = """Query, curate and freeze robot demonstrations.

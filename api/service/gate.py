@@ -37,7 +37,7 @@ OPEN = frozenset({"/v1/health", "/v1/ready", "/v1/openapi.json", "/v1/session"})
 """Answered without a key: they tell nothing of what is in the lake."""
 
 _ADMIN = ("/v1/audit",)
-_ASKING = frozenset({"/v1/search", "/v1/recipes/validate"})  # a POST for its body's sake: nothing is changed
+_ASKING = frozenset({"/v1/search", "/v1/recipes/validate", "/v1/judgements"})  # a POST for its body's sake alone
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,200}")
 _LOCAL = Key("local", "local", "admin", "", False, datetime.now(UTC))

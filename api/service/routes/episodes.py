@@ -24,10 +24,12 @@ router = APIRouter(prefix="/v1", tags=["episodes"])
 
 EpisodeId = Annotated[str, Path(description="The episode's id.", examples=["ep_0123456789abcdef0123"], max_length=200)]
 Camera = Annotated[str, Path(description="The camera's name.", examples=["front"], max_length=200)]
+_SIGNED_S = 300
 _VIDEO = {
     200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}, "description": "The video."},
     206: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}, "description": "A part of it."},
     304: {"description": "It is what you hold."},
+    307: {"description": "It is there, for five minutes."},
     416: {"description": "It has no such range."},
 }
 _PICTURE = {
@@ -104,7 +106,7 @@ def episode(episode_id: EpisodeId, lake: Held) -> Response:
 @router.get("/episodes/{episode_id}/steps", responses=TABULAR, response_class=Response)
 def steps(request: Request, episode_id: EpisodeId, lake: Held, columns: Columns = None) -> Response:
     """The steps of an episode, in order."""
-    mine = lake.episodes().filter(pl.col("episode_id") == _row(lake, episode_id)["episode_id"])
+    mine = lake.episodes()[_place(lake, episode_id)]
     (found,) = lake.steps(mine, split(columns) or None)
     missing = [name for name in split(columns) if name not in found[1].column_names]
     if missing:
@@ -132,13 +134,19 @@ def step_values(
 
 @router.head("/episodes/{episode_id}/video/{camera}", include_in_schema=False)
 @router.get("/episodes/{episode_id}/video/{camera}", response_class=Response, responses=_VIDEO)
-def video(request: Request, episode_id: EpisodeId, camera: Camera, lake: Held) -> Response:
+def video(
+    request: Request, episode_id: EpisodeId, camera: Camera, lake: Held,
+    redirect: Annotated[bool, Query(description="Where the lake is on S3, answer with a signed address there: send no "
+                                    "key along.")] = False,
+) -> Response:  # fmt: skip
     """The video file that an episode's frames lie in, by range. Its span in it is the episode's ``videos.start_s``."""
     found = _video(lake, episode_id, camera)
-    headers, held = immutable(request, found["blob"].rpartition("/")[2].partition(".")[0])
+    headers, held = immutable(request, _blob(found))
     if held:
         return Response(status_code=304, headers=headers)
     headers |= {"X-Start-S": str(found["start_s"]), "X-End-S": str(found["end_s"])}
+    if redirect and (signed := lake.signed(found["blob"], _SIGNED_S)) is not None:
+        return Response(status_code=307, headers={**headers, "Location": signed, "Cache-Control": "no-store"})
     kind = mimetypes.guess_type(found["blob"])[0] or "application/octet-stream"
     return FileResponse(lake.local(found["blob"]), headers=headers, media_type=kind)
 
@@ -151,24 +159,66 @@ def frame(
 ) -> Response:  # fmt: skip
     """The frame nearest a time of an episode, as a JPEG thumbnail."""
     found = _video(lake, episode_id, camera)
-    last = max(found["end_s"] - found["start_s"] - 0.5 / max(found["fps"] or 1.0, 1e-6), 0.0)
-    if at > found["end_s"] - found["start_s"]:
-        raise RequestError(f"the episode ends at {last:g} s", code="bad_time", fix="ask for an earlier frame")
-    headers, held = immutable(request, f"{found['blob'].rpartition('/')[2].partition('.')[0]}-{at}-{width}")
+    length = found["end_s"] - found["start_s"]
+    if at > length:
+        raise RequestError(f"the episode ends at {length:g} s", code="bad_time", fix="ask for an earlier frame")
+    headers, held = immutable(request, f"{_blob(found)}-{at}-{width}")
     if held:
         return Response(status_code=304, headers=headers)
+    (picture,) = _pictures(lake, found, [at], width)
+    return Response(_jpeg(picture), headers=headers, media_type="image/jpeg")
+
+
+@router.get("/episodes/{episode_id}/sheet/{camera}", response_class=Response, responses=_PICTURE)
+def sheet(
+    request: Request, episode_id: EpisodeId, camera: Camera, lake: Held,
+    frames: Annotated[int, Query(description="From the first to the last, evenly apart.", ge=1, le=64)] = 12,
+    across: Annotated[int, Query(description="In a row.", ge=1, le=16)] = 4,
+    width: Annotated[int, Query(description="Of each, in pixels.", ge=16, le=640)] = 160,
+) -> Response:  # fmt: skip
+    """A contact sheet: frames of an episode side by side, in rows, as one JPEG."""
+    from PIL import Image
+
+    found = _video(lake, episode_id, camera)
+    headers, held = immutable(request, f"{_blob(found)}-{found['start_s']}-sheet-{frames}-{across}-{width}")
+    if held:
+        return Response(status_code=304, headers=headers)
+    length = found["end_s"] - found["start_s"]
+    times = [length * number / max(frames - 1, 1) for number in range(frames)]
+    pictures = _pictures(lake, found, times, width)
+    wide, high = pictures[0].size
+    whole = Image.new("RGB", (wide * min(across, frames), high * -(-frames // across)))
+    for number, picture in enumerate(pictures):
+        whole.paste(picture, (number % across * wide, number // across * high))
+    return Response(_jpeg(whole), headers=headers, media_type="image/jpeg")
+
+
+def _pictures(lake: Snapshot, found: dict[str, Any], times: list[float], width: int) -> list[Any]:
+    """The frames nearest to ``times`` in seconds, ascending, no wider than ``width`` (0: as they are), as pictures."""
     from PIL import Image
 
     from data_engine.video import FrameReader
 
-    seen = FrameReader(lake.local(found["blob"]))
-    (pixels,) = seen.at([found["start_s"] + min(at, last)], tolerance_s=1.0 / max(found["fps"] or 1.0, 1e-6))
-    picture = Image.fromarray(pixels)
-    if width and width < picture.width:
-        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))))
+    step = 1.0 / max(found["fps"] or 1.0, 1e-6)
+    last = max(found["end_s"] - found["start_s"] - step / 2, 0.0)
+    seen = FrameReader(lake.local(found["blob"])).at(
+        [found["start_s"] + min(at, last) for at in times], tolerance_s=step
+    )
+    pictures = [Image.fromarray(pixels) for pixels in seen]
+    if not width or width >= pictures[0].width:
+        return pictures
+    size = (width, max(1, round(pictures[0].height * width / pictures[0].width)))
+    return [picture.resize(size) for picture in pictures]
+
+
+def _jpeg(picture: Any) -> bytes:
     sink = io.BytesIO()
     picture.save(sink, "JPEG", quality=85)
-    return Response(sink.getvalue(), headers=headers, media_type="image/jpeg")
+    return sink.getvalue()
+
+
+def _blob(video: dict[str, Any]) -> str:
+    return str(video["blob"]).rpartition("/")[2].partition(".")[0]
 
 
 def _place(lake: Snapshot, episode_id: str) -> Any:

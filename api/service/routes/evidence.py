@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -109,8 +111,8 @@ class Tallies(BaseModel):
 
 
 class Search(BaseModel):
-    """What to find the like of: exactly one of an episode, a text and a vector; with ``start`` and ``stop`` a part of
-    the episode, among parts of others."""
+    """What to find the like of: exactly one of an episode, a text, a picture and a vector; with ``start`` and ``stop``
+    a part of the episode, among parts of others."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -119,6 +121,8 @@ class Search(BaseModel):
     stop: int | None = Field(default=None, ge=1, le=2**53, description="The step after its last.")
     camera: str | None = Field(default=None, max_length=200, description="That shows the part; default: the first.")
     text: str | None = Field(default=None, min_length=1, max_length=2000, description="Of what a frame shows.")
+    image: str | None = Field(default=None, max_length=12 << 20, description="A picture file, in base64.",
+                              json_schema_extra={"contentEncoding": "base64"})  # fmt: skip
     vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536, description="In the space.")
     space: str = Field(default="trajectory", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     k: int = Field(default=10, ge=1, le=1000)
@@ -163,9 +167,23 @@ def score_distribution(
     lake: Held,
     where: Where = None,
     bins: Annotated[int, Query(ge=1, le=1000)] = 50,
+    quantiles: Annotated[
+        str | None, Query(description="Comma-separated shares from 0 to 1.", max_length=1000, examples=["0.1,0.5,0.9"])
+    ] = None,
 ) -> Distribution:
     """A histogram and quantiles of a score over the episodes that an expression admits."""
-    return Distribution(**distribution(lake, name, where=where, bins=bins))
+    asked = {"quantiles": _shares(quantiles)} if quantiles is not None else {}
+    return Distribution(**distribution(lake, name, where=where, bins=bins, **asked))
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(part) for part in split(text)]
+    except ValueError:
+        shares = []
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise RequestError(f"{text[:100]!r} are no shares", code="bad_quantiles", fix="as in 0.1,0.5,0.9")
+    return shares
 
 
 @router.post("/annotations", tags=["annotations"], status_code=201)
@@ -196,8 +214,8 @@ def search(body: Search, lake: Held) -> Hits:
     """The episodes nearest to one in an embedding space, of its own kind of robot; or the parts of episodes nearest to
     a part of one, whatever their speed; or those that hold the nearest to a text or a vector, and where they do.
     """
-    if sum(given is not None for given in (body.episode, body.text, body.vector)) != 1:
-        raise RequestError("a search is for one thing", code="bad_request", fix="give episode, text or vector")
+    if sum(given is not None for given in (body.episode, body.text, body.image, body.vector)) != 1:
+        raise RequestError("a search is for one thing", code="bad_request", fix="give episode, text, image or vector")
     if (body.start, body.stop, body.camera) != (None, None, None):
         if body.episode is None or body.start is None or body.stop is None or body.start >= body.stop:
             raise RequestError(
@@ -217,4 +235,13 @@ def search(body: Search, lake: Held) -> Hits:
 
     if body.vector is not None:
         return Hits(items=like(lake, body.space, body.vector, k=body.k, where=body.where))
+    if body.image is not None:
+        try:
+            data = base64.b64decode(body.image, validate=True)
+        except ValueError as error:
+            raise RequestError("image is no base64", code="bad_image", fix="encode the file's bytes") from error
+        with NamedTemporaryFile(suffix=".picture") as file:
+            file.write(data)
+            file.flush()
+            return Hits(items=seen(lake, body.space, image=file.name, k=body.k, where=body.where))
     return Hits(items=seen(lake, body.space, text=body.text, k=body.k, where=body.where))

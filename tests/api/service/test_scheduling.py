@@ -137,7 +137,7 @@ def test_a_schedule_runs_and_survives_a_kill_and_what_was_missed_is_seen(lake, t
         assert second.client.delete("/v1/schedules/nightly").json()["state"] == "removed"
     finally:
         second.stop()
-    assert second.process.returncode == 0
+    assert second.process.returncode in (0, -signal.SIGTERM)
     assert gone(tmp_path / "cache")
     assert same_as_by_hand(lake, recipe)
 
