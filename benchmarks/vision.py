@@ -10,6 +10,8 @@ Throughput: the real videos of ``--data`` (640x480 AV1 of a humanoid and the pla
 what the model takes), the model alone on frames in memory, and both as ``embed`` runs them. ``--model`` is timed with
 ``--checkpoint``, or with random weights, which are as fast as any. What is aimed at: both together reach 85 % of the
 slower of the two.
+
+Search (``--only search``): latency and recall over made vectors (:mod:`benchmarks.vision_search`).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks import vision_search
 from benchmarks.table import Machine, Row, Table, options_of, rounds, show
 from data_engine.recipe import SourceRecipe
 from data_engine.scoring import EpisodeBatch
@@ -50,7 +53,7 @@ def main() -> int:
         "--checkpoint", help="its weights, with its architecture where no --model is named; default: random ones"
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=["scenes", "speed"])
+    parser.add_argument("--only", choices=["scenes", "speed", "search"])
     asked = parser.parse_args()
     machine = Machine()
     lines: list[str] = []
@@ -58,13 +61,16 @@ def main() -> int:
     set_threads(1)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         work = Path(folder)
-        if asked.only != "speed":
+        if asked.only in (None, "scenes"):
             began = time.process_time()
             towers = OpenClip(checkpoint=str(train(work / "eyes")))
             lines.append(f"small model trained in {time.process_time() - began:.0f} s of one core")
             lines += rewards(towers, each=1 if asked.quick else 3)
             lines += search(towers, each=2 if asked.quick else 5)
-        if asked.only != "scenes":
+        if asked.only in (None, "search"):
+            rows = vision_search.main_rows(asked.quick)
+            lines += [*_columns(rows), vision_search.aligned()]
+        if asked.only in (None, "speed"):
             if not asked.data.exists():
                 print(f"{asked.data} is not there; give --data", file=sys.stderr)
                 return 2
@@ -75,6 +81,14 @@ def main() -> int:
     lines.append(f"peak memory of this process: {peak:,.0f} MB")
     show(tables, lines, machine, as_json=asked.json)
     return 0
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """``rows`` of equal keys as lines of a table."""
+    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(rows[0], *cells, strict=True)]
+    lines = [list(rows[0]), *cells]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
 
 
 def rewards(towers: OpenClip, each: int) -> list[str]:

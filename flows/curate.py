@@ -25,6 +25,7 @@ from flows.export import export
 from flows.index import embed, index, vectors
 from flows.ingest import ingest
 from flows.label import label
+from flows.label_summary import summed_up
 from flows.mix import mix
 from flows.progress import Progress, terminal
 from flows.query import score_column
@@ -141,7 +142,7 @@ class _Curation:
             for item in recipe.export
         ]
         batch = self._timed("load", lambda: _first_batch(mixture["uri"]))
-        document = self._report(receipts, episodes, scores, selections, mixture, exports, fits, versions)
+        document = self._report(receipts, episodes, scores, labels, selections, mixture, exports, fits, versions)
         document["batch"] = batch
         path = f"reports/{self.run_.id}.html"
         document["report"] = lake.uri_of(path)
@@ -185,6 +186,7 @@ class _Curation:
         receipts: list[dict[str, Any]],
         episodes: pl.DataFrame,
         scores: list[dict[str, Any]],
+        labels: list[dict[str, Any]],
         selections: list[dict[str, Any]],
         mixture: dict[str, Any],
         exports: list[dict[str, Any]],
@@ -224,6 +226,7 @@ class _Curation:
                 for receipt in receipts
             ],
             "scores": [self._scored(item, episodes, fits) for item in scores],
+            "labels": [summed_up(self.lake, item, episodes) for item in labels],
             "selections": selections,
             "episodes": [
                 {key: row[key] for key in ("episode_id", "dataset", "task", "operator", "success", "n_steps")}

@@ -36,8 +36,8 @@ def render(report: Mapping[str, Any]) -> str:
     """``report`` of a curation as a self-contained HTML page, under 1 MB whatever the number of episodes.
 
     Keys (all optional): ``run_id``, ``recipe_hash``, ``mixture_id``, ``name``, ``created_at``, ``datasets``,
-    ``scores``, ``selections``, ``episodes``, ``mixture``, ``exports``, ``receipts``, ``timings`` (seconds by stage),
-    ``warnings``.
+    ``scores``, ``labels``, ``selections``, ``episodes``, ``mixture``, ``exports``, ``receipts``, ``timings`` (seconds
+    by stage), ``warnings``.
     """
     episodes = _episodes(report)
     groups = _groups(episodes)
@@ -65,6 +65,7 @@ def render(report: Mapping[str, Any]) -> str:
         mapped=min(len(episodes), _MARKS),
         scores=scores,
         panels=[_panel(score, limit) for score in scores[:_PANELS]],
+        labels=[_label(label) for label in _list(report, "labels")],
         selections=[_selection(selection) for selection in _list(report, "selections")],
         mixture=mixture,
         chart_weights=charts.histogram(weights, "weight") if any(len(group.x) for group in weights) else None,
@@ -208,6 +209,16 @@ def _panel(score: Mapping[str, Any], limit: int) -> dict[str, Any]:
         "strips": charts.box_strips(strips, unit) if any(len(strip.x) for strip in strips) else None,
         "length": length,
     }
+
+
+def _label(label: Mapping[str, Any]) -> dict[str, Any]:
+    """One labeller: the kinds of its annotations, and the course of those that have a number a step as a chart."""
+    kinds, curves = [], []
+    for kind in _list(label, "kinds"):
+        kinds.append({**kind, "named": [(name, count) for name, count in (kind.get("labels") or [])]})
+        if lines := _lines(kind.get("course")):
+            curves.append((kind.get("kind"), charts.curve(lines, "twentieth of the episode", "")))
+    return {**label, "kinds": kinds, "curves": curves}
 
 
 def _map(groups: Sequence[tuple[str, str, pl.DataFrame]]) -> Any:

@@ -103,8 +103,15 @@ class Index:
         ]
 
     def _mask(self, allowed: Collection[str]) -> np.ndarray:
-        wanted = pa.array(list(allowed), pa.string())
-        return pc.is_in(self.units.column("id"), value_set=wanted).to_numpy()
+        codes, names = self._codes
+        return pc.is_in(names, value_set=pa.array(list(allowed), pa.string())).to_numpy(zero_copy_only=False)[codes]
+
+    @cached_property
+    def _codes(self) -> tuple[np.ndarray, pa.Array]:
+        """Every unit's place among the distinct ids, and these: there are far fewer of them than frames."""
+        encoded = pc.dictionary_encode(self.units.column("id")).combine_chunks()
+        encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
+        return encoded.indices.to_numpy(), encoded.dictionary
 
     def _nearest(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Scores and rows [q, k], as many as there are."""

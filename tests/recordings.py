@@ -65,6 +65,8 @@ score:
   - {{scorer: integrity}}
   - {{scorer: action_divergence}}
   - {{scorer: mutual_information}}
+label:
+  - {{labeller: keyposes, params: {{still_m_s: 0.3, apart: 3}}}}
 select:
   - name: towards
     method: transport

@@ -14,7 +14,7 @@ import numpy as np
 
 __all__ = ["matches", "warped"]
 
-_CELLS = 1 << 21  # of distances that are held at once
+_CELLS = 1 << 19  # of distances that are held at once
 
 
 def matches(query: np.ndarray, vectors: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -28,12 +28,12 @@ def matches(query: np.ndarray, vectors: np.ndarray, offsets: np.ndarray) -> tupl
     lengths = np.diff(offsets)
     cost, start, stop = np.empty(len(lengths)), np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
     for block in _blocks(lengths, len(asked)):
-        width = int(lengths[block].max())
-        costs = np.zeros((len(block), len(asked), width))
-        for row, at in enumerate(block.tolist()):
-            mine = base[offsets[at] : offsets[at + 1]]
-            costs[row, :, : len(mine)] = 1.0 - asked @ mine.T
-        cost[block], start[block], stop[block] = warped(np.maximum(costs, 0.0), lengths[block])
+        rows = np.concatenate([base[offsets[at] : offsets[at + 1]] for at in block.tolist()])
+        inside = np.arange(lengths[block].max()) < lengths[block, None]
+        apart = np.zeros((*inside.shape, len(asked)))
+        apart[inside] = np.maximum(1.0 - rows @ asked.T, 0.0)
+        costs = np.ascontiguousarray(apart.transpose(0, 2, 1))
+        cost[block], start[block], stop[block] = warped(costs, lengths[block])
     return cost / len(asked), start, stop
 
 

@@ -68,6 +68,9 @@ def test_goes_from_a_recording_to_a_mixture_an_export_and_a_report(plain):
     assert not targets & set(rows.filter(pl.col("rank").is_not_null())["episode_id"])
     page = Path(answer["report"]).read_text()
     assert answer["mixture_id"][:12] in page
+    said = lake.scan("annotations").filter(pl.col("kind") == "segment").collect()
+    assert said["episode_id"].n_unique() == 24
+    assert f'<td class="n">{len(said)}</td><td class="n">24</td>' in page.partition("<h2>Labels</h2>")[2]
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert answer["batch"]["action"][0] == 16
     assert answer["exports"][0]["verified"]

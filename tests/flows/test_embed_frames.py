@@ -17,7 +17,10 @@ from flows.curate import curate
 from flows.index import complete, embed, index, search, vectors
 from flows.ingest import ingest
 from flows.label import label
+from flows.retrieve import parts_like
 from flows.score import score
+from flows.search import like
+from flows.search import seen as seen_in
 from scorers.images import ImageEncoder
 from scorers.open_clip import OpenClip
 from storage.lake import Lake
@@ -208,6 +211,14 @@ def test_real_videos_are_embedded(shared_data, tmp_path, eyes, common, name):
             assert abs(len(mine) - row["duration_s"]) <= 1.5
             assert mine["stop"].max() == row["n_steps"]
     assert len(vectors(lake, "frames", episodes)[0]) == len(episodes)
+    (steps,) = [entry for entry in index(lake, "frames", episodes) if entry["space"] == "frames/steps"]
+    assert (steps["count"], steps["recall"]) == (len(found), 1.0)
+    some = found.row(len(found) // 2, named=True)
+    (hit, *_) = like(lake, "frames", some["vector"], k=3)  # a frame finds the steps that it is of, or equal ones
+    assert hit["similarity"] == pytest.approx(1, abs=1e-5) and hit["start"] < hit["stop"]
+    assert len(seen_in(lake, "frames", text="a gripper", k=3)) == min(3, len(episodes))
+    near = parts_like(lake, "frames", some["episode_id"], 0, some["stop"], camera=some["camera"], k=2)
+    assert len(near["items"]) == min(2, len(episodes) - 1) and near["exact"]
     cut = label(lake, LabelRecipe(labeller="uvd", params={"space": "frames"}), episodes, **common)
     assert (cut["labelled"], cut["errors"]) == (len(episodes), 0)
     segments = lake.scan("annotations").filter(pl.col("kind") == "segment").collect()

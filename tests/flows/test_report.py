@@ -50,6 +50,12 @@ def make(n: int = 60, metrics: int = 3, seed: int = 0) -> dict:
             "automatic_budget": [{"distance": [0.5, 0.25, 0.3], "best_k": 2}, {"distance": [0.5, 0.2], "best_k": 2}],
             "rank": 9,
             "baselines": {"random": {"distance": 0.75}}, "loss": [0.5, 0.3, None, 0.2]}}],
+        "labels": [{"labeller": "uvd", "version": "1", "fit_id": "fit", "labelled": n, "already": 4, "nulls": 1,
+                    "errors": 1, "kinds": [
+                        {"kind": "segment", "count": 3 * n, "episodes": n, "seconds": 2.5,
+                         "labels": [["subgoal", 2 * n], ["goal", n]], "course": None},
+                        {"kind": "reward", "count": n, "episodes": n, "seconds": 9.0, "labels": [],
+                         "course": [i / 20 if i != 3 else None for i in range(20)]}]}],
         "mixture": {"weight_kind": "probability", "unit": "episode", "epoch_size": 10000, "episodes": n // 2,
                     "steps": 50 * n, "splits": {"train": 1.0}},
         "exports": [{"format": "lerobot_v3", "uri": "out", "episodes": n // 2, "steps": 50 * n, "weights": "column"}],
@@ -240,6 +246,15 @@ def test_order_of_rows_changes_no_figure():
         random.Random(2).shuffle(score["values"])
     assert table(whole) == table(shuffled)
     assert render(whole) == render(shuffled)
+
+
+def test_labels_are_told_by_kind_with_their_courses():
+    page = render(make())
+    section = page.partition("<h2>Labels</h2>")[2].partition("</section>")[0]
+    assert "uvd" in section and "60 episodes labelled, 4 before, 1 failed" in section
+    assert "subgoal 120, goal 60" in section
+    assert section.count("<svg") == 1  # one kind has a number a step
+    assert "<h2>Labels</h2>" not in render({**make(), "labels": []})
 
 
 def test_the_table_ends_with_mixture_and_page():
