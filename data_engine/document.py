@@ -83,6 +83,8 @@ class MixtureDocument(_Part):
     """``mixture.json``. What ``recorded`` and ``contents`` hold, and the name, are outside the identity.
 
     ``statistics``: ``"embodiment/control_mode" -> feature -> statistics`` over the steps of the train split.
+    ``quotas``: provenance -> its share in what a split draws; empty where weights alone say
+    (:mod:`data_engine.quotas`).
     ``conversions`` are applied to the steps by whoever reads them; ``datasets`` describe them as they then are.
     ``columns``: those of annotations, whose values lie beside. ``contents``: sha256 of the tables beside; ``seal`` that
     of the document itself. ``status`` is ``broken`` once a takedown removed something it needs, and ``reason`` then
@@ -98,6 +100,7 @@ class MixtureDocument(_Part):
     seed: int = 0
     entries: tuple[Entry, ...]
     splits: dict[str, float]
+    quotas: dict[str, float] = Field(default_factory=dict)
     datasets: dict[str, Dataset]
     statistics: dict[str, dict[str, FeatureStatistics]]
     scorers: tuple[ScorerLineage, ...] = ()

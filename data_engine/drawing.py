@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from data_engine.mixture import Mixture
+from data_engine.quotas import factors
 from data_engine.sampling import Draws, Units
 
 __all__ = ["drawing"]
@@ -23,4 +26,8 @@ def drawing(mixture: Mixture, rows: np.ndarray, key: int = 0) -> Draws:
         numbers["row_count"][rows],
         np.array([entry.weight for entry in document.entries]),
     )
-    return Draws(units, document.weight_kind, document.unit, document.epoch_size, key)
+    share = None
+    if document.quotas:
+        provenances, provenance = mixture.coded.codes("provenance")
+        share = partial(factors, document.quotas, provenances.to_pylist(), provenance[rows])
+    return Draws(units, document.weight_kind, document.unit, document.epoch_size, key, share)

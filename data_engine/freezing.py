@@ -29,6 +29,7 @@ from data_engine.document import EPISODES, FILES, Entry, LabelColumn, MixtureDoc
 from data_engine.errors import RequestError, SourceError
 from data_engine.fs import filesystem, join, resolve, write_atomic
 from data_engine.model import Dataset
+from data_engine.quotas import check as check_quotas
 from data_engine.registry import explain
 from data_engine.sampling import Unit, WeightKind
 from data_engine.splits import assign
@@ -71,6 +72,7 @@ def freeze(
     epoch_size: int | None = None,
     seed: int = 0,
     splits: Mapping[str, float] | None = None,
+    quotas: Mapping[str, float] | None = None,
     scorers: Sequence[Any] = (),
     conversions: Sequence[Any] = (),
     columns: Sequence[LabelColumn] = (),
@@ -82,7 +84,8 @@ def freeze(
     ``episodes``: :data:`EPISODES` without ``split`` (and nullable columns may be absent), in any order. ``files``
     names at least every file that the rows lie in. ``entries`` and ``scorers``: mappings or objects with the fields
     of :class:`Entry` and :class:`ScorerLineage`. ``steps(i)``: the steps [start, stop) of row ``i`` of ``episodes``,
-    asked in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``conversions``:
+    asked in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``quotas``: the
+    share of each provenance in what is drawn (:mod:`data_engine.quotas`). ``conversions``:
     :class:`Conversion` or mappings of its fields. ``labels``: the values of ``columns`` that annotations give, a row a
     row of ``episodes`` (:mod:`data_engine.relabelled`). ``recorded``: table versions, recipe hash and the like, kept
     outside the identity.
@@ -96,6 +99,8 @@ def freeze(
     parts = tuple(sorted((_entry(entry) for entry in entries), key=lambda entry: entry.selection))
     given = _conform(episodes)
     _check(given, parts, datasets, fractions, weight_kind, epoch_size)
+    quotas = {key: float(value) for key, value in sorted((quotas or {}).items())}
+    check_quotas(quotas, given["provenance"].unique().to_pylist())
     weights = pa.array([round_significant(w) for w in given["weight"].to_pylist()], pa.float64())
     given = given.set_column(EPISODES.get_field_index("weight"), "weight", weights)
     ids, parents, contents = (given[key].to_pylist() for key in ("episode_id", "parent", "content_hash"))
@@ -122,6 +127,7 @@ def freeze(
         seed=seed,
         entries=parts,
         splits=fractions,
+        quotas=quotas,
         datasets=used,
         statistics=statistics,
         scorers=tuple(_scorer(scorer) for scorer in scorers),
@@ -150,6 +156,9 @@ def identity(document: MixtureDocument, episodes: pa.Table, labels: pa.Table | N
         for key, dataset in document.datasets.items()
     }
     entries = [entry.model_dump(mode="json") for entry in document.entries]
+    if document.quotas:
+        described["quotas"] = document.quotas
+        described["provenances"] = digest(episodes["provenance"].to_pylist())
     if labels is not None:
         described["columns"] = [column.model_dump(mode="json") for column in document.columns]
         described["labels"] = relabelled.content(labels)

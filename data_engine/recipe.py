@@ -290,6 +290,7 @@ mixture:
   epoch_size: null             # samples an epoch; default: the number of steps
   seed: 0
   splits: {train: 0.9, val: 0.1}
+  quotas: {}                   # e.g. {real: 0.6, sim: 0.4}: each provenance's share of an epoch, whatever the weights
   conversions: []              # e.g. {dataset: x, column: action, from: deg, to: rad}; nothing else is rescaled
   columns: []                  # e.g. {name: reward, producer: uvd}: what a labeller gave each step, as a column
 

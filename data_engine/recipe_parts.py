@@ -192,6 +192,7 @@ class MixtureRecipe(_Part):
     epoch_size: int | None = Field(default=None, ge=1)
     seed: int = 0
     splits: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=lambda: {"train": 1.0})
+    quotas: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
     conversions: tuple[Conversion, ...] = ()
     columns: tuple[ColumnRecipe, ...] = ()
 

@@ -8,6 +8,7 @@ network over the next power of two, walked until it lands inside (Black, Rogaway
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,7 +104,16 @@ class Draws:
     weighs the mean of its rows; inside a dataset, steps of a ``probability`` draw follow the rows' weights.
     """
 
-    def __init__(self, units: Units, kind: WeightKind, unit: Unit, epoch_size: int | None, key: int) -> None:
+    def __init__(
+        self,
+        units: Units,
+        kind: WeightKind,
+        unit: Unit,
+        epoch_size: int | None,
+        key: int,
+        factors: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        """``factors``: of the samples float64 [R] that each row would give, what to multiply them with: quotas."""
         if not len(units.length):
             raise RequestError("there is nothing to draw from: no episode", code="empty_mixture")
         self.units, self.kind, self.key = units, kind, key
@@ -111,11 +121,13 @@ class Draws:
         self.size = int(units.length.sum()) if epoch_size is None else epoch_size
         self.group, shares, expected = _shares(units, unit)
         if kind == "probability":
-            weights = units.entry_weights[units.entry]
-            self.cumulative = np.cumsum(shares * weights)
+            shares = shares * units.entry_weights[units.entry]
+            self.cumulative = np.cumsum(shares if factors is None else shares * factors(shares))
             self.cumulative /= self.cumulative[-1]
         else:
             self.passes = _passes(units, kind, unit, self.group, expected)
+            if factors is not None:
+                self._scale(factors)
 
     def epoch(self, number: int) -> Epoch:
         """The samples of epoch ``number``. O(R)."""
@@ -133,6 +145,19 @@ class Draws:
             return np.diff(self.cumulative, prepend=0.0) * self.size / self.units.length
         passes = self.passes[self.group]
         return passes / self.units.length if self.by_step else passes
+
+    def _scale(self, factors: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Multiply the passes with ``factors`` of the samples that they come to."""
+        passes = self.passes[self.group]
+        factor = factors(passes if self.by_step else passes * self.units.length)
+        first = np.unique(self.group, return_index=True)[1]
+        if not np.allclose(factor, factor[first][self.group], rtol=1e-9):
+            raise RequestError(
+                f"a dataset holds several provenances, and {self.kind} draws it whole, so no quota can be met",
+                code="bad_mixture",
+                fix="use unit: episode or step",
+            )
+        self.passes = self.passes * factor[first]
 
     def _counted(self, number: int) -> tuple[int, np.ndarray]:
         """How many samples each row gives this epoch, cumulated: whole passes, and a keyed choice of who gets one

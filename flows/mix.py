@@ -72,6 +72,7 @@ def mix(
         epoch_size=recipe.epoch_size,
         seed=recipe.seed,
         splits=recipe.splits,
+        quotas=recipe.quotas,
         scorers=[lineage[key] for key in sorted(lineage)],
         conversions=list(recipe.conversions),
         columns=columns,

@@ -15,22 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine.errors import EngineError, RequestError
 from data_engine.exports import Exporter, ExportReport
-from data_engine.exports.lerobot_meta import PROVENANCE
 from data_engine.exports.publish import staged
-from data_engine.exports.rates import meaning, rates
+from data_engine.exports.rates import meaning
 from data_engine.exports.rows import export_order
+from data_engine.exports.traces import traces
 from data_engine.formats import Source
 from data_engine.mixture import Mixture
 
 __all__ = ["MANIFEST", "TRACES", "FolderExporter", "Written", "write_json"]
 
 MANIFEST, TRACES = "mixture.json", "provenance.parquet"
-_TRACED = PROVENANCE.append(pa.field("rate", pa.float64()))
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class FolderExporter(Exporter):
         order = export_order(mixture)
         with staged(uri, self.last) as folder:
             written = self.write(mixture, order, folder)
-            pq.write_table(_traces(mixture, order), folder / TRACES, compression="snappy")
+            pq.write_table(traces(mixture, order), folder / TRACES, compression="snappy")
             write_json(folder / MANIFEST, self._manifest(mixture, written))
         done = self._done(mixture, uri)
         if done is None:
@@ -89,7 +87,7 @@ class FolderExporter(Exporter):
                     for key, value in self._identity(mixture).items()
                     if told.get(key) != value
                 ]
-                if not pq.read_table(folder / TRACES).equals(_traces(mixture, order)):
+                if not pq.read_table(folder / TRACES).equals(traces(mixture, order)):
                     found.append(f"{TRACES} is not the mixture's")
                 return found + list(self.differences(mixture, order, folder))
         except (EngineError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -141,14 +139,6 @@ def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON at ``path``, whose folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _traces(mixture: Mixture, order: list[int]) -> pa.Table:
-    """The provenance of each exported row, in the export's order; ``episode_index`` counts them."""
-    rows = mixture.episodes.take(order)
-    columns = {name: rows[name] for name in PROVENANCE.names[1:]}
-    table = pa.table({"episode_index": pa.array(range(len(order)), pa.int64()), **columns})
-    return table.append_column("rate", pa.array(rates(mixture)[order])).cast(_TRACED)
 
 
 @contextmanager

@@ -16,25 +16,12 @@ from data_engine.exports.lerobot_data import CHUNKS_SIZE, DATA_PATH, DataFiles, 
 from data_engine.exports.lerobot_features import DEFAULTS, Columns, lerobot_name
 from data_engine.exports.lerobot_stats import NAMES, aggregate
 from data_engine.exports.lerobot_videos import CameraFiles
+from data_engine.exports.traces import traces
 from data_engine.mixture import Mixture
 from data_engine.model import Feature
 
-__all__ = ["PROVENANCE", "write_meta"]
+__all__ = ["write_meta"]
 
-PROVENANCE = pa.schema(
-    [
-        ("episode_index", pa.int64()),
-        ("episode_id", pa.string()),
-        ("dataset", pa.string()),
-        ("source_key", pa.string()),
-        ("content_hash", pa.string()),
-        ("start", pa.int64()),
-        ("stop", pa.int64()),
-        ("weight", pa.float64()),
-        ("selection", pa.string()),
-        ("split", pa.string()),
-    ]
-)
 _VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 Cameras = Mapping[Feature, CameraFiles]
@@ -42,6 +29,7 @@ Cameras = Mapping[Feature, CameraFiles]
 
 def write_meta(
     mixture: Mixture,
+    order: Sequence[int],
     columns: Columns,
     data: DataFiles,
     cameras: Cameras,
@@ -50,7 +38,7 @@ def write_meta(
     options: Mapping[str, Any],
     weights: str,
 ) -> None:
-    """Write ``folder/meta``.
+    """Write ``folder/meta`` of the rows ``order`` of ``mixture``, as ``data`` has them.
 
     ``sizes``: LeRobot's file size settings. ``options``: the exporter's. ``weights``: a line on what became of them.
     """
@@ -58,9 +46,7 @@ def write_meta(
     episodes.parent.mkdir(parents=True)
     pq.write_table(_episodes(columns, data, cameras), episodes, compression="snappy")
     pq.write_table(_tasks(data), folder / "meta" / "tasks.parquet", compression="snappy")
-    rows = [{**row, "episode_index": number} for number, row in enumerate(data.rows)]
-    traces = pa.Table.from_pylist([{name: row[name] for name in PROVENANCE.names} for row in rows], schema=PROVENANCE)
-    pq.write_table(traces, folder / "meta" / "provenance.parquet", compression="snappy")
+    pq.write_table(traces(mixture, order), folder / "meta" / "provenance.parquet", compression="snappy")
     _write_json(folder / "meta" / "stats.json", _stats(columns, data, cameras))
     origin = {
         "mixture_id": mixture.id,

@@ -17,18 +17,13 @@ from data_engine.exports.lerobot_meta import write_meta
 from data_engine.exports.lerobot_verify import differences
 from data_engine.exports.lerobot_videos import CameraFiles, Clip, write_camera
 from data_engine.exports.publish import staged
+from data_engine.exports.rates import meaning
 from data_engine.exports.rows import export_order, rows_and_steps
 from data_engine.formats import Source
 from data_engine.mixture import Mixture
 from data_engine.model import IMAGES, Feature
 
 __all__ = ["LeRobotV3Exporter"]
-
-_DRAWN = {
-    "probability": "LeRobot has no weights: draw episodes by the column weight of meta/provenance.parquet",
-    "repeat": "LeRobot has no weights: repeat episodes by the column weight of meta/provenance.parquet",
-    "choose": "LeRobot has no weights: choose units of each episode by the column weight of meta/provenance.parquet",
-}
 
 
 class LeRobotV3Exporter(Exporter):
@@ -42,8 +37,8 @@ class LeRobotV3Exporter(Exporter):
     Episodes come split by split in the order of their sources; time is rewritten as frame_index / fps, from 0 also for
     a range of steps. Original dtypes are restored. Video packets are copied; what had to be re-encoded is named in
     ``meta/mixture.json``. The task is the first language instruction, else the task, else empty.
-    ``meta/provenance.parquet`` traces each episode to its source and holds the weights, for which LeRobot has no place.
-    Equal mixtures make equal bytes.
+    ``meta/provenance.parquet`` traces each episode to its source and holds its weight, and its rate: how often an epoch
+    of the mixture draws each of its steps; LeRobot has no place for either. Equal mixtures make equal bytes.
     """
 
     name: ClassVar[str] = "lerobot_v3"
@@ -70,7 +65,8 @@ class LeRobotV3Exporter(Exporter):
         retime = self.uneven_clock == "retime" and not columns.cameras
         with staged(uri, "meta/info.json") as folder:
             data = DataFiles(folder, columns, self.data_files_size_in_mb << 20, retime)
-            for row, steps in rows_and_steps(mixture, export_order(mixture)):
+            order = export_order(mixture)
+            for row, steps in rows_and_steps(mixture, order):
                 data.add(row, steps)
             data.close()
             cameras = {feature: self._write_camera(mixture, feature, data, folder) for feature in columns.cameras}
@@ -78,8 +74,8 @@ class LeRobotV3Exporter(Exporter):
                 "data_files_size_in_mb": self.data_files_size_in_mb,
                 "video_files_size_in_mb": self.video_files_size_in_mb,
             }
-            weights = _DRAWN[mixture.document.weight_kind]
-            write_meta(mixture, columns, data, cameras, folder, sizes, self.config, weights)
+            weights = f"LeRobot has no weights; {meaning(mixture)}"
+            write_meta(mixture, order, columns, data, cameras, folder, sizes, self.config, weights)
         done = self._done(mixture, uri)
         if done is None:
             raise EngineError(f"{uri} is not what was just written there", code="bad_export")

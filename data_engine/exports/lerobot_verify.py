@@ -16,8 +16,8 @@ from data_engine.cache import LRU
 from data_engine.errors import EngineError
 from data_engine.exports.lerobot_data import TOLERANCE_S, task_text
 from data_engine.exports.lerobot_features import Columns, camera_name
-from data_engine.exports.lerobot_meta import PROVENANCE
 from data_engine.exports.rows import rows_and_steps
+from data_engine.exports.traces import PROVENANCE, traces
 from data_engine.formats import EncodedVideo, Source, SourceEpisode
 from data_engine.formats.lerobot_v3 import LeRobotV3
 from data_engine.mixture import Mixture
@@ -50,13 +50,15 @@ def differences(mixture: Mixture, columns: Columns, order: Sequence[int], uri: s
     with tempfile.TemporaryDirectory(prefix="data-engine-verify-") as scratch:
         videos: LRU[str, FrameReader] = LRU(4, lambda path: FrameReader(_local(source, path, Path(scratch))))
         episodes = reader.read(source, probe, [ref.key for ref in probe.episodes])
-        for (row, steps), episode, trace in zip(rows_and_steps(mixture, order), episodes, traced, strict=False):
+        wanted = traces(mixture, order).to_pylist()
+        together = zip(rows_and_steps(mixture, order), episodes, traced, wanted, strict=False)
+        for (row, steps), episode, trace, told in together:
             where = f"{episode.key} ({row['dataset']}/{row['source_key']} {row['start']}:{row['stop']})"
             if not isinstance(episode, SourceEpisode):
                 found.append(f"{where}: {episode.reason}")
                 continue
-            wrong = [name for name in PROVENANCE.names[1:] if trace[name] != row[name]]
-            found += [f"{where}: provenance has {name} {trace[name]!r}, not {row[name]!r}" for name in wrong]
+            wrong = [name for name in PROVENANCE.names[1:] if trace[name] != told[name]]
+            found += [f"{where}: provenance has {name} {trace[name]!r}, not {told[name]!r}" for name in wrong]
             text = task_text(row)
             if episode.task != text:
                 found.append(f"{where}: task {episode.task!r}, not {text!r}")
