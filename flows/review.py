@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_engine.outcomes import wilson
 from flows.annotate import Said, annotate
@@ -42,6 +42,12 @@ class Verdict(BaseModel):
     text: Annotated[str, Field(min_length=1, max_length=10_000)] | None = Field(
         default=None, description="What it should be called, where it is to be relabelled; a remark otherwise."
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Verdict:
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError("stop is not after start")
+        return self
 
 
 def candidates(lake: Lake) -> pl.DataFrame:

@@ -96,6 +96,8 @@ def test_the_newest_verdict_of_a_person_counts_and_is_entered_once(lake):
     with pytest.raises(RequestError):
         judge(lake, [Verdict(episode_id="ep_0", verdict="keep"), Verdict(episode_id="ep_x", verdict="keep")], "ann")
     assert len(lake.scan("annotations").collect()) == 3
+    with pytest.raises(ValueError, match="stop is not after start"):
+        Verdict(episode_id="ep_0", verdict="keep", start=4, stop=4)
 
 
 def test_each_reason_gets_its_precision_here(lake):

@@ -267,15 +267,15 @@ def test_a_run_is_started_watched_and_seen_to_finish(browser, service):
         page.keyboard.press("g")
         page.keyboard.press("r")
         page.get_by_text("Start a run").click()
-        page.get_by_label("Work").fill('{"verb": "score", "scorers": [{"scorer": "smoothness"}]}')
+        page.get_by_label("Work").fill('{"verb": "score", "scorers": [{"scorer": "integrity"}]}')
         page.get_by_role("button", name="Start").click()
         page.locator("dl .tag.completed").wait_for(timeout=60_000)
-        assert '"scored": 15' in page.get_by_role("main").inner_text()
+        assert '"scored": 3' in page.get_by_role("main").inner_text()
         run = page.url.rpartition("/")[2]
         page.get_by_role("link", name="Runs").click()
         assert "completed" in rows(page, "Runs").filter(has_text=run).inner_text()
-    scores = Lake.open(service.lake.uri).scan("scores").collect().filter(scorer="smoothness")
-    assert scores["unit_id"].n_unique() == 15 and set(scores["run_id"]) == {run}
+    scores = Lake.open(service.lake.uri).scan("scores").collect().filter(scorer="integrity")
+    assert scores["unit_id"].n_unique() == 15 and run in set(scores["run_id"])
 
 
 def test_who_may_only_read_is_offered_nothing_to_write(browser, service):

@@ -6,7 +6,8 @@ import { count, number } from "./words.js";
 const W = 300, H = 100;
 
 /**
- * A histogram of a distribution of the service. onbrush([low, high] or null) once the brush rests.
+ * A histogram of a distribution of the service. onbrush([low, high] or null) once the brush rests; an end is null where
+ * the brush reaches the last value, so that rounding leaves nobody out.
  * Returns {element, update(distribution of what is left)}.
  */
 export function histogram(all, { brush = null, onbrush }) {
@@ -37,7 +38,10 @@ export function histogram(all, { brush = null, onbrush }) {
     from.value = brush ? number(brush[0], 5) : "";
     to.value = brush ? number(brush[1], 5) : "";
   };
-  const rest = settled(() => onbrush(brush), 60);
+  const rest = settled(() => {
+    const ends = brush && [brush[0] <= low ? null : brush[0], brush[1] >= high ? null : brush[1]];
+    onbrush(ends && (ends[0] !== null || ends[1] !== null) ? ends : null);
+  }, 60);
   const at = (event) => {
     const box = drawing.getBoundingClientRect();
     return low + width * Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);

@@ -39,7 +39,7 @@ async function one(root, { args: [name], signal, go }) {
       facts({ embodiment: dataset.embodiment, "control mode": dataset.control_mode, fps: number(dataset.fps), licence: dataset.licence ?? "not stated",
         format: dataset.format, origin: dataset.origin }),
       facts({ episodes: count(held.episodes), steps: count(held.steps), hours: number(held.hours, 3),
-        tasks: `${count(held.tasks.length)}: ${held.tasks.slice(0, 8).map(plain).join(" · ")}${held.tasks.length > 8 ? " …" : ""}` })),
+        tasks: `${held.tasks.slice(0, 8).map((task) => task ?? "not named").join(" · ")}${held.tasks.length > 8 ? ` and ${count(held.tasks.length - 8)} more` : ""}` })),
     h("h2", {}, "Features"),
     table([
       { name: "name" }, { name: "dtype" }, { name: "shape", show: (f) => f.shape.join(" × ") || "scalar" }, { name: "unit" },

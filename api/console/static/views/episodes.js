@@ -21,7 +21,7 @@ async function all(root, { params, signal, go, note, writes }) {
   const known = h("datalist", { id: "known" }, [...there.columns, ...there.scores.map((each) => each.name)].map((name) => h("option", { value: name })));
   const text = h("input", { value: params.text ?? "", placeholder: "the cup is on the shelf", "aria-label": "Text" });
   const space = select(there.spaces.map((each) => each.space), params.space, null, { "aria-label": "Space" });
-  const said = h("p", { class: "dim", role: "status" });
+  const said = h("p", { class: "dim", role: "status" }, "…");
   const found = h("div", {});
   const state = { where: params.where, order: params.order, columns: params.columns, text: params.text, like: params.like, space: params.space };
   const search = (event) => {

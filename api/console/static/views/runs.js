@@ -21,12 +21,44 @@ export async function show(root, context) {
   await (context.args[0] ? one(root, context) : all(root, context));
 }
 
+const LOOK_MS = 3000;
+
 async function all(root, { signal, go, writes }) {
-  const { items } = await get("runs", {}, signal);
-  root.append(head("Runs"), writes ? start(go) : "", items.length ? table([
-    { name: "started_at", title: "started", show: (r) => when(r.started_at) }, { name: "verb" }, { name: "state", show: (r) => state(r.state) },
-    { name: "took", number: true, show: (r) => took(r) }, { name: "run_id", title: "run", show: (r) => h("span", { class: "mono" }, r.run_id) }, { name: "error" },
-  ], items.toReversed().slice(0, 500), { label: "Runs", open: (r) => go(`runs/${at(r.run_id)}`) }) : empty("Nothing has run yet."));
+  const list = h("div", {});
+  const plan = h("div", {});
+  const look = async () => {
+    const { items } = await get("runs", {}, signal);
+    fill(list, items.length ? table([
+      { name: "started_at", title: "started", show: (r) => when(r.started_at) }, { name: "verb" }, { name: "state", show: (r) => state(r.state) },
+      { name: "took", number: true, show: (r) => took(r) }, { name: "run_id", title: "run", show: (r) => h("span", { class: "mono" }, r.run_id) }, { name: "error" },
+    ], items.toReversed().slice(0, 500), { label: "Runs", open: (r) => go(`runs/${at(r.run_id)}`) }) : empty("Nothing has run yet."));
+    return items.some((each) => each.state === "running");
+  };
+  root.append(head("Runs"), writes ? start(go) : "", plan, list);
+  const watch = async () => {
+    const going = await look().catch(() => true);
+    if (signal.aborted) return;
+    const timer = setTimeout(watch, going ? LOOK_MS : 5 * LOOK_MS);
+    signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
+  };
+  await Promise.all([watch(), schedules(plan, { signal, writes })]);
+}
+
+/** What the service begins by itself, and what it missed. */
+async function schedules(box, { signal, writes }) {
+  const { standing, why, items } = await get("schedules", {}, signal);
+  const held = items.filter((each) => each.state !== "removed");
+  if (!held.length) return void fill(box);
+  const ask = (each, what) => button(what, async () => {
+    await post(`schedules/${at(each.name)}/${what}`, {});
+    await schedules(box, { signal, writes });
+  });
+  fill(box, h("h2", {}, "Schedules"), standing === "up" ? null : h("p", { class: "dim" }, `Their keeper is ${standing}${why ? `: ${why}` : ""}.`), table([
+    { name: "name" }, { name: "when" }, { name: "state", show: (s) => state(s.state) }, { name: "next_due", title: "next", show: (s) => when(s.next_due) },
+    { name: "last", show: (s) => (s.last ? [state(s.last.state), ` ${when(s.last.started_at)}`] : "–") },
+    { name: "passed_over", title: "missed since", show: (s) => s.passed_over.map((each) => h("div", {}, each)) }, { name: "by" },
+    ...(writes ? [{ name: "do", title: "", show: (s) => [ask(s, s.state === "paused" ? "resume" : "pause"), ask(s, "run")] }] : []),
+  ], held, { label: "Schedules" }), h("h2", {}, "Runs"));
 }
 
 function took({ started_at: began, ended_at: ended }) {

@@ -19,7 +19,10 @@ export async function show(root, { params, signal, go, note, writes }) {
   const brushes = new Map();
   const parts = new Map();
 
-  const of = (name, [low, high]) => `${name} BETWEEN ${number(low, 6)} AND ${number(high, 6)}`;
+  const of = (name, [low, high]) => {
+    if (low === null) return `${name} <= ${number(high, 6)}`;
+    return high === null ? `${name} >= ${number(low, 6)}` : `${name} BETWEEN ${number(low, 6)} AND ${number(high, 6)}`;
+  };
   const but = (without) => [params.where ? `(${params.where})` : null, ...[...brushes].filter(([name]) => name !== without).map(([name, range]) => of(name, range))]
     .filter(Boolean).join(" AND ");
   let asked = 0;
