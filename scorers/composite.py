@@ -30,7 +30,7 @@ class Part:
     """A metric of another scorer. ``sign`` 1 where lower is better, -1 where higher is; ``weight`` of its surprise;
     ``least``: the smallest deviation taken for one, where the usual episode is exactly like the next; ``most``: of a
     surprise. ``brisk``: it is held against the better quarter and not against the median, for what no majority makes
-    good."""
+    good; ``slack``: how far beyond that is still usual."""
 
     metric: str
     sign: float
@@ -38,6 +38,7 @@ class Part:
     least: float = 1e-9
     most: float = 20.0
     brisk: bool = False
+    slack: float = 0.0
 
 
 DEFECTS = "integrity.defect_fraction"
@@ -52,6 +53,7 @@ BEHAVIOUR = (
     Part("extraneous.dropped_fraction", 1.0, 1.0, 0.03, 3.0),
     Part("smoothness.pause_fraction", 1.0, 1.0, 0.02),
     Part("smoothness.settled_s", 1.0, 1.0, 1.0, brisk=True),
+    Part("ending.unfinished", 1.0, 1.0, 0.05, brisk=True, slack=0.1),
 )
 
 
@@ -62,13 +64,14 @@ class Composite(Scorer):
     where ``inconsistency`` stays below ``gate`` and no other task is likelier than its own (log-odds of at least 0):
     below it, 1 + 1 / (1 + doubt), doubt = hypot(inconsistency / gate, how far the log-odds are negative). An episode
     that passes both has 2 + 1 / (1 + divergence): how surprisingly bad its action divergence, mutual information,
-    extraneous share, pauses and rest at the end are, root of the sum of squares, mutual information at half weight. A
-    surprise is log(1 + e^z), z being how many robust deviations (1.4826 MAD; at least 3 % of the steps, 2 % of the time
-    and a second for the last three, which most have none of) it lies beyond the median of its task in the reference
-    set: nearly z on the bad side, and next to nothing, though never a tie, on the good one; 20 at most, 3 for the
-    extraneous share, of which a task may want some. The rest at the end is held against the task's brisker quarter, as
-    those who give up may be many: where a task is done by holding still, they hold still too. Tasks of fewer than 5
-    reference episodes are held against all of their (embodiment, control mode).
+    extraneous share, pauses, rest at the end and what its end leaves unfinished are, root of the sum of squares, mutual
+    information at half weight. A surprise is log(1 + e^z), z being how many robust deviations (1.4826 MAD; at least 3 %
+    of the steps, 2 % of the time, a second and 5 % of a course for the last four, which most have none of) it lies
+    beyond the median of its task in the reference set: nearly z on the bad side, and next to nothing, though never a
+    tie, on the good one; 20 at most, 3 for the extraneous share, of which a task may want some. The last two are held
+    against the task's better quarter, as those who fail or give up may be many (where a task is done by holding still,
+    that quarter holds still too), and a tenth of a course more to come is still usual. Tasks of fewer than 5 reference
+    episodes are held against all of their (embodiment, control mode).
 
     A part that is null adds nothing and is named in the reason: where a task is the only one there is no log-odds.
     Without integrity, or with neither divergence nor information, there is no composite.
@@ -176,7 +179,7 @@ def _usual(part: Part, values: np.ndarray) -> tuple[float, float]:
     """What is usual, and the robust deviation from it."""
     if part.brisk:
         usual, best = np.quantile(part.sign * values, [0.25, 0.05])
-        return float(part.sign * usual), float(usual - best) / _QUARTER
+        return float(part.sign * (usual + part.slack)), float(usual - best) / _QUARTER
     median = float(np.median(values))
     return median, 1.4826 * float(np.median(np.abs(values - median)))
 

@@ -10,7 +10,7 @@ from scorers.composite import BEHAVIOUR, DEFECTS, INCONSISTENCY, LOG_ODDS, Compo
 from tests.scorers.conftest import make_batch
 
 SCORER = Composite()
-RESIDUAL, INFORMED, EXTRANEOUS, PAUSES, SETTLED = (part.metric for part in BEHAVIOUR)
+RESIDUAL, INFORMED, EXTRANEOUS, PAUSES, SETTLED, UNFINISHED = (part.metric for part in BEHAVIOUR)
 
 
 def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray) -> EpisodeBatch:
@@ -27,9 +27,10 @@ def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray
         EXTRANEOUS: np.zeros(n),
         PAUSES: np.zeros(n),
         SETTLED: np.full(n, 0.2),
+        UNFINISHED: np.full(n, 0.05),
     }
     names = {"defects": DEFECTS, "inconsistency": INCONSISTENCY, "log_odds": LOG_ODDS, "residual": RESIDUAL,
-             "extraneous": EXTRANEOUS, "pauses": PAUSES, "settled": SETTLED}  # fmt: skip
+             "extraneous": EXTRANEOUS, "pauses": PAUSES, "settled": SETTLED, "unfinished": UNFINISHED}  # fmt: skip
     return replace(batch, scores=told | {names[name]: values for name, values in scores.items()})
 
 
@@ -70,7 +71,7 @@ def test_divergence_is_the_norm_of_robust_surprises() -> None:
         spread = (
             (usual - np.quantile(values, 0.05)) / 0.97 if part.brisk else 1.4826 * np.median(np.abs(values - usual))
         )
-        beyond = part.sign * (values - usual) / max(spread, part.least)
+        beyond = part.sign * (values - usual - part.slack) / max(spread, part.least)
         beyond = np.minimum(np.log1p(np.exp(np.minimum(beyond, 30))), part.most)
         expected = np.hypot(expected, part.weight * beyond)
     np.testing.assert_allclose([row["divergence"].value for row in rows], expected, rtol=1e-12)
@@ -89,6 +90,16 @@ def test_who_stands_still_at_the_end_ranks_low_though_many_do_and_not_where_all_
     plain = [row["composite"].value for row in scored(batch_with())]
     held = [row["composite"].value for row in scored(batch_with(settled=np.full(40, 3.0)))]
     np.testing.assert_allclose(held, plain, rtol=1e-12)
+
+
+def test_who_leaves_the_task_unfinished_ranks_low_though_most_do_and_a_little_is_usual() -> None:
+    failed = np.arange(40) % 10 < 7
+    rows = scored(batch_with(unfinished=np.where(failed, 0.4, np.linspace(0.0, 0.1, 40))))
+    values = np.array([row["composite"].value for row in rows])
+    assert np.median(values[~failed]) > values[failed].max()
+    plain = np.array([row["divergence"].value for row in scored(batch_with())])
+    good = np.array([row["divergence"].value for row in rows])[~failed]
+    assert (good < plain[~failed] + 0.5).all()
 
 
 def test_a_null_part_adds_nothing_and_is_named() -> None:
