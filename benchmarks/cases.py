@@ -20,8 +20,8 @@ than the split: the consistency gate and the weight of information of ``composit
 planted and acted kind in sight, so what rests on those two alone is no proof of them. That its surprises are softened,
 and 3 at most for loops, was chosen on the ``fix`` half and the tiers, whose figures are no proof of that either. A
 second of rest at the end was chosen on those and on quitters in the ``fix`` tasks; that it is held against the brisker
-quarter was seen to be needed among the quitters of door-open, in ``uplift_sets``; how unfinished is still usual was
-chosen on the ``fix`` tasks alone, with who fails there in ``uplift_sets``, and the tiers. Where ``mode_id`` looks was mended
+quarter was seen to be needed among the quitters of door-open, in ``uplift_sets``. How unfinished is still usual was
+chosen on the ``fix`` tasks, with who fails there in ``uplift_sets``, and the tiers. Where ``mode_id`` looks was mended
 after a miss on button-press-topdown was seen; how was chosen on ten other tasks, in ways of ``uplift_sets``.
 """
 
