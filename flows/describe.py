@@ -23,7 +23,7 @@ from flows.index import vectors
 from scorers.kernels.diversity import bandwidth, mmd, normalised_information, sinkhorn
 from storage.lake import Lake
 
-__all__ = ["describe"]
+__all__ = ["describe", "held_episodes", "law"]
 
 _PERMUTATIONS = 100
 _DRAWN = 256  # vectors of a dataset that disparity is measured on
@@ -165,7 +165,7 @@ def _scaling(lake: Lake, breadth: str) -> dict[str, Any]:
     outcomes = lake.scan("evaluations").filter(pl.col("success").is_not_null() & pl.col("mixture_id").is_not_null())
     rates = outcomes.group_by("mixture_id").agg(pl.col("success").mean(), pl.len()).collect().sort("mixture_id")
     for mixture, success, rollouts in rates.iter_rows():
-        held = _held(lake, str(mixture))
+        held = held_episodes(lake, str(mixture))
         if held is None:
             continue
         count = held["scene"].drop_nulls().n_unique() if breadth == "scenes" else _objects(held)
@@ -191,7 +191,7 @@ def law(counts: Sequence[float], success: Sequence[float]) -> dict[str, Any]:
     return {"exponent": float(slope), "factor": float(np.exp(height)), "r": r, "reason": None}
 
 
-def _held(lake: Lake, mixture: str) -> pl.DataFrame | None:
+def held_episodes(lake: Lake, mixture: str) -> pl.DataFrame | None:
     """The lake's episodes that a mixture holds; None where the mixture is no longer there."""
     try:
         ids = mixtures.open(lake.uri_of(f"mixtures/{mixture}")).episodes["episode_id"].to_pylist()

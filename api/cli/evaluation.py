@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from api.cli.verb import EXECUTOR, OPTION, WORKERS, cli, existing, options, parsed, verb
+from data_engine.errors import RequestError
 
 
 @cli.group()
@@ -57,6 +58,61 @@ def evaluate_run(
         )  # fmt: skip
         run.result = answer
     return {**answer, "run_id": run.id, "text": _text(answer, seeds)}
+
+
+@verb("plan", evaluate)
+@click.option(
+    "--factor",
+    "factors",
+    multiple=True,
+    type=click.Choice(["scenes", "objects", "demonstrations"]),
+    help="What the law is of. [default: scenes and objects, as far as the evaluated mixtures differ in them]",
+)
+@click.option("--task", help="Count rollouts of this task only.")
+@click.option("--success", type=float, default=0.9, show_default=True, help="The success rate to reach.")
+@click.option("--cost", "costs", multiple=True, metavar="FACTOR=NUMBER", help="Of one more, 1 by default.")
+@click.option("--mixture", help="The mixture to go on from. [default: the evaluated one that holds the most]")
+def evaluate_plan(
+    lake: str, factors: tuple[Any, ...], task: str | None, success: float, costs: tuple[str, ...], mixture: str | None
+) -> dict[str, Any]:
+    """What to collect next, by the scaling law of the mixtures that were evaluated."""
+    from flows.plan import plan
+
+    given = {name: _number(name, value) for name, value in options(costs).items()}
+    answer = plan(existing(lake), factors=factors, task=task, success=success, costs=given, here=mixture)
+    return {**answer, "text": _plan_text(answer)}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(f"--cost {name}={value} is not a number", code="bad_option", fix="give scenes=3")
+    return float(value)
+
+
+def _plan_text(answer: dict[str, Any]) -> str:
+    from api.cli.printing import table
+
+    def said(found: dict[str, float | None], form: str) -> str:
+        value, low, high = ("none" if x is None else format(x, form) for x in found.values())
+        return f"{value} ({low} to {high})"
+
+    rows = [
+        {"factor": item["factor"], "have": f"{item['have']:g}", "exponent": said(item["exponent"], ".2f"),
+         "one more": said(item["one_more"], "+.1%"), "twice as many": said(item["doubled"], "+.1%"),
+         f"for {answer['target']:.0%}": said(item["needed"], ".0f")}
+        for item in answer["items"]
+    ]  # fmt: skip
+    here = answer["here"]
+    standing = (
+        f"from {len(answer['points'])} evaluated mixtures; mixture {here['mixture_id'][:12]}: success "
+        f"{here['success']:.1%} of {here['rollouts']} rollouts, by the law {said(here['predicted'], '.1%')}"
+    )
+    verdict = (
+        f"collect more {answer['collect']}"
+        if answer["collect"]
+        else f"not told apart: {answer['likeliest']} with {answer['sure']:.0%}; evaluate more mixtures"
+    )
+    return "\n".join([table(rows), standing, verdict, *(f"note: {note}" for note in answer["notes"])])
 
 
 def _text(answer: dict[str, Any], seeds: int) -> str:
