@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
+from pydantic import SecretStr
 
 from api.cli.verb import cli, existing, seconds, verb
 from data_engine.errors import RequestError
@@ -26,11 +29,14 @@ from data_engine.errors import RequestError
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="Runs at a time; others wait.")
 @click.option("--gpu-runs", default=1, show_default=True, type=click.IntRange(1), help="Of all lakes, runs at a time "
               "that compute where this machine has a GPU.")  # fmt: skip
+@click.option("--webhook", "webhooks", multiple=True, metavar="URL", help="Told, signed with the secret in "
+              "DATA_ENGINE_WEBHOOK_SECRET, of every run that ends and of scores that drift.")  # fmt: skip
 @click.option("--schedules/--no-schedules", default=True, show_default=True, help="Whether it keeps schedules, with a "
               "Prefect server of its own or the one that PREFECT_API_URL names.")  # fmt: skip
 def serve(
     lake: str, host: str, port: int, keys: bool | None, allow: tuple[str, ...], hosts: tuple[str, ...],
-    origins: tuple[str, ...], environment: tuple[str, ...], rate: float, runs: int, gpu_runs: int, schedules: bool,
+    origins: tuple[str, ...], environment: tuple[str, ...], rate: float, runs: int, gpu_runs: int,
+    webhooks: tuple[str, ...], schedules: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Serve the lake over REST until interrupted, and run what is scheduled (`schedule add`).
 
@@ -53,11 +59,21 @@ def serve(
         raise RequestError(
             "the lake has no key, so nobody could ask", code="no_keys", fix="run `data-engine keys make NAME` first"
         )
+    secret = os.environ.get("DATA_ENGINE_WEBHOOK_SECRET", "")
+    for url in webhooks:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RequestError(f"{url!r} is no address of a webhook", code="bad_uri", fix="https://HOST/PATH")
+    if webhooks and len(secret) < 16:
+        raise RequestError(
+            "webhooks are signed, and there is no secret", code="no_secret",
+            fix="set DATA_ENGINE_WEBHOOK_SECRET to at least 16 characters",
+        )  # fmt: skip
     named = () if host in ("0.0.0.0", "::") or not open_to_others else (host.lower(),)
     settings = Settings(
         lake=lake, keys=wanted, hosts=tuple(name.lower() for name in hosts) + named, origins=origins, allow=allow,
         environment=environment, rate=rate, burst=max(1, int(4 * rate)), runs=runs,
-        gpu_runs=gpu_runs, schedules=schedules,
+        gpu_runs=gpu_runs, schedules=schedules, webhooks=webhooks, secret=SecretStr(secret),
     )  # fmt: skip
     run(settings, host, port)
     return {"text": ""}

@@ -32,6 +32,7 @@ from api.service.routes import (
     system,
 )
 from api.service.runs.supervisor import Supervisor
+from api.service.scheduling.events import Events
 from api.service.scheduling.scheduler import Scheduler
 from api.service.sessions import Sessions
 from api.service.settings import Settings
@@ -61,6 +62,12 @@ def make_app(settings: Settings) -> FastAPI:
         live.start()
         app.state.supervisor = Supervisor(live)
         await app.state.supervisor.start()
+        events = None
+        if settings.webhooks:
+            folder = app.state.supervisor.root / "events"
+            events = Events(live, folder, settings.webhooks, settings.secret.get_secret_value())
+            events.start()
+            app.state.supervisor.on_end = events.ended
         if settings.schedules:
             app.state.scheduler = Scheduler(live, app.state.supervisor)
             app.state.scheduler.start()
@@ -70,6 +77,8 @@ def make_app(settings: Settings) -> FastAPI:
             await app.state.supervisor.stop()
             if settings.schedules:
                 await app.state.scheduler.stop()
+            if events is not None:
+                await events.stop()
             live.stop()
 
     app = FastAPI(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 __all__ = ["Settings", "is_loopback"]
 
@@ -32,6 +32,8 @@ class Settings(BaseModel):
     folder: str | None = Field(default=None, description="Where runs are kept; default: in the user's cache.")
     runs: int = Field(default=1, ge=1, description="Runs at a time; others wait.")
     gpu_runs: int = Field(default=1, ge=1, description="Runs at a time that compute where this machine has a GPU.")
+    webhooks: tuple[str, ...] = Field(default=(), description="Told of runs that end and of scores that drift.")
+    secret: SecretStr = Field(default=SecretStr(""), description="Signs what webhooks are told.")
     schedules: bool = Field(default=False, description="Whether it keeps schedules, with Prefect.")
     rows: int = Field(default=1000, ge=1, description="The most rows of a page as JSON.")
 

@@ -45,7 +45,8 @@ class Supervisor:
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._root = Path(live.settings.folder) if live.settings.folder else _folder(live.lake.uri)
+        self.root = Path(live.settings.folder) if live.settings.folder else _folder(live.lake.uri)
+        """Where the folders of runs lie."""
         self._slots = asyncio.Semaphore(live.settings.runs)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._children: dict[str, asyncio.subprocess.Process] = {}
@@ -55,8 +56,8 @@ class Supervisor:
 
     async def start(self) -> None:
         """Record as failed what an earlier service left running."""
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in sorted(self._root.iterdir()):
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in sorted(self.root.iterdir()):
             facts = _read(folder / "state.json")
             if _NAME.fullmatch(folder.name) and facts and facts["state"] not in _OVER:
                 await self._end(folder.name, "failed", "the service ended before the run did")
@@ -82,7 +83,7 @@ class Supervisor:
         ``flow_run``: of Prefect's, which the run is; ``environment``: for its process, in which its API is named.
         """
         run_id = run_id or new_id()
-        folder = self._root / run_id
+        folder = self.root / run_id
         folder.mkdir(mode=0o700)
         request = {"run_id": run_id, "lake": self._live.lake.uri, "work": work.model_dump(mode="json"), "by": who,
                    "flow_run": flow_run, "gpu_runs": self._live.settings.gpu_runs}  # fmt: skip
@@ -94,7 +95,7 @@ class Supervisor:
 
     def holds(self, run_id: str) -> bool:
         """Whether there is such a run, or was."""
-        return (self._root / run_id / "state.json").exists()
+        return (self.root / run_id / "state.json").exists()
 
     async def wait(self, run_id: str) -> dict[str, Any]:
         """:meth:`state` once the run has ended."""
@@ -117,8 +118,8 @@ class Supervisor:
 
     def states(self) -> list[dict[str, Any]]:
         """:meth:`state` of every run, oldest first."""
-        names = sorted(each.name for each in self._root.iterdir() if _NAME.fullmatch(each.name))
-        return [self.state(name) for name in names if (self._root / name / "state.json").exists()]
+        names = sorted(each.name for each in self.root.iterdir() if _NAME.fullmatch(each.name))
+        return [self.state(name) for name in names if (self.root / name / "state.json").exists()]
 
     def log(self, run_id: str) -> bytes:
         """What the run has said so far."""
@@ -169,7 +170,7 @@ class Supervisor:
             if run_id in self._cancelled:
                 await self._end(run_id, "cancelled", f"cancelled by {self._cancelled[run_id]}")
                 return
-            answer = _read(self._root / run_id / "answer.json")
+            answer = _read(self.root / run_id / "answer.json")
             if answer is None:
                 await self._end(run_id, "failed", "its process ended without a word")
             elif "error" in answer:
@@ -188,7 +189,7 @@ class Supervisor:
                 self.on_end(self.state(run_id))
 
     async def _child(self, run_id: str, environment: Mapping[str, str]) -> None:
-        folder = self._root / run_id
+        folder = self.root / run_id
         with (folder / "log").open("ab") as log:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "flows.guard", str(os.getpid()), "api.service.runs.child", str(folder),
@@ -204,15 +205,15 @@ class Supervisor:
             os.killpg(child.pid, signal.SIGKILL)
 
     async def _end(self, run_id: str, state: State, why: str) -> None:
-        request = _read(self._root / run_id / "request.json") or {"work": {"verb": "unknown"}}
+        request = _read(self.root / run_id / "request.json") or {"work": {"verb": "unknown"}}
         work = request["work"]
         await run_in_threadpool(ended, self._live.lake, run_id, work["verb"], work, state, why)
-        answer = _read(self._root / run_id / "answer.json") or {}
+        answer = _read(self.root / run_id / "answer.json") or {}
         said = answer.get("error") if state == "failed" else None
         self._say(run_id, state, error=said or {"code": state, "message": why, "fix": "start it again: it goes on"})
 
     def _say(self, run_id: str, state: State, **more: Any) -> None:
-        path = self._root / run_id / "state.json"
+        path = self.root / run_id / "state.json"
         facts = _read(path) or {}
         when = {"waiting": "asked_at", "running": "started_at"}.get(state, "ended_at")
         facts |= {"state": state, when: datetime.now(UTC).isoformat(), **more}
@@ -229,9 +230,9 @@ class Supervisor:
                     child.send_signal(number)
 
     def _of(self, run_id: str) -> Path:
-        if not _NAME.fullmatch(run_id) or not (self._root / run_id / "state.json").exists():
+        if not _NAME.fullmatch(run_id) or not (self.root / run_id / "state.json").exists():
             raise _unknown(run_id)
-        return self._root / run_id
+        return self.root / run_id
 
 
 def _folder(lake_uri: str) -> Path:
