@@ -69,11 +69,12 @@ class ScorerLineage(_Part):
 
 
 class LabelColumn(_Part):
-    """A column that annotations give (:mod:`data_engine.relabelled`), and who made them."""
+    """A column that annotations give (:mod:`data_engine.relabelled`), numbers or texts, and who made them."""
 
     name: str
     producer: str
     kind: str
+    of: Literal["number", "text"] = "number"
     version: str | None = None
     config_hash: str | None = None
     fit_id: str | None = None

@@ -111,7 +111,7 @@ def freeze(
     used = {key: converted(dataset, resolved) for key, dataset in used.items()}
     if labels is not None:
         relabelled.check(labels, columns, given["row_count"].to_pylist())
-        used = {key: relabelled.described(dataset, labels.column_names) for key, dataset in used.items()}
+        used = {key: relabelled.described(dataset, columns) for key, dataset in used.items()}
     refuse_unlike(used, {key: group_name(dataset.embodiment, dataset.control_mode) for key, dataset in used.items()})
     statistics = _statistics(given, steps, resolved, labels)
     keys = ("selection", "content_hash", "start", "stop", "weight", "split", "dataset", "source_key", "episode_id")
@@ -160,7 +160,10 @@ def identity(document: MixtureDocument, episodes: pa.Table, labels: pa.Table | N
         described["quotas"] = document.quotas
         described["provenances"] = digest(episodes["provenance"].to_pylist())
     if labels is not None:
-        described["columns"] = [column.model_dump(mode="json") for column in document.columns]
+        described["columns"] = [
+            column.model_dump(mode="json", exclude={"of"} if column.of == "number" else None)
+            for column in document.columns
+        ]
         described["labels"] = relabelled.content(labels)
     return digest(
         {**described, "scorers": scorers, "entries": entries, "features": features, "episodes": sha.hexdigest()}

@@ -90,6 +90,7 @@ class Mixture:
     def _reset(self) -> None:
         self._opened: LRU[str, pq.ParquetFile] = LRU(16, lambda path: pq.ParquetFile(self.local(path)))
         self._arrays: LRU[tuple[str, str, bool], np.ndarray] = LRU(4096, self._decoded)
+        self._texts: LRU[tuple[str, str], pa.DictionaryArray] = LRU(64, self._read_texts)
         self._local: dict[str, Path] = {}
 
     @cached_property
@@ -210,6 +211,21 @@ class Mixture:
         """
         return self._arrays((path, column, fill))
 
+    def texts(self, path: str, column: str) -> pa.DictionaryArray:
+        """A text column of a whole steps file, [N], null where it is missing."""
+        return self._texts((path, column))
+
+    def _read_texts(self, key: tuple[str, str]) -> pa.DictionaryArray:
+        path, column = key
+        if self.labels is not None and column in self.labels.column_names:
+            rows = np.flatnonzero(self._in_file(path))
+            count = self._opened(path).metadata.num_rows
+            found = relabelled.texts_of(self.labels, column, rows, self.rows["row_start"][rows], count)
+        else:
+            self.cache.verify(self.local(path), self._files[path][1])
+            found = self._opened(path).read(columns=[column])[column].cast(pa.string()).combine_chunks()
+        return found.dictionary_encode()
+
     def steps(self, i: int, columns: list[str] | None = None) -> pa.Table:
         """The steps [start, stop) of row ``i`` of ``episodes``, converted, without ``episode_id`` and ``step``.
 
@@ -297,8 +313,7 @@ def open(
     files = table("files.parquet", FILES)
     labels = None
     if document.columns:
-        schema = pa.schema([(column.name, pa.list_(pa.float32())) for column in document.columns])
-        labels = table(relabelled.LABELS, schema)
+        labels = table(relabelled.LABELS, relabelled.schema(document.columns))
     mixture = Mixture(uri, document, Coded(rows), files, storage_options, cache, labels)
     if "episodes.parquet" in small:
         mixture.episodes = small["episodes.parquet"]

@@ -174,12 +174,14 @@ class EntryRecipe(_Part):
 class ColumnRecipe(_Part):
     """A column that a labeller's annotations give the steps, one number each: ``{name: reward, producer: uvd}``.
 
-    ``kind`` of the annotations is ``name`` where it is not given.
+    ``kind`` of the annotations is ``name`` where it is not given. ``of: text``: their words instead (a span's ``text``,
+    else its ``label``), at each step of the span.
     """
 
     name: str = Field(min_length=1, max_length=200)
     producer: str
     kind: str | None = None
+    of: Literal["number", "text"] = "number"
 
 
 class MixtureRecipe(_Part):

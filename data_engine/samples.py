@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from data_engine.cache import LRU
 from data_engine.drawing import drawing
@@ -103,9 +104,9 @@ class Samples:
         ``observation.state`` [n, H, ...], ``action`` [n, A, ...] (floats as float32, integers as int64),
         ``observation_is_pad`` bool [n, H], ``action_is_pad`` bool [n, A], ``observation.images.<camera>`` uint8 [n,
         H, 3, h, w], other columns [n, ...], ``timestamp`` float64 [n], ``step``, ``epoch`` and ``index`` (k) int64
-        [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode. Missing values are NaN, those of
-        integers and booleans true in ``<column>_is_missing``, a bool for each number. Where a dataset of the mixture
-        lacks a column, ``<column>_is_absent`` bool [n] says whose zeros stand for nothing.
+        [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode and those asked for. Missing
+        values are NaN, those of integers and booleans true in ``<column>_is_missing``, a bool for each number. Where a
+        dataset of the mixture lacks a column, ``<column>_is_absent`` bool [n] says whose zeros stand for nothing.
         With transitions and goals what these say; ``goal_distance`` int64 [n] is how many steps later in the same
         range the goal lies, -1 for any other.
 
@@ -137,6 +138,8 @@ class Samples:
             out |= self._following(self.windows.transitions, batch, rows, offsets)
         if self.windows.goals is not None:
             out |= self._goal(self.windows.goals, epoch, k, rows, offsets)
+        for name in self.windows.texts:
+            out[name] = batch.text(name)
         out["timestamp"] = batch.window(TIMESTAMP, CLOCK, "here")[:, 0]
         out["step"] = self._start[rows] + offsets
         out["epoch"], out["index"] = np.full(len(k), epoch, np.int64), k
@@ -236,6 +239,13 @@ class Samples:
     def _check_names(self) -> None:
         known = {name for layout in self._layouts for name in layout.known} | {TIMESTAMP}
         asked = [name for name in self.windows.columns if name not in (STATE, ACTION)]
+        for name in self.windows.texts:
+            if not any(name in layout.texts for layout in self._layouts):
+                raise RequestError(
+                    f"no dataset of mixture {self.mixture.name!r} has texts {name!r}",
+                    code="unknown_column",
+                    fix="have a labeller's in the mixture's columns: {name: NAME, producer: LABELLER, of: text}",
+                )
         for name in (*asked, *(IMAGES + camera for camera in self.windows.cameras or ())):
             if name not in known:
                 raise RequestError(
@@ -313,6 +323,17 @@ class _Batch:
             elif values.size:
                 found[part, :, :size] = np.isnan(values.take(at[part], axis=0)).reshape(*at[part].shape, size)
         return found.reshape(*at.shape, *column.shape)
+
+    def text(self, name: str) -> list[str | None]:
+        """The text of each sample's own step, None where there is none."""
+        found: list[str | None] = [None] * len(self.at)
+        for file, layout, part in self.parts:
+            if name in layout.texts:
+                mine = range(len(found)) if isinstance(part, slice) else part.tolist()
+                said = self.samples.mixture.texts(file, name).take(pa.array(self.at[part][:, 0])).to_pylist()
+                for i, text in zip(mine, said, strict=True):
+                    found[i] = text
+        return found
 
     def plain(self, name: str, at: np.ndarray) -> np.ndarray:
         """float64 [n, W]: a scalar column at file rows ``at``, as it lies there; 0 where a dataset lacks it."""

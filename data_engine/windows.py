@@ -38,6 +38,9 @@ class Windows:
     edge step is repeated and the pad mask is true. A missing value is NaN. Integers and booleans, which have none, come
     with ``<column>_is_missing``, of the column's own shape: their zeros stand for nothing where it is true.
 
+    ``texts``: text columns, recorded or a labeller's, such as the language of a span: that of step t, None where there
+    is none.
+
     ``columns``: numeric step columns. A dataset without one gives zeros of the shape that the other datasets have,
     and ``<column>_is_absent`` says so (action-free video among demonstrations; its ``action_is_pad`` is true
     throughout); where no other has it either, or their shapes differ, samples come without it. ``cameras``: names, by
@@ -54,6 +57,7 @@ class Windows:
     history: int = 1
     action_horizon: int = 16
     columns: tuple[str, ...] = (STATE, ACTION)
+    texts: tuple[str, ...] = ()
     cameras: tuple[str, ...] | None = None
     frame_size: tuple[int, int] | None = None
     normalise: Normalise = "none"
@@ -139,6 +143,7 @@ class Layout:
             for camera in self.cameras
         }
         self.known = sorted(features)
+        self.texts = [name for name in windows.texts if name in features and features[name].dtype == "string"]
 
     @property
     def key(self) -> dict[str, tuple[int, ...]]:

@@ -12,10 +12,13 @@ import pyarrow as pa
 from data_engine.document import LabelColumn
 from data_engine.errors import RequestError
 from data_engine.recipe import ColumnRecipe
+from data_engine.relabelled import schema
 from flows.annotations import annotations
 from storage.lake import Lake
 
 __all__ = ["given"]
+
+_FIELDS = {"number": ("step_values", "value"), "text": ("text", "label")}
 
 
 def given(
@@ -24,7 +27,8 @@ def given(
     """The ``columns`` and who gave them, and for each row of a mixture the list of its values, null where none.
 
     A number a step (``step_values``), or one of a whole span (``value``) at each of its steps; where spans overlap the
-    one that begins later counts, NaN where nothing is said. Raises ``RequestError`` where nothing was said of any row.
+    one that begins later counts, NaN where nothing is said. Or a span's text, else its label, null where there is none:
+    ``of: text``. Raises ``RequestError`` where nothing was said of any row.
     """
     if not columns:
         return (), None
@@ -35,20 +39,30 @@ def given(
         said, _ = annotations(lake, episodes, column.producer, kind, fits)
         by_episode: dict[str, list[dict[str, Any]]] = {}
         for item in said.iter_rows(named=True):
-            if item["step_values"] is not None or item["value"] is not None:
+            if any(item[field] is not None for field in _FIELDS[column.of]):
                 by_episode.setdefault(item["episode_id"], []).append(item)
         if not by_episode:
             raise RequestError(
-                f"annotations {kind!r} of {column.producer!r} have no numbers to make a column of",
+                f"annotations {kind!r} of {column.producer!r} have no {column.of}s to make a column of",
                 code="no_values",
                 fix="name another kind",
             )
         first = said.row(0, named=True)
         who = {key: first[key] for key in ("producer", "version", "config_hash", "fit_id")}
-        made.append(LabelColumn(name=column.name, kind=kind, **who))
-        values = [_values(by_episode.get(row["episode_id"]), row["start"], row["stop"]) for row in rows]
-        lists[column.name] = pa.array(values, pa.list_(pa.float32()))
-    return tuple(made), pa.table(lists)
+        made.append(LabelColumn(name=column.name, kind=kind, of=column.of, **who))
+        values_of = _texts if column.of == "text" else _values
+        lists[column.name] = [values_of(by_episode.get(row["episode_id"]), row["start"], row["stop"]) for row in rows]
+    return tuple(made), pa.table(lists, schema=schema(made))
+
+
+def _texts(said: list[dict[str, Any]] | None, start: int, stop: int) -> list[str | None] | None:
+    """What is said at each step, or None where nothing is said of these steps."""
+    found: list[str | None] = [None] * (stop - start)
+    for item in said or ():
+        first, last = max(item["start"], start), min(item["stop"], stop)
+        if first < last:
+            found[first - start : last - start] = [item["text"] or item["label"]] * (last - first)
+    return found if any(text is not None for text in found) else None
 
 
 def _values(said: list[dict[str, Any]] | None, start: int, stop: int) -> np.ndarray | None:

@@ -79,6 +79,29 @@ def test_the_loader_gives_what_the_labeller_said_of_each_step(rewarded, common, 
     assert check(rewarded) == []
 
 
+@pytest.mark.parametrize("segments", [False, True])
+def test_the_language_of_a_span_is_that_of_each_of_its_steps(rewarded, common, segments):
+    column = ColumnRecipe(name="subtask", producer="keyposes", kind="segment", of="text")
+    demos = mixtures.open(mixed(rewarded, common, columns=(column,), segments=segments, weight_kind="repeat")["uri"])
+    spans = rewarded.scan("annotations").filter(pl.col("kind") == "segment", pl.col("producer") == "keyposes").collect()
+    said = {
+        (row["episode_id"], step): row["text"] or row["label"]
+        for row in spans.sort("start").iter_rows(named=True)
+        for step in range(row["start"], row["stop"])
+    }
+    assert len(set(said.values())) > 1
+    dataset = MixtureDataset(demos, Windows(texts=("subtask",)))
+    batch = collate(dataset.__getitems__(list(range(len(dataset)))))
+    for episode, step, text in zip(batch["episode_id"], batch["step"].tolist(), batch["subtask"], strict=True):
+        assert text == said.get((episode, step))
+    for row, episode in enumerate(demos.episodes.to_pylist()):
+        steps = range(episode["start"], episode["stop"])
+        assert demos.steps(row)["subtask"].to_pylist() == [said.get((episode["episode_id"], step)) for step in steps]
+    assert {feature.dtype for feature in demos.datasets["reach"].features if feature.name == "subtask"} == {"string"}
+    with pytest.raises(RequestError, match="has texts 'subtsk'"):
+        MixtureDataset(demos, Windows(texts=("subtsk",)))
+
+
 def test_steps_and_an_export_have_the_columns_too_and_the_recorded_ones_stay_in_the_lake(rewarded, common, tmp_path):
     facts = mixed(rewarded, common)
     demos = mixtures.open(facts["uri"])
