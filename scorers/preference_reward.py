@@ -33,6 +33,7 @@ _ITEM_STEPS = 8  # of an item that training looks at, evenly spread
 _FOLDS = 4
 _FOLD_MEMBERS = 2
 _LEAST_PAIRS = 8
+_VELOCITY = 0.25  # of a velocity beside a position
 _END = 0.1  # of an episode
 _Place = tuple[str, str]  # group and task: what one reward is of
 
@@ -40,10 +41,11 @@ _Place = tuple[str, str]  # group and task: what one reward is of
 class PreferenceReward(Labeller):
     """The mean of ``members`` rewards, in standard deviations over the steps they were learned from.
 
-    ``collection``: the preferences that it learns from. It sees positions and velocities of the view, with ``actions``
-    the action as well, or the vectors of the embedding space ``space`` (of ``camera``, where it has several). One
-    reward for each task and kind of robot. ``flips``: the share of answers that are assumed to be wrong.
-    ``contradicted``: whether pairs count whose verdict a second judge denies.
+    ``collection``: the preferences that it learns from. It sees the positions of the view and, a quarter as large, its
+    velocities, as what is worth having is mostly a place; with ``actions`` the action as well; or the vectors of the
+    embedding space ``space`` (of ``camera``, where it has several). One reward for each task and kind of robot.
+    ``flips``: the share of answers that are assumed to be wrong. ``contradicted``: whether pairs count whose verdict a
+    second judge denies.
 
     Writes a ``reward`` and a ``reward_uncertainty`` (the members' standard deviation) of every step. Metrics:
     ``mean_reward``, ``final_reward`` (last tenth of the steps), ``uncertainty`` (mean), ``held_out_accuracy``: of pairs
@@ -63,7 +65,7 @@ class PreferenceReward(Labeller):
 
     spec: ClassVar[LabelSpec] = LabelSpec(
         name="preference_reward",
-        version="1",
+        version="2",
         level="step",
         metrics=(
             Metric("mean_reward", "standard deviations", "higher"),
@@ -90,8 +92,8 @@ class PreferenceReward(Labeller):
         places: dict[_Place, list[Comparison]] = defaultdict(list)
         apart = 0
         for pair in gathered.pairs():
-            found = {gathered.places.get(item) for item in (pair.first, pair.second)}
-            if len(found) == 1 and (place := found.pop()) is not None:
+            where = {gathered.places.get(item) for item in (pair.first, pair.second)}
+            if len(where) == 1 and (place := where.pop()) is not None:
                 places[place[0], pair.task or place[1]].append(pair)
             else:
                 apart += 1
@@ -100,7 +102,8 @@ class PreferenceReward(Labeller):
         for place, pairs in sorted(places.items()):
             facts: dict[str, Any] = {"group": place[0], "task": place[1], "pairs": len(pairs)}
             if len(pairs) >= _LEAST_PAIRS:
-                learned, told = self._learn(gathered.features(pairs, views), pairs, seed, device)
+                found = gathered.features(pairs, views)
+                learned, told = self._learn(found, pairs, self._emphasis(views.get(place[0])), seed, device)
                 arrays |= {f"{len(nets)}.{name}": array for name, array in learned.items()}
                 facts |= told
             nets.append(facts)
@@ -166,7 +169,12 @@ class PreferenceReward(Labeller):
         )  # fmt: skip
 
     def _learn(
-        self, found: tuple[np.ndarray, np.ndarray, Sequence[Item]], pairs: Sequence[Comparison], seed: int, device: str
+        self,
+        found: tuple[np.ndarray, np.ndarray, Sequence[Item]],
+        pairs: Sequence[Comparison],
+        emphasis: np.ndarray | None,
+        seed: int,
+        device: str,
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The ensemble, and beside it, to be held against the answers, one on each three quarters of the episodes.
 
@@ -187,7 +195,8 @@ class PreferenceReward(Labeller):
             return {}, {"reason": "no pair of steps that it can see"}
         weights = train(
             steps, items, rows, target, counts,
-            seed=seed, hidden=self.hidden, iterations=self.iterations, flips=self.flips, device=device,
+            seed=seed, emphasis=emphasis, hidden=self.hidden, iterations=self.iterations, flips=self.flips,
+            device=device,
         )  # fmt: skip
         rewards = item_rewards(weigh(weights, steps, device), items)
         right, held = 0.0, 0
@@ -198,6 +207,14 @@ class PreferenceReward(Labeller):
             right, held = right + (share or 0.0) * int(mine.sum()), held + int(mine.sum())
         kept = {name: x if name in ("mean", "deviation") else x[: self.members] for name, x in weights.items()}
         return kept, {"accuracy": right / held if held else None, "held_out": held, "items": len(order)}
+
+    def _emphasis(self, view: View | None) -> np.ndarray | None:
+        """How large each feature is, None for alike: vectors of a space, and episodes that have no view."""
+        if self.space or view is None:
+            return None
+        sizes = [(len(view.position), 1.0), (len(view.velocity), _VELOCITY)]
+        sizes += [(len(view.action), 1.0)] if self.actions else []
+        return np.concatenate([np.full(count, size) for count, size in sizes])
 
     def _features(
         self, batch: EpisodeBatch, index: int, raw: RawEpisode, views: Mapping[str, View], steps: np.ndarray

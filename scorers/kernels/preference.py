@@ -33,6 +33,7 @@ def train(
     weight: np.ndarray,
     *,
     seed: int,
+    emphasis: np.ndarray | None = None,
     hidden: int = 64,
     iterations: int = 400,
     rate: float = 3e-3,
@@ -44,7 +45,9 @@ def train(
 
     ``steps`` float32 [n, d] are features; ``items`` int64 [I, M] the rows of each item's steps, -1 where it has fewer;
     ``pairs`` int64 [P, 2] items; ``target`` [P] the probability that the second is better; ``weight`` float [K, P] what
-    each pair counts to each member, 0 not at all; ``flips``: the share of answers that are assumed to be wrong.
+    each pair counts to each member, 0 not at all; ``flips``: the share of answers that are assumed to be wrong;
+    ``emphasis`` [d]: the deviation that each feature is brought to before it is seen, 1 by default: what is small is
+    drowned by the jitter unless many answers depend on it.
 
     Rewards come out with mean 0 and deviation 1 over ``steps``, member by member, so that their spread is comparable.
     Everything is drawn on the CPU from ``seed`` alone. O(iterations K M hidden (d + hidden)) for batches of 256 pairs.
@@ -55,7 +58,7 @@ def train(
         raise ValueError("a member has no pair to learn from")
     draw = torch.Generator().manual_seed(seed)
     mean, deviation = steps.mean(axis=0, dtype=np.float64), steps.std(axis=0, dtype=np.float64)
-    deviation = np.where(deviation > 1e-4, deviation, 1.0)
+    deviation = np.where(deviation > 1e-4, deviation, 1.0) / (1.0 if emphasis is None else emphasis)
     x = torch.from_numpy(((steps - mean) / deviation).astype(np.float32)).to(device)
     rows = torch.from_numpy(items).to(device)
     share = (rows >= 0).float()

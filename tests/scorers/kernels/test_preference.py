@@ -78,3 +78,19 @@ def test_a_gpu_says_the_same():
     features, items, pairs, target = world(0, 200)
     weights = train(features, items, pairs, target, np.ones((2, 200)), seed=0, iterations=50)
     assert np.allclose(weigh(weights, features), weigh(weights, features, "cuda"), atol=1e-6)
+
+
+def test_what_is_made_small_is_not_learned_by_heart():
+    """Of few answers, some of them wrong, most of what is seen says nothing; small, it misleads less."""
+    rng = np.random.default_rng(5)
+    features, items, pairs, target = world(5, 120, 0.1)
+    noisy = np.concatenate([features, rng.normal(size=(400, 20)).astype(np.float32)], axis=1)
+    unseen = rng.normal(size=(800, 25)).astype(np.float32)
+    some = rng.integers(800, size=(3000, 2))
+    truth = (unseen[some[:, 1], 0] > unseen[some[:, 0], 0]).astype(float)
+    right = []
+    for size in (1.0, 0.25):
+        emphasis = np.r_[np.ones(5), np.full(20, size)]
+        weights = train(noisy, items, pairs, target, np.ones((3, 120)), seed=0, iterations=150, emphasis=emphasis)
+        right.append(agreement(weigh(weights, unseen).mean(axis=0), some, truth))
+    assert right[1] > right[0] + 0.03
