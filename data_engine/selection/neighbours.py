@@ -17,6 +17,7 @@ EXACT_BELOW = 50_000
 """Vectors below which every pair is compared; above, the 16 inverted lists next to a query (of 4 sqrt(n)) are."""
 
 _PROBES = 16
+_TAUGHT = 64  # vectors of an inverted list that its place is learned from: more cost minutes and find no more
 
 
 def directions(vectors: np.ndarray, centre: bool = False) -> np.ndarray:
@@ -46,6 +47,7 @@ def nearest(units: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray,
     else:
         lists = 2 ** round(math.log2(4 * math.sqrt(len(base))))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(base.shape[1]), base.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = _TAUGHT
         with _one_thread(faiss):
             index.train(base)
         index.add(base)

@@ -17,7 +17,8 @@ from pydantic import Field
 
 from data_engine.errors import RequestError
 from data_engine.selection import Budget, Candidates, Chosen, Selector, resolve_budget
-from data_engine.selection.costs import Costs, DenseCosts, UnitCosts
+from data_engine.selection.accelerated import unit_costs
+from data_engine.selection.costs import Costs, DenseCosts
 from data_engine.selection.nearest import cosines, layers
 from data_engine.selection.neighbours import directions, nearest
 from data_engine.selection.pool import Pool, reasons_for, vector_pools
@@ -45,7 +46,7 @@ class _Space:
         self.theirs = theirs
         self.similarity = cosines(ours, theirs) if len(ours) * len(theirs) <= MAX_CELLS else None
         if self.similarity is None:
-            self.units = UnitCosts(directions(ours).astype(np.float32), directions(theirs).astype(np.float32))
+            self.units = unit_costs(directions(ours), directions(theirs))
 
     def costs(self, rows: np.ndarray | None = None) -> Costs:
         """sqrt(2 - 2 cos) of all candidates, or of some."""
@@ -88,17 +89,22 @@ class _Space:
             return 0.5
         among = cosines(self.theirs, self.theirs)
         np.fill_diagonal(among, -np.inf)
-        ranked, held = np.sort(np.round(self.best, 6)), np.round(among.max(axis=1), 6)
+        ranked, held = np.sort(np.round(self._some.max(axis=1), 6)), np.round(among.max(axis=1), 6)
         below = sum(np.searchsorted(ranked, held, side=side).mean() for side in ("left", "right"))
         return float(below / 2 / len(ranked))
 
     @cached_property
     def spread(self) -> float:
         """The standard deviation of the cosines, over a part of the candidates where they are many."""
+        return float(self._some.std())
+
+    @cached_property
+    def _some(self) -> np.ndarray:
+        """The cosines of all candidates, or of a part of them where they are many."""
         if self.similarity is not None:
-            return float(self.similarity.std())
+            return self.similarity
         some = np.linspace(0, self.shape[0] - 1, _LOOKED_AT).astype(np.int64)
-        return float((self.units.ours[some] @ self.units.theirs.T).std())
+        return np.asarray(self.units.ours[some] @ self.units.theirs.T, np.float64)
 
 
 class Transport(Selector):
