@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate,
 
 from data_engine.errors import RequestError
 from data_engine.mixture import Mixture
-from data_engine.samples import Samples
+from data_engine.samples import samples_of
 from data_engine.windows import Windows
 
 __all__ = ["Batch", "MixtureDataset", "MixtureSampler", "MixtureStream", "Windows", "collate"]
@@ -78,7 +78,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         epoch: int = 0,
         seed: int | None = None,
     ) -> None:
-        self.samples = Samples(mixture, windows, split=split, seed=seed)
+        self.samples = samples_of(mixture, windows, split=split, seed=seed)
         self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -166,7 +166,7 @@ class MixtureStream(IterableDataset[dict[str, Any]]):
         _check_rank(rank, world_size)
         if batch_size < 1:
             raise RequestError(f"batch_size {batch_size} is below 1", code="bad_batch_size")
-        self.samples = Samples(mixture, windows, split=split, seed=seed)
+        self.samples = samples_of(mixture, windows, split=split, seed=seed)
         self.batch_size, self.rank, self.world_size, self.even = batch_size, rank, world_size, even
         self.set_epoch(epoch)
 

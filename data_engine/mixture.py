@@ -271,9 +271,9 @@ class Mixture:
         self, windows: Windows | None = None, *, split: str = "train", epoch: int = 0, start: int = 0
     ) -> Iterator[dict[str, Any]]:
         """The samples of an epoch from ``start`` on, as numpy arrays, in the order every loader has. Needs no torch."""
-        from data_engine.samples import Samples
+        from data_engine.samples import samples_of
 
-        return Samples(self, windows, split=split).iterate(epoch, start)
+        return samples_of(self, windows, split=split).iterate(epoch, start)
 
 
 def open(

@@ -5,6 +5,7 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from data_engine.frames import Frames
 from data_engine.goals import Goals, Peers
 from data_engine.mixture import Mixture
 from data_engine.model import ACTION, IMAGES, REWARD, STATE, TERMINATED, TIMESTAMP, TRUNCATED
+from data_engine.pairs import PairSamples
 from data_engine.sampling import Epoch, hash_key
 from data_engine.transitions import Transitions, outcome, to_go
 from data_engine.windows import CLOCK, Column, Layout, Span, Windows, span_of
 
-__all__ = ["Samples"]
+__all__ = ["Samples", "samples_of"]
 
 _BLOCK = 4096  # samples drawn at once: many counter-based draws cost little more than one
 
@@ -148,6 +150,40 @@ class Samples:
             out[name] = [texts[c] for c in code[rows].tolist()]
         return out
 
+    def place(self, episode: str, start: int = 0, stop: int | None = None) -> tuple[int, int, int] | None:
+        """Where the steps [start, stop) of an episode (to its last step in the range, for None) lie in this split:
+        (row, and offsets into it from where to where), or None where they do not.
+        """
+        for row in self._rows_of(episode):
+            first = int(self._start[row])
+            length = int(self._last[row] - self._first[row]) + 1
+            end = first + length if stop is None else stop
+            if first <= start < end <= first + length:
+                return row, start - first, end - first
+        return None
+
+    @cached_property
+    def _by_episode(self) -> tuple[np.ndarray, np.ndarray]:
+        ids = self._episode_ids[self._rows]
+        order = np.argsort(ids, kind="stable")
+        return ids[order], self._rows[order]
+
+    def _rows_of(self, episode: str) -> list[int]:
+        ids, rows = self._by_episode
+        low, high = np.searchsorted(ids, episode, "left"), np.searchsorted(ids, episode, "right")
+        return [int(row) for row in rows[low:high]]
+
+    def segments(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray, steps: int) -> dict[str, Any]:
+        """The steps [start, stop) (int64 [n] each, offsets into mixture rows ``rows``), ``steps`` at most, batch first.
+
+        Every column as [n, steps, ...] and every camera as uint8 [n, steps, 3, h, w], the last step repeated where
+        ``_is_pad`` bool [n, steps]; ``step`` and ``episode_id`` of the first. Raises as :meth:`read` does.
+        """
+        batch = _Batch(self, rows, start, stop - 1, np.arange(steps))
+        out = self._observed(batch, rows, "segment", list(batch.layout.columns))
+        out |= {"_is_pad": batch.reach("segment")[1], "step": self._start[rows] + start}
+        return {**out, "episode_id": self._episode_ids[rows].tolist()}
+
     def _following(
         self, asked: Transitions, batch: _Batch, rows: np.ndarray, offsets: np.ndarray
     ) -> dict[str, np.ndarray]:
@@ -267,10 +303,20 @@ class Samples:
 class _Batch:
     """The windows of one batch, gathered file by file. All samples have one layout."""
 
-    def __init__(self, samples: Samples, rows: np.ndarray, offsets: np.ndarray) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        rows: np.ndarray,
+        offsets: np.ndarray,
+        last: np.ndarray | None = None,
+        segment: np.ndarray | None = None,
+    ) -> None:
+        """``last``: offset of the last step to be shown, by default the row's. ``segment``: deltas of that span."""
         self.samples = samples
-        self.first, self.last = samples._first[rows][:, None], samples._last[rows][:, None]
+        self.first = samples._first[rows][:, None]
+        self.last = samples._last[rows][:, None] if last is None else self.first + last[:, None]
         self.at = self.first + offsets[:, None]
+        self.deltas = samples.deltas if segment is None else {**samples.deltas, "segment": segment}
         self._reach: dict[Span, tuple[np.ndarray, np.ndarray]] = {}
         dataset = samples._dataset[rows]
         self.layout = samples._layouts[dataset[0]]
@@ -289,7 +335,7 @@ class _Batch:
     def reach(self, span: Span) -> tuple[np.ndarray, np.ndarray]:
         """(file rows int64 [n, W] of a window, kept inside the range; bool [n, W]: where it is beyond)."""
         if span not in self._reach:
-            deltas = self.samples.deltas[span]
+            deltas = self.deltas[span]
             if len(deltas) == 1:  # the step itself is never beyond
                 self._reach[span] = self.at, np.zeros(self.at.shape, bool)
             else:
@@ -385,6 +431,15 @@ class _Batch:
                     if name.startswith(IMAGES)
                     else f"Windows(pad_to={{{name!r}: WIDTH}})",
                 )
+
+
+def samples_of(
+    mixture: Mixture, windows: Windows | None = None, *, split: str = "train", seed: int | None = None
+) -> Samples | PairSamples:
+    """What ``windows`` ask for: steps, or pairs."""
+    if windows is not None and windows.pairs is not None:
+        return PairSamples(mixture, windows, split=split, seed=seed)
+    return Samples(mixture, windows, split=split, seed=seed)
 
 
 def _again(mixture: Mixture, windows: Windows, split: str, seed: int) -> Samples:

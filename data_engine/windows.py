@@ -14,11 +14,12 @@ from data_engine.errors import RequestError
 from data_engine.goals import Goals
 from data_engine.mixture import Mixture
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Feature
+from data_engine.pairs import Pairs
 from data_engine.transitions import Transitions
 
 __all__ = ["Column", "Layout", "Windows", "span_of"]
 
-Span = Literal["past", "future", "here", "ahead"]
+Span = Literal["past", "future", "here", "ahead", "segment"]
 Normalise = Literal["none", "mean_std", "min_max", "quantile"]
 
 
@@ -51,7 +52,8 @@ class Windows:
     right, and ``<column>_dim_is_pad`` says which.
 
     ``transitions``: what follows a step as well, for offline reinforcement learning. ``goals``: a goal drawn with
-    hindsight, shown by ``columns`` and ``cameras`` of these windows.
+    hindsight, shown by ``columns`` and ``cameras`` of these windows. ``pairs``: samples are pairs of pieces of
+    behaviour of which one was preferred, as long as the pairs say; history, horizon and texts do not count.
     """
 
     history: int = 1
@@ -64,6 +66,7 @@ class Windows:
     pad_to: Mapping[str, int] = field(default_factory=dict)
     transitions: Transitions | None = None
     goals: Goals | None = None
+    pairs: Pairs | None = None
 
     def __post_init__(self) -> None:
         if self.history < 1 or self.action_horizon < 1:
@@ -74,6 +77,8 @@ class Windows:
             raise RequestError(
                 f"unknown normalise {self.normalise!r}", code="bad_windows", fix="none, mean_std, min_max or quantile"
             )
+        if self.pairs and (self.transitions or self.goals):
+            raise RequestError("pairs have neither transitions nor goals", code="bad_windows")
         lost = set(self.goals.columns) - set(self.columns) if self.goals else set()
         if lost:
             raise RequestError(
