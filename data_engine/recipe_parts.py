@@ -143,7 +143,8 @@ class SelectRecipe(_Part):
     automatic budget over several tasks at once grows too far, because one task's targets judge another's candidates.
     Strata share the budget by their ``size``, or by ``equal`` shares (what a small one cannot fill goes to the others).
     ``segments`` chooses among spans of those episodes, and of the targets, and the budget counts them; ``retrieval``
-    cuts its targets only, and finds the spans itself.
+    cuts its targets only, and finds the spans itself. ``unit`` ``dataset`` chooses among whole datasets by the mean of
+    their episodes, and the budget counts those; targets stay episodes.
     """
 
     name: Name
@@ -155,8 +156,15 @@ class SelectRecipe(_Part):
     within: tuple[Literal["task", "operator", "scene", "objects", "dataset"], ...] = ()
     shares: Literal["size", "equal"] = "size"
     segments: SegmentsRecipe | None = None
+    unit: Literal["episode", "dataset"] = "episode"
     params: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> SelectRecipe:
+        if self.unit == "dataset" and (self.segments is not None or self.within):
+            raise ValueError("unit: dataset goes without segments and within")
+        return self
 
 
 class EntryRecipe(_Part):

@@ -23,6 +23,7 @@ from data_engine.recipe import SelectRecipe
 from data_engine.scoring import Clips
 from data_engine.selection import Budget, Candidates, Selector, resolve_budget
 from flows.clips import clips, pinned
+from flows.datasets import episodes_of, gathered
 from flows.index import vectors
 from flows.named import held, held_of
 from flows.progress import Progress
@@ -51,7 +52,8 @@ def select(
 ) -> dict[str, Any]:
     """Choose among ``episodes`` and store the selection, which becomes the newest of its name.
 
-    With ``segments`` in the recipe the units are step ranges, each with a rank and weight of its own; else episodes.
+    With ``segments`` in the recipe the units are step ranges, each with a rank and weight of its own; with ``unit:
+    dataset`` whole datasets, whose episodes follow each other; else episodes.
     Returns ``{"selection_id", "name", "method", "candidates", "targets", "chosen", "undecided", "report"}``. ``fits``
     and ``encoder_version`` pin what scores and vectors count, ``selections`` (ids by name) what set algebra is done on.
     Raises ``RequestError`` where nothing can be chosen from.
@@ -146,7 +148,18 @@ def select(
     if fallback:
         progress.warn(f"selection {recipe.name}: no episode can serve as target; every candidate is kept, unweighed")
         selector = registry.make("selectors", "filter")
-    chosen, said, report, parts = _choose(selector, recipe, admitted, targets, fallback, read)
+    if recipe.unit == "dataset":
+        if selector.needs_selections or selector.needs_clips:
+            raise RequestError(
+                f"selection {recipe.name!r}: {recipe.method} chooses no whole datasets",
+                code="bad_recipe",
+                fix="leave unit out, or choose another method",
+            )
+        grouped = gathered(admitted)
+        chosen, said, report, parts = _choose(selector, recipe, grouped, targets, fallback, read)
+        chosen, said = episodes_of(grouped, chosen, said)
+    else:
+        chosen, said, report, parts = _choose(selector, recipe, admitted, targets, fallback, read)
     if parts is not None:  # in the place of the units that they are of
         taken = parts.join(offered.drop("start", "stop"), left_on="of", right_on="unit", maintain_order="left")
         said |= {name: said[of] for name, of in parts.select("unit", "of").iter_rows()}
@@ -172,6 +185,8 @@ def select(
         inputs["scores"] = digest(sorted(zip(admitted["unit"], ranked.fill_nan(None), strict=True)))
     if sets:
         inputs["selections"] = sets
+    if recipe.unit == "dataset":
+        inputs["unit"] = recipe.unit
     if segments is not None:
         spans = pl.concat_str("content_hash", "start", "stop", separator=":")
         inputs |= {"segments": segments, "candidates": digest(sorted(admitted.select(spans).to_series()))}

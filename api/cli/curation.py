@@ -57,6 +57,13 @@ def curate(
 @click.option("--segments-where", metavar="EXPR", help="Over label, value, confidence, steps, seconds of the spans.")
 @click.option("--within", metavar="COLUMN", multiple=True, help="Choose in each scene, objects, task, ... apart.")
 @click.option("--shares", type=click.Choice(["size", "equal"]), default="size", show_default=True, help="Of --within.")
+@click.option(
+    "--unit",
+    type=click.Choice(["episode", "dataset"]),
+    default="episode",
+    show_default=True,
+    help="What is taken whole, and --budget counts.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
@@ -64,7 +71,8 @@ def curate(
 @FITS
 def select(
     lake: str, method: str, name: str, target: str | None, budget: str | None, space: str, segments: str | None,
-    segments_where: str | None, within: tuple[str, ...], shares: str, seed: int, dataset: str | None,
+    segments_where: str | None, within: tuple[str, ...], shares: str, unit: str, seed: int,
+    dataset: str | None,
     where: str | None, pairs: tuple[str, ...], fits: tuple[str, ...],
 ) -> dict[str, Any]:  # fmt: skip
     """Choose episodes and store the choice as a selection."""
@@ -83,6 +91,7 @@ def select(
         "where": where,
         "within": within,
         "shares": shares,
+        "unit": unit,
         "params": registry.make("selectors", method, options(pairs)).config,
         "segments": {"producer": segments, "where": segments_where} if segments else None,
         "seed": seed,
