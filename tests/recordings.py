@@ -65,8 +65,6 @@ score:
   - {{scorer: integrity}}
   - {{scorer: action_divergence}}
   - {{scorer: mutual_information}}
-label:
-  - {{labeller: keyposes, params: {{still_m_s: 0.3, apart: 3}}}}
 select:
   - name: towards
     method: transport
@@ -81,8 +79,8 @@ export:
 """
 
 
-def write_recipe(folder: Path, source: Path | str) -> Path:
-    """A recipe over ``source`` that uses every stage; its export goes to ``folder / "out"``."""
+def write_recipe(folder: Path, source: Path | str, more: str = "") -> Path:
+    """A recipe over ``source`` from scores to an export, which goes to ``folder / "out"``; with ``more`` keys."""
     path = folder / "recipe.yaml"
-    path.write_text(RECIPE.format(source=source, out=folder / "out"))
+    path.write_text(RECIPE.format(source=source, out=folder / "out") + more)
     return path

@@ -24,14 +24,21 @@ from flows.curate import curate
 from flows.progress import silent
 from storage.check import check, fingerprint
 from storage.lake import Lake
+from tests import recordings
 from tests.flows.test_executor import wait_for
-from tests.recordings import write_recipe, write_robomimic
+from tests.recordings import write_robomimic
 
 pytestmark = pytest.mark.timeout(900)
 
 
 def run(lake, recipe_path, *overrides, **options):
     return curate(str(lake), render(str(recipe_path), overrides), progress=silent(), **options)
+
+
+def write_recipe(folder: Path, source: Path) -> Path:
+    """A recipe that uses every stage, labels too."""
+    labels = "label:\n  - {labeller: keyposes, params: {still_m_s: 0.3, apart: 3}}\n"
+    return recordings.write_recipe(folder, source, labels)
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
