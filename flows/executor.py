@@ -196,7 +196,7 @@ def run_shards(
     todo = [index for index, result in enumerate(results) if result is None]
     telling = any(shard.size is not None for shard in shards)
     sizes = [1 if shard.size is None else shard.size for shard in shards]
-    with Tally(sizes, shared=telling and progress.bars) as tally:
+    with Tally(sizes, shared=telling and (progress.bars or progress.lines)) as tally:
         for index in sorted(set(range(len(shards))).difference(todo)):
             tally.end(index)
         parts = [_sent(shards[index], tally.ticket(index)) for index in todo]

@@ -1,19 +1,23 @@
-"""What a person sees while a flow runs: a bar on a terminal, nothing elsewhere. Always on stderr."""
+"""What a person sees while a flow runs: a bar on a terminal, lines in a log, nothing elsewhere. Always on stderr."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Progress", "silent", "terminal"]
+__all__ = ["Progress", "logged", "silent", "terminal"]
+
+_EVERY_S = 1.0  # a line of a log
 
 
 class Progress:
     """Where flows report: ``stage`` opens a bar and yields the function that advances it; ``warn`` says one line."""
 
-    def __init__(self, *, bars: bool, warnings: bool = True) -> None:
+    def __init__(self, *, bars: bool, warnings: bool = True, lines: bool = False) -> None:
         self.bars = bars
+        self.lines = lines
         self.warnings = warnings
         self.warned: list[str] = []
 
@@ -24,8 +28,12 @@ class Progress:
         """A bar called ``title`` over ``total`` units, which may be named, with the time left.
 
         ``done``, asked a few times a second, says how many units and frames are done: the rate is shown then, and
-        what it says at first is not counted into it.
+        what it says at first is not counted into it. In a log it is a line a second, as in ``score: 5 of 12 episodes``.
         """
+        if self.lines and total:
+            with _told(title, total, done, unit) as forward:
+                yield forward
+            return
         if not self.bars or total == 0:
             yield lambda done: None
             return
@@ -58,9 +66,48 @@ class Progress:
             print(f"warning: {line}", file=sys.stderr)
 
 
+@contextmanager
+def _told(
+    title: str, total: int, done: Callable[[], tuple[int, int]] | None, unit: str
+) -> Iterator[Callable[[int], None]]:
+    """Say how far a stage is: at its beginning, each second that it got on, and at its end."""
+    count, said = 0, -1
+    over = threading.Event()
+
+    def forward(more: int) -> None:
+        nonlocal count
+        count += more
+
+    def tell() -> None:
+        nonlocal said
+        here = done()[0] if done is not None else count
+        if here != said:
+            said = here
+            print(f"{title}: {here} of {total}{f' {unit}' if unit else ''}", file=sys.stderr, flush=True)
+
+    def watch() -> None:
+        while not over.wait(_EVERY_S):
+            tell()
+
+    tell()
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    watcher.start()
+    try:
+        yield forward
+    finally:
+        over.set()
+        watcher.join()
+        tell()
+
+
 def silent() -> Progress:
     """Reports nothing, keeps the warnings."""
     return Progress(bars=False, warnings=False)
+
+
+def logged() -> Progress:
+    """Lines for a log that somebody watches, and warnings."""
+    return Progress(bars=False, lines=True)
 
 
 def terminal() -> Progress:

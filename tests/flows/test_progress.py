@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from flows.progress import Progress, silent, terminal
+from flows.progress import Progress, logged, silent, terminal
 
 
 def advance(progress: Progress, total: int = 3) -> None:
@@ -25,6 +25,18 @@ def test_elsewhere_than_on_a_terminal_only_warnings_are_said(capsys):
     progress.warn("two episodes left out")
     assert capsys.readouterr() == ("", "warning: two episodes left out\n")
     assert progress.warned == ["two episodes left out"]
+
+
+def test_in_a_log_a_stage_is_a_line_at_its_beginning_and_its_end_and_few_between(capsys):
+    advance(logged(), total=5000)
+    advance(logged(), total=0)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and len(lines) < 100
+    assert (lines[0], lines[-1]) == ("ingest reach: 0 of 5000", "ingest reach: 5000 of 5000")
+    with logged().stage("ingest", 9, lambda: (9, 100), "episodes"):
+        pass
+    assert capsys.readouterr().err == "ingest: 9 of 9 episodes\n"
 
 
 def test_silent_keeps_what_it_does_not_say(capsys):

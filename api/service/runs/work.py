@@ -139,7 +139,7 @@ def _perform(lake_uri: str, work: Work, flow_run: str | None) -> dict[str, Any]:
     from flows.ingest import ingest
     from flows.label import label
     from flows.mix import locate, mix
-    from flows.progress import terminal
+    from flows.progress import logged
     from flows.runs import recorded
     from flows.score import score
     from flows.select import select
@@ -151,10 +151,10 @@ def _perform(lake_uri: str, work: Work, flow_run: str | None) -> dict[str, Any]:
 
             answer = as_flow(flow_run)
         else:
-            answer = curate(lake_uri, recipes.validate(work.recipe))
+            answer = curate(lake_uri, recipes.validate(work.recipe), progress=logged())
         return {name: answer[name] for name in ("mixture_id", "exports", "datasets", "timings", "warnings")}
     lake = Lake.open(lake_uri)
-    progress = terminal()
+    progress = logged()
     asked = work.model_dump(mode="json")
     with recorded(lake, work.verb, asked) as run, executor("local", None) as on:
         common = {"progress": progress, "run_id": run.id}

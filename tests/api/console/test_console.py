@@ -47,7 +47,7 @@ def opened(browser, service, scope="curate"):
     """A page of a person who is signed in. Whatever goes wrong in it, and whatever it asks of others, is an error."""
     context = browser.new_context(viewport={"width": 1200, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     wrong = []
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
     page.on("console", lambda said: said.type == "error" and "status of" not in said.text and wrong.append(said.text))
@@ -269,8 +269,11 @@ def test_a_run_is_started_watched_and_seen_to_finish(browser, service):
         page.get_by_text("Start a run").click()
         page.get_by_label("Work").fill('{"verb": "score", "scorers": [{"scorer": "integrity"}]}')
         page.get_by_role("button", name="Start").click()
-        page.locator("dl .tag.completed").wait_for(timeout=60_000)
-        assert '"scored": 3' in page.get_by_role("main").inner_text()
+        page.locator("dl .tag.completed").wait_for(timeout=200_000)
+        assert '"scored": 15' in page.get_by_role("main").inner_text()
+        until(page, "() => { const bar = document.querySelector('progress'); return bar?.value === bar?.max && bar; }")
+        said = page.get_by_label("Log").inner_text()
+        assert re.search(r"score integrity: 0 of (\d+)\n(.|\n)*score integrity: \1 of \1", said)  # as it went
         run = page.url.rpartition("/")[2]
         page.get_by_role("link", name="Runs").click()
         assert "completed" in rows(page, "Runs").filter(has_text=run).inner_text()

@@ -90,6 +90,7 @@ async function one(root, { args: [id], signal, writes, go }) {
     return recorded(root, id, signal);
   }
   const what = h("div", {});
+  const bar = h("p", { class: "dim", role: "status" });
   const log = h("pre", { class: "log", tabindex: "0", "aria-label": "Log" });
   const answer = h("div", {});
   const cancel = writes ? button("Cancel", async () => { await post(`runs/${at(id)}/cancel`, {}); return "asked to end"; }) : null;
@@ -105,13 +106,15 @@ async function one(root, { args: [id], signal, writes, go }) {
     if (over) forget();
     return over;
   };
-  root.append(head(`Run: ${run.verb}`, actions), h("p", { class: "dim mono" }, id), what, answer, h("h2", {}, "Log"), log,
+  root.append(head(`Run: ${run.verb}`, actions), h("p", { class: "dim mono" }, id), what, bar, answer, h("h2", {}, "Log"), log,
     h("details", {}, h("summary", {}, "What was asked"), h("pre", {}, JSON.stringify(run.work, null, 1))));
   shown(run);
   const events = new EventSource(`/v1/runs/${at(id)}/events`);
   signal.addEventListener("abort", () => events.close());
   events.addEventListener("state", (event) => { if (shown(JSON.parse(event.data))) ending(); });
   events.addEventListener("log", (event) => {
+    const stage = event.data.match(/^(.+): (\d+) of (\d+)( .*)?$/);
+    if (stage) fill(bar, h("progress", { max: stage[3], value: Number(stage[2]), "aria-label": stage[1] }), ` ${event.data}`);
     const low = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     log.append(document.createTextNode(`${event.data}\n`));
     while (log.childNodes.length > 5000) log.firstChild.remove();
