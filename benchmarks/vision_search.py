@@ -23,7 +23,7 @@ from scorers.kernels.subsequence import matches
 from storage import indices
 
 SIZES = (1_000, 100_000, 1_000_000)
-WIDTH, FRAMES, QUERIES, K = 512, 100, 200, 10
+WIDTH, FRAMES, QUERIES, K = 512, 100, 100, 10
 
 
 def main_rows(quick: bool) -> list[dict[str, Any]]:
