@@ -85,7 +85,7 @@ class PairSamples:
 
         Of ``first`` and ``second`` each: ``first.<column>`` [n, S, ...], ``first.observation.images.<camera>`` [n, S,
         3, h, w], ``first_is_pad`` bool [n, S], ``first.step`` int64 [n] where it begins, ``first.episode_id``. Beside
-        them ``probability`` float32 [n] that the second is better, ``weight`` float32 [n] how much that counts, ``task``
+        them ``probability`` float32 [n] that the second is better, ``weight`` float32 [n] how much it counts, ``task``
         (None where it was asked of none), ``epoch`` and ``index`` (k). Raises as :meth:`Samples.read` does, and
         ``IndexError`` outside the epoch.
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 import weakref
 from dataclasses import dataclass
 from fractions import Fraction
@@ -78,6 +79,11 @@ def open_container(path: str) -> Any:
         raise SourceError(f"{path} cannot be opened as {container}: {_reason(error)}", code="bad_video") from error
 
 
+_MOST_INDICES = 256
+_SETTLED_NS = 50_000_000  # a file written to just now may be written to again within one tick of its clock
+_INDICES: dict[tuple[int, ...], tuple[np.ndarray, ...]] = {}  # of files in the state that they were last opened in
+
+
 class Track:
     """The index of a file's first video stream. Packets are numbered in decode order.
 
@@ -100,7 +106,7 @@ class Track:
             self._state = self._now()
             self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
             self._loose: dict[int, bytes] = {}  # packets that do not lie in the file as they are decoded
-            shown = self._index(container, stream)
+            shown = self._known_index(container, stream)
             rate = stream.average_rate or stream.guessed_rate
         order = np.argsort(self.pts[shown], kind="stable")
         self.shown = shown[order]
@@ -154,6 +160,22 @@ class Track:
         self.pts, self._at, self.size, key, visible = np.array(rows, np.int64).T.copy()
         self.key = key.astype(bool)
         return np.flatnonzero(visible)
+
+    def _known_index(self, container: Any, stream: Any) -> np.ndarray:
+        """:meth:`_index`, or what it found when this very file was opened before: it reads every byte."""
+        found = os.fstat(self._file)
+        version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        known = _INDICES.get(version)
+        if known is not None:
+            self.pts, self._at, self.size, self.key, shown = known
+            return shown
+        shown = self._index(container, stream)
+        settled = time.time_ns() - max(found.st_ctime_ns, found.st_mtime_ns) > _SETTLED_NS
+        if settled and not self._loose and self._now() == self._state:
+            while len(_INDICES) >= _MOST_INDICES:
+                _INDICES.pop(next(iter(_INDICES)), None)
+            _INDICES[version] = (self.pts, self._at, self.size, self.key, shown)
+        return shown
 
     def _rate(self, ticks: np.ndarray, declared: float) -> float:
         """Frames a second; of a single frame, which has no interval, the container's word."""

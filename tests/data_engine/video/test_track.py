@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -111,3 +112,16 @@ def _faststart(path, out):
                 packet.stream = stream
                 target.mux(packet)
     return out
+
+
+def test_an_index_is_kept_for_the_very_file_and_no_longer(make_video):
+    path = make_video("first.mp4", n=12)
+    old = os.stat(path).st_mtime_ns - 10**9
+    os.utime(path, ns=(old, old))
+    time.sleep(0.06)  # until the clock of the file's changes has moved on
+    first, again = Track(path), Track(path)
+    assert again.pts is first.pts
+    assert [again.data(i) for i in range(12)] == [first.data(i) for i in range(12)]
+    assert np.array_equal(again.times, first.times)
+    os.replace(make_video("second.mp4", n=7), path)
+    assert len(Track(path).times) == 7
