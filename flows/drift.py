@@ -10,7 +10,7 @@ import polars as pl
 
 from data_engine.errors import EngineError
 from flows.query import score_column
-from storage.lake import Lake
+from storage.snapshot import Snapshot
 
 __all__ = ["drift"]
 
@@ -18,7 +18,7 @@ _FEWEST = 8  # episodes on either side, below which nothing is said
 _DISTANCE, _CHANCE = 0.25, 0.01
 
 
-def drift(lake: Lake, run_id: str) -> list[dict[str, Any]]:
+def drift(lake: Snapshot, run_id: str) -> list[dict[str, Any]]:
     """Of each dataset that ``run_id`` brought episodes of, and each scorer: the scores of those against the others'.
 
     Both sides come from one fit, so that it is the recordings that differ and not the measure. Rows: ``dataset``,
@@ -29,11 +29,10 @@ def drift(lake: Lake, run_id: str) -> list[dict[str, Any]]:
     """
     rows = []
     episodes = lake.episodes()
-    scorers = lake.scan("scores").select(pl.col("scorer").unique().sort()).collect()["scorer"].drop_nulls().to_list()
     for name in episodes.filter(pl.col("run_id") == run_id)["dataset"].unique().sort():
         mine = episodes.filter(pl.col("dataset") == name)
         came = mine["run_id"].eq_missing(run_id).to_numpy()
-        for scorer in scorers:
+        for scorer in lake.pivot.scorers:
             try:
                 values = score_column(lake, mine, scorer).to_numpy()
             except EngineError:  # not scored, measured against several sets, or not installed here

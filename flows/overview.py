@@ -7,11 +7,12 @@ from typing import Any
 import polars as pl
 
 from storage.lake import Lake
+from storage.snapshot import Snapshot
 
 __all__ = ["overview", "spaces"]
 
 
-def overview(lake: Lake) -> dict[str, Any]:
+def overview(lake: Snapshot) -> dict[str, Any]:
     """``{"datasets", "episodes", "steps", "hours", "columns", "scores", "spaces"}``.
 
     ``columns``: of episodes, that expressions may name. ``scores``: ``{"name", "unit", "better", "episodes"}`` of each
@@ -25,7 +26,7 @@ def overview(lake: Lake) -> dict[str, Any]:
         "steps": int(episodes["n_steps"].sum() or 0),
         "hours": float(episodes["duration_s"].sum() or 0.0) / 3600,
         "columns": [name for name, kind in episodes.schema.items() if not kind.is_nested()],
-        "scores": _scores(lake),
+        "scores": lake.remembered("measured", lambda: _scores(lake), ("scores",)),
         "spaces": spaces(lake),
     }
 

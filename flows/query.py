@@ -208,7 +208,11 @@ def _one(
         )
     if not measures and episodes:
         wanted = f"{reference.scorer}.{metric}" + (f"@{reference.version}" if reference.version else "")
-        scored = lake.scan("scores").select(pl.col("scorer").unique()).collect()["scorer"].sort().to_list()
+        scored = (
+            lake.pivot.scorers
+            if isinstance(lake, Snapshot)
+            else lake.scan("scores").select(pl.col("scorer").unique()).collect()["scorer"].sort().to_list()
+        )
         raise RequestError(
             f"no {wanted} scores{f' from fit {fit}' if fit else ''} for these episodes",
             code="not_scored",

@@ -7,19 +7,21 @@ it names; the others are shared. Rows that say another thing of the same recordi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-__all__ = ["MEASURE", "Measure", "Pivot"]
+__all__ = ["COLUMNS", "MEASURE", "Measure", "Pivot"]
 
 MEASURE = ("scorer", "metric", "version", "config_hash", "fit_id")
 _PAIR = ("unit_id", "content_hash")
 _NUMBERS = {"value": np.float64, "percentile": np.float64, "start": np.int64, "stop": np.int64, "n_steps": np.int64}
 _TEXTS = ("better", "unit", "status", "reason", "run_id")
+COLUMNS = (*_PAIR, *MEASURE, *_NUMBERS, *_TEXTS)
+"""Of the table of scores, those that a pivot is made of."""
 _NONE = np.iinfo(np.int64).min
 
 Key = tuple[str | None, ...]
@@ -63,18 +65,19 @@ class Pivot:
     beside: dict[tuple[int, Key], list[dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, parts: Mapping[str, pl.DataFrame], episodes: pl.DataFrame) -> Pivot:
-        """Of the files of scores, by path; every recording of ``episodes`` has a slot."""
-        pairs = pl.DataFrame(schema={**dict.fromkeys(_PAIR, pl.String), "slot": pl.UInt32})
-        return cls(pairs).with_rows(parts, episodes)
+    def empty(cls) -> Pivot:
+        """One of no scores."""
+        return cls(pl.DataFrame(schema={**dict.fromkeys(_PAIR, pl.String), "slot": pl.UInt32}))
 
-    def with_rows(self, parts: Mapping[str, pl.DataFrame], episodes: pl.DataFrame) -> Pivot:
-        """This, and what further files say. O(recordings + rows of the files)."""
+    def with_rows(self, parts: Iterable[pl.DataFrame], episodes: pl.DataFrame) -> Pivot:
+        """This, and what further rows say, those that come later over those before; every recording of ``episodes`` has
+        a slot. O(recordings + rows).
+        """
         new = Pivot(self.pairs, dict(self.measures), self.texts, self.places, dict(self.beside))
         new._place(episodes.select(pl.col("episode_id").alias("unit_id"), "content_hash"))
         fresh: set[Key] = set()
-        for path in sorted(parts):
-            new._add(parts[path].filter(pl.col("unit_id").is_not_null()), fresh)
+        for rows in parts:
+            new._add(rows.filter(pl.col("unit_id").is_not_null()), fresh)
         return new
 
     def slots(self, episodes: pl.DataFrame) -> np.ndarray:
@@ -84,6 +87,11 @@ class Pivot:
             pairs, on=["episode_id", "content_hash"], how="left", maintain_order="left", nulls_equal=True
         )
         return found["slot"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+    @property
+    def scorers(self) -> list[str]:
+        """Names of the scorers that there are scores by, sorted."""
+        return sorted({key[0] for key in self.measures if key[0] is not None})
 
     def find(self, scorer: str, metric: str) -> dict[Key, Measure]:
         """The measures of a metric, by version, configuration and fit."""

@@ -1,7 +1,8 @@
 """A snapshot: a lake as it was at one set of table versions, its tables in memory.
 
-It is a lake in every other respect, so that each flow that reads gives the same answer on it as on the lake. Columns of
-step values stay on disk. Steps, videos and documents are read from the lake: they are immutable.
+It is a lake in every other respect, so that each flow that reads gives the same answer on it as on the lake. Of scores,
+what is said of whole recordings is held by recording (``pivot``), and the table's rows stay on disk, as do columns of
+step values. Steps, videos and documents are read from the lake: they are immutable.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ import polars as pl
 from data_engine.model import TABLES, Dataset
 from storage import removals
 from storage.lake import Lake
-from storage.pivot import Pivot
+from storage.pivot import COLUMNS, Pivot
 
 __all__ = ["Snapshot"]
 
@@ -31,6 +32,8 @@ _ON_DISK = {"scores": ("step_values", "spans"), "annotations": ("step_values",)}
 _ORDER = ["dataset", "source_key", "episode_id"]  # of episodes
 _FEW = 5_000  # new episodes that are put in their places one by one
 _NOWHERE = np.empty(0, np.int64)
+_PIVOTED = "scores"
+_ROWS_AT_ONCE = 500_000  # of scores, while they are put by recording
 _SEGMENTS = 32  # of a table, before those that came later are made one
 
 
@@ -54,6 +57,7 @@ class Snapshot(Lake):
         self._frames: dict[str, pl.DataFrame] = {}
         self._segments: dict[str, list[_Segment]] = {}
         self._pivot: Pivot | None = None
+        self._scores: dict[str, int] = {}  # rows by file
         self._remembered: dict[Hashable, tuple[tuple[str, ...], Any]] = {}
         self._locks: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -73,11 +77,13 @@ class Snapshot(Lake):
         snapshot = cls(lake.uri)
         snapshot.versions, snapshot.taken = versions, now
         for name, version in versions.items():
+            if name == _PIVOTED:
+                continue
             if before is not None and before.versions[name] == version:
                 snapshot._frames[name], snapshot._segments[name] = before._frames[name], before._segments[name]
             else:
                 snapshot._read(lake, name, version, before._segments[name] if before is not None else [])
-        snapshot._pivot = snapshot._pivoted(before)
+        snapshot._take_scores(lake, before)
         if before is not None:
             same = {name for name in versions if before.versions[name] == versions[name]}
             kept = {key: entry for key, entry in list(before._remembered.items()) if same.issuperset(entry[0])}
@@ -139,18 +145,31 @@ class Snapshot(Lake):
             return None
         return [each.rows for each in late]
 
-    def _pivoted(self, before: Snapshot | None) -> Pivot:
-        """The scores by recording, with what came in since ``before``."""
-        old = before._pivot if before is not None else None
-        if before is not None and old is not None:
-            if all(before.versions[name] == self.versions[name] for name in ("episodes", "scores")):
-                return old
-            late = self._late(before, "scores")
-            if late is not None:
-                rows = {f"{number:06}": each for number, each in enumerate(late)}
-                return old.with_rows(rows, self._frames["episodes"])
-        rows = {f"{number:06}": each.rows for number, each in enumerate(self._segments["scores"])}
-        return Pivot.of(rows, self._frames["episodes"])
+    def _take_scores(self, lake: Lake, before: Snapshot | None) -> None:
+        """The scores by recording, with what came in since ``before``; the table itself stays on disk."""
+        same = before is not None and before.versions[_PIVOTED] == self.versions[_PIVOTED]
+        version = self.versions[_PIVOTED]
+        if same and before is not None:
+            self._scores = before._scores
+        else:
+            self._scores = {} if version is None else {file.path: file.rows for file in lake.files(_PIVOTED, version)}
+        old = before._pivot if before is not None and before._scores.keys() <= self._scores.keys() else None
+        if same and old is not None and before is not None and before.versions["episodes"] == self.versions["episodes"]:
+            self._pivot = old
+            return
+        late = sorted(self._scores.keys() - (before._scores.keys() if before is not None and old is not None else ()))
+
+        def parts() -> Iterator[pl.DataFrame]:
+            """The files that came in, a bounded number of rows at a time."""
+            batch: list[str] = []
+            for path in late:
+                batch.append(path)
+                if sum(self._scores[each] for each in batch) >= _ROWS_AT_ONCE or path == late[-1]:
+                    rows = lake.scan_files(_PIVOTED, batch, version).select(COLUMNS).collect()
+                    yield from rows.iter_slices(_ROWS_AT_ONCE)
+                    batch = []
+
+        self._pivot = (old or Pivot.empty()).with_rows(parts(), self._frames["episodes"])
 
     def __reduce__(self) -> Any:
         return Lake, (self.uri,)
@@ -159,6 +178,10 @@ class Snapshot(Lake):
         """The table's rows at the snapshot's version, without columns of step values."""
         if version is None and name in self._frames:
             return self._frames[name].lazy()
+        if version is None and name == _PIVOTED:
+            held = self.versions.get(name)
+            empty = pl.DataFrame(TABLES[name].empty_table()).lazy()
+            return (super().scan(name, version=held) if held is not None else empty).drop(_ON_DISK[name])
         return super().scan(name, version=version)
 
     def version(self, name: str) -> int | None:
@@ -200,7 +223,7 @@ class Snapshot(Lake):
 
         O(log rows), once the column's hashes are sorted, which the first call sees to.
         """
-        frame = self.episodes() if table == "episodes" else self._frames[table]
+        frame = self._frame(table)
         places = self.places_of(table, column, value)
         return frame[places] if len(places) else frame.head(0)
 
@@ -210,14 +233,17 @@ class Snapshot(Lake):
 
     def places_of(self, table: str, column: str, value: str) -> np.ndarray:
         """Where :meth:`rows_of` lie in the table (of episodes, in :meth:`episodes`), int64, ascending."""
-        frame = self.episodes() if table == "episodes" else self._frames[table]
+        frame = self._frame(table)
         if not len(frame):
             return _NOWHERE
         hashes, order = self.remembered(("sorted", table, column), lambda: _sorted(frame[column]), (table, "removals"))
         wanted = _hash(value)
         start, stop = (int(hashes.searchsorted(wanted, side)) for side in ("left", "right"))
         found = np.sort(order[start:stop])
-        return found[(frame[column][found] == value).fill_null(False).to_numpy()] if len(found) else _NOWHERE
+        texts = frame[column]
+        if len(found) <= 16:  # as nearly always: a look at each is quicker than to ask of all
+            return found[[texts[int(at)] == value for at in found]] if len(found) else _NOWHERE
+        return found[(texts[found] == value).fill_null(False).to_numpy()]
 
     @property
     def pivot(self) -> Pivot:
@@ -231,7 +257,12 @@ class Snapshot(Lake):
 
     def count(self, name: str) -> int:
         """Rows of a table that the snapshot holds."""
-        return len(self._frames[name])
+        return sum(self._scores.values()) if name == _PIVOTED else len(self._frames[name])
+
+    def _frame(self, table: str) -> pl.DataFrame:
+        if table == "episodes":
+            return self.episodes()
+        return self.scan(table).collect() if table == _PIVOTED else self._frames[table]
 
 
 @lru_cache(maxsize=4096)  # a question about an episode asks for the same several times

@@ -7,8 +7,6 @@ import threading
 import time
 from contextlib import suppress
 
-import polars as pl
-
 from api.service.settings import Settings
 from data_engine.errors import EngineError
 from flows.paging import warm
@@ -93,7 +91,6 @@ class Live:
 
     def _import_scorers(self) -> None:
         """Import the scorers that there are scores of: the first question about one would wait seconds for torch."""
-        names = self.snapshot.scan("scores").select(pl.col("scorer").unique().sort()).collect()["scorer"]
-        for name in names.drop_nulls():
+        for name in self.snapshot.pivot.scorers:
             with suppress(EngineError):  # one that is not installed here
                 score_metric(name)

@@ -6,6 +6,7 @@ import pytest
 from data_engine import registry
 from flows.drift import drift
 from storage.lake import Lake
+from storage.snapshot import Snapshot
 
 METRIC = registry.load("scorers", "integrity").spec.metrics[0].name
 
@@ -35,11 +36,11 @@ def test_what_a_run_brought_is_held_against_what_was_there(lake):
     one, two = rng.normal(size=60), rng.normal(size=40)
     for dataset, shift in (("same", 0.0), ("worse", 2.0)):
         fill(lake, {"first": one.tolist(), "second": (two + shift).tolist()}, dataset)
-    found = {row["dataset"]: row for row in drift(lake, "second")}
+    found = {row["dataset"]: row for row in drift(Snapshot.take(lake), "second")}
     assert (found["same"]["drifted"], found["worse"]["drifted"]) == (False, True)
     assert (found["worse"]["new"], found["worse"]["old"]) == (40, 60)
     assert found["worse"]["median_new"] > found["worse"]["median_old"] + 1
-    assert drift(lake, "third") == []
+    assert drift(Snapshot.take(lake), "third") == []
 
 
 def test_the_distance_and_its_chance_are_those_of_scipy(lake):
@@ -57,4 +58,4 @@ def test_the_distance_and_its_chance_are_those_of_scipy(lake):
 
 def test_few_episodes_say_nothing(lake):
     fill(lake, {"first": [0.0] * 30, "second": [9.0] * 7})
-    assert drift(lake, "second") == []
+    assert drift(Snapshot.take(lake), "second") == []
