@@ -227,6 +227,24 @@ def test_every_variable_is_one_that_something_reads():
     assert len(named) > 12
 
 
+def test_prefects_and_rays_flags_are_theirs():
+    from ray.scripts.scripts import cli as ray_cli
+
+    texts = [(INFRA / "compose.yaml").read_text(), *(path.read_text() for path in MANIFESTS)]
+    start = {flag for each in ray_cli.commands["start"].params for flag in (*each.opts, *each.secondary_opts)}
+    (head,) = re.findall(r"command: \[start, (--head.*)\]", texts[0])
+    assert {part.partition("=")[0] for part in head.split(", ")} <= start
+    for manifest in documents(INFRA / "kubernetes/ray.yaml"):
+        for group in (manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]):
+            assert {f"--{name}" for name in group["rayStartParams"]} <= start
+    assert "health-check" in ray_cli.commands
+    told = subprocess.run(
+        [sys.executable, "-m", "prefect", "server", "start", "--help"], capture_output=True, text=True
+    )
+    used = [re.findall(r"--[a-z-]+", found) for text in texts for found in re.findall(r"server, start, (.*)\]", text)]
+    assert len(used) == 2 and all(flag in told.stdout for flags in used for flag in flags)
+
+
 def metrics() -> set[str]:
     """Every name that the service's metrics have on the wire."""
     meter = Meter()

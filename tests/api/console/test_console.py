@@ -258,8 +258,18 @@ def test_the_queue_is_judged_by_keys(browser, service):
         page.get_by_role("table", name="Reviewers").wait_for()
         assert rows(page, "Reviewers").first.locator("td").all_inner_texts()[:2] == ["curateer", "1"]
         start, stop = map(int, re.search(r"(\d+)–(\d+)", looped).groups())
-    (said,) = service.lake.scan("annotations").collect().filter(kind="verdict").to_dicts()
-    assert (said["label"], said["start"], said["stop"], said["producer"]) == ("drop", start, stop, "person:curateer")
+        with service.client("admin") as other:  # who says the same of the same flag
+            items = other.get("/v1/review/queue", params={"limit": 500}).json()["items"]
+            (flag,) = (each for each in items if each["verdicts"])
+            said = {name: flag[name] for name in ("episode_id", "reason", "start", "stop")} | {"verdict": "drop"}
+            assert other.post("/v1/review/verdicts", json={"items": [said]}).json()["added"] == 1
+        page.reload()
+        page.get_by_text("adminer and curateer agree on 100 % of 1").wait_for()
+        flagged = rows(page, "Reasons").filter(has_text=flag["reason"])
+        assert flag["reason"] == "unflagged" or "100 %" in flagged.inner_text()
+    said = service.lake.scan("annotations").collect().filter(kind="verdict").sort("producer")
+    assert said["producer"].to_list() == ["person:adminer", "person:curateer"]
+    assert said.select("label", "start", "stop").unique().rows() == [("drop", start, stop)]
 
 
 def test_a_run_is_started_watched_and_seen_to_finish(browser, service):
