@@ -121,6 +121,20 @@ def test_a_narrow_filter_is_exact_and_a_wide_one_finds_as_many_as_asked_for(monk
         assert len(row) == 400 and {hit.id for hit in row} <= set(wide)
 
 
+def test_without_the_form_on_a_gpu_the_cpu_answers(monkeypatch) -> None:
+    vectors = spread(500)
+    index = indices.build(vectors, [str(i) for i in range(500)])
+    expected = index.search(vectors[:5], 3)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+
+    def full(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", full, raising=False)
+    assert replace(index).search(vectors[:5], 3) == expected
+
+
 def test_more_results_than_the_probed_lists_hold_are_found_all_the_same() -> None:
     vectors = spread(3000)
     index = indices.build(vectors, [str(i) for i in range(3000)], form="IVF64,Flat")
