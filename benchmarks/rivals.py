@@ -29,6 +29,8 @@ from tests.conformance.environments import environment
 
 SCRIPTS = Path(__file__).parent / "rival_scripts"
 LEROBOT = ("lerobot", ["lerobot==0.4.4"])
+WEBDATASET = ("webdataset", ["webdataset==1.0.2"])
+STREAMING = ("streaming", ["mosaicml-streaming==0.13.0"])
 FORGE = ("forge", ["forge-robotics[lerobot,video,hdf5]==0.2.0", "h5py"])
 TFDS = ("tfds", ["tensorflow-cpu==2.21.0", "tensorflow-datasets==4.9.10"])
 
@@ -51,9 +53,21 @@ def measure(
     return {**figures, "startup_s": wall - figures["seconds"] - figures.get("warm_up_s", 0.0)}
 
 
-def loader(root: Path, backend: str = "none", workers: int = 0, seconds: float = 10, rounds: int = 1) -> dict[str, Any]:
-    """LeRobotDataset's windows a second: 16 steps, random order, batches of 64. ``rates``: each round's."""
-    return measure(LEROBOT, "lerobot_loader.py", root, backend, workers, seconds, rounds)
+def loader(
+    root: Path, backend: str = "none", workers: int = 0, seconds: float = 10, rounds: int = 1, form: str = "map"
+) -> dict[str, Any]:
+    """Windows a second of LeRobotDataset (or the other forms): 16 steps, random order, batches of 64; ``rates``."""
+    return measure(LEROBOT, "lerobot_loader.py", root, backend, workers, seconds, rounds, form)
+
+
+def webdataset(root: Path, seconds: float = 10, rounds: int = 1) -> dict[str, Any]:
+    """Windows a second of WebDataset over a set that we exported, without workers."""
+    return measure(WEBDATASET, "webdataset_loader.py", root, seconds, rounds)
+
+
+def mds(root: Path, workers: int = 0, seconds: float = 10, rounds: int = 1) -> dict[str, Any]:
+    """Steps a second of mosaicml-streaming over a set that we exported."""
+    return measure(STREAMING, "mds_loader.py", root, workers, seconds, rounds)
 
 
 def writer(arrays: Path, out: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,9 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """The row as plain JSON values."""
         return {"what": self.label, "per_second": self.rate, "rounds": list(self.rates), "error": self.error} | {
-            name: self.median(name) for name in ("startup_s", "warm_up_s", "cpu_s", "peak_mb")
+            name: self.median(name)
+            for name in ("startup_s", "warm_up_s", "first_batch_s", "cpu_s", "peak_mb", "worker_mb")
+            if self.median(name) is not None
         }
 
 
@@ -85,15 +87,19 @@ def ratio(row: Row, other: Row) -> float | None:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one unit. ``ratio`` says how many times as fast as each other row the first one is."""
+    """Rows of one unit. ``ratio`` says how many times as fast as each other row the first one is; ``more``: further
+    columns, the figure by the head.
+    """
 
     title: str
     unit: str
     rows: Sequence[Row]
+    more: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
         """The table for people."""
-        head = ("", f"{self.unit}/s", "least to most", "ratio", "CPU s", "start-up s", "first run s", "peak MB")
+        head = ("", f"{self.unit}/s", "least to most", "ratio", "CPU s", "start-up s", "first run s", "peak MB",
+                *self.more)  # fmt: skip
         lines = [self._line(row) for row in self.rows if row.error is None]
         widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
         text = [self.title, ""]
@@ -107,7 +113,7 @@ class Table:
     def _line(self, row: Row) -> list[str]:
         times = ratio(self.rows[0], row) if row is not self.rows[0] else None
         span = f"{_short(min(row.rates))} to {_short(max(row.rates))}" if row.rates else ""
-        more = [row.median("cpu_s"), row.median("startup_s"), row.median("warm_up_s"), row.median("peak_mb")]
+        more = [row.median(name) for name in ("cpu_s", "startup_s", "warm_up_s", "peak_mb", *self.more.values())]
         return [
             row.label,
             _short(row.rate),

@@ -121,6 +121,17 @@ class Cache:
                 np.save(out, convert(_read(file, column, fill), conversions), allow_pickle=False)
             return _mapped(temporary)  # stays mapped whatever becomes of the name
 
+    def array(self, sha256: str, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What ``make`` makes of the file with this hash, under a name that says what it depends on besides."""
+        kept = self._entry("made", sha256) / f"{name}.npy"
+        if self._use(kept):
+            with contextlib.suppress(FileNotFoundError):  # another process made room just now
+                return np.load(kept, allow_pickle=False)
+        made = make()
+        with self._new(kept) as temporary, temporary.open("wb") as out:
+            np.save(out, made, allow_pickle=False)
+        return made
+
     def table(self, sha256: str, make: Callable[[], pa.Table | None]) -> pa.Table | None:
         """What ``make`` makes of the table with this hash, mapped: copied by no process. None is not kept."""
         kept = self._entry("tables", sha256) / "table.arrow"
@@ -137,7 +148,7 @@ class Cache:
 
     def forget(self, sha256: str) -> None:
         """Drop everything that is kept of the file with this hash."""
-        for kind in ("files", "steps", "tables", "verified"):
+        for kind in ("files", "made", "steps", "tables", "verified"):
             shutil.rmtree(self._entry(kind, sha256), ignore_errors=True)
 
     def _entry(self, kind: str, sha256: str) -> Path:

@@ -167,6 +167,10 @@ class Mixture:
         """``steps`` of the steps file ``path`` after the mixture's conversions."""
         return convert_steps(steps, self._conversions.get(path, ()))
 
+    def sha256(self, path: str) -> str:
+        """That of a file of the mixture, when it was frozen."""
+        return self._files[path][1]
+
     def local(self, path: str) -> Path:
         """A local file with the bytes of ``path`` (inside the lake): itself, or a cached copy, verified when fetched.
 

@@ -1,4 +1,6 @@
-"""SOURCE OUT FORMAT: a lake of SOURCE with a mixture of all of it, exported as LeRobot v3 to OUT/export."""
+"""SOURCE OUT FORMAT [DIALECT ...]: a lake of SOURCE with a mixture of all of it, exported as LeRobot v3 to OUT/export,
+and in each DIALECT to OUT/<dialect>.
+"""
 
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ def main() -> None:
     work = Work()
     mixture = frozen(ingested(source, out / "lake", form))
     export(mixture["uri"], "lerobot_v3", str(out / "export"))
+    for dialect in sys.argv[4:]:
+        export(mixture["uri"], dialect, str(out / dialect))
     work.report("data-engine", "prepare", mixture["steps"], uri=mixture["uri"])
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch.utils.data import DataLoader
 
-from benchmarks.rival_scripts.figures import Work
+from benchmarks.rival_scripts.figures import Work, measured
 from data_engine import mixture as mixtures
 from data_engine.loader import MixtureDataset, MixtureSampler, Windows, collate
 
@@ -37,20 +37,13 @@ def singles(dataset: MixtureDataset) -> Iterator[int]:
 
 
 def main() -> None:
+    work = Work()
     uri, cache, workers, limit = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
     rounds = int(sys.argv[5])
     cameras = None if sys.argv[6:] == ["video"] else ()
     dataset = MixtureDataset(mixtures.open(uri, cache_dir=cache), Windows(action_horizon=16, cameras=cameras))
     stream = singles(dataset) if workers == "single" else epochs(dataset, int(workers))
-    for _ in range(10):  # files mapped, videos indexed and workers started
-        next(stream)
-    work, windows, rates = Work(), 0, []
-    for _ in range(rounds):
-        part, before = Work(), windows
-        while part.seconds < limit:
-            windows += next(stream)
-        rates.append((windows - before) / part.seconds)
-    work.report("data-engine", "windows", windows, rates=rates, workers=workers)
+    measured(work, "data-engine", stream, limit, rounds, workers=workers)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ class LeRobotV3Exporter(Exporter):
                     code="missing_camera",
                     fix="leave the camera out with the exporter's columns, or the episode with a where",
                 )
-            clips.append(Clip(mixture.local(video["blob"]), video["start_s"] + start, stop - first))
+            path, sha256 = mixture.local(video["blob"]), mixture.sha256(video["blob"])
+            clips.append(Clip(path, video["start_s"] + start, stop - first, sha256))
         with tempfile.TemporaryDirectory(prefix="data-engine-video-") as scratch:
             return write_camera(
                 clips,
@@ -135,4 +136,5 @@ class LeRobotV3Exporter(Exporter):
                 self.video_files_size_in_mb << 20,
                 self.stats_frames,
                 Path(scratch),
+                mixture.cache,
             )

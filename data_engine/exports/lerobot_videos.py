@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data_engine.cache import LRU
-from data_engine.errors import SourceError
+from data_engine.cache import LRU, Cache
+from data_engine.canonical import digest
+from data_engine.errors import RequestError, SourceError
 from data_engine.exports.lerobot_data import TOLERANCE_S
 from data_engine.exports.lerobot_stats import image_stats
 from data_engine.video import EncodeSettings, FrameReader, VideoInfo, can_copy, copy_spans, encode, stream_key
@@ -21,11 +23,15 @@ _CHUNK = 32  # frames decoded at once
 
 @dataclass(frozen=True)
 class Clip:
-    """The frames of one exported episode: ``frames`` of them from ``start_s`` on in the local file ``path``."""
+    """The frames of one exported episode: ``frames`` of them from ``start_s`` on in the local file ``path``.
+
+    ``sha256``: the file's, where it is known; then what is measured of the frames is kept.
+    """
 
     path: Path
     start_s: float
     frames: int
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,21 @@ class _File:
 
 
 def write_camera(
-    clips: Sequence[Clip], folder: Path, fps: float, chunk: int, max_bytes: int, sampled: int, scratch: Path
+    clips: Sequence[Clip],
+    folder: Path,
+    fps: float,
+    chunk: int,
+    max_bytes: int,
+    sampled: int,
+    scratch: Path,
+    cache: Cache | None = None,
 ) -> CameraFiles:
     """Write ``clips`` into ``folder/chunk-xxx/file-xxx.mp4``, ``chunk`` files a folder, each of about ``max_bytes``.
 
     A clip is copied packet by packet where its frames lie on the grid of ``fps`` and start on a keyframe, else encoded
     again (into ``scratch`` first). Clips of unlike codec, size or configuration go to files of their own. ``sampled``
-    frames a clip make its statistics. Raises ``SourceError`` where a clip has not its frames.
+    frames a clip make its statistics; ``cache`` keeps those of frames that were copied, as decoding them is most of the
+    work where the set was exported before. Raises ``SourceError`` where a clip has not its frames.
     """
     readers: LRU[Path, FrameReader] = LRU(4, FrameReader)
     keys: LRU[Path, str] = LRU(64, stream_key)
@@ -97,14 +111,16 @@ def write_camera(
         out = folder / f"chunk-{file.number // chunk:03d}" / f"file-{file.number % chunk:03d}.mp4"
         out.parent.mkdir(parents=True, exist_ok=True)
         spans = copy_spans(file.spans, out)
-        with FrameReader(out) as reader:
-            first = first or reader.info
-            for number, (from_s, to_s) in zip(file.members, spans, strict=True):
-                places[number] = Place(file.number, from_s, to_s)
-                n = clips[number].frames
-                shown = np.unique(np.linspace(0, n - 1, min(sampled, n)).round().astype(int))
-                stats[number] = image_stats([_downsampled(reader.at(from_s + shown / fps, TOLERANCE_S))])
-                counts[number] = len(shown)
+        written: LRU[Path, FrameReader] = LRU(1, FrameReader)  # opened where something is to be seen
+        first = first or written(out).info
+        for number, (from_s, to_s) in zip(file.members, spans, strict=True):
+            places[number] = Place(file.number, from_s, to_s)
+            clip, n = clips[number], clips[number].frames
+            shown = np.unique(np.linspace(0, n - 1, min(sampled, n)).round().astype(int))
+            measure = partial(_measured, written, out, from_s + shown / fps)
+            known = cache is not None and clip.sha256 is not None and number not in transcoded
+            stats[number] = _kept(cache, clip, fps, sampled, measure) if known and cache else measure()
+            counts[number] = len(shown)
         for path, *_ in file.spans:
             if path.parent == scratch:
                 path.unlink(missing_ok=True)
@@ -168,6 +184,20 @@ def _off_grid(clip: Clip, reader: FrameReader, fps: float) -> str | None:
 def _frames(reader: FrameReader, clip: Clip, fps: float) -> Iterator[np.ndarray]:
     for at in range(0, clip.frames, _CHUNK):
         yield from reader.at(clip.start_s + np.arange(at, min(at + _CHUNK, clip.frames)) / fps, 0.5 / fps + 1e-6)
+
+
+def _measured(readers: Callable[[Path], FrameReader], path: Path, times: np.ndarray) -> np.ndarray:
+    return image_stats([_downsampled(readers(path).at(times, TOLERANCE_S))])
+
+
+def _kept(cache: Cache, clip: Clip, fps: float, sampled: int, measure: Callable[[], np.ndarray]) -> np.ndarray:
+    """What ``measure`` finds, or found before in the file as it is now. Without a place to write, nothing is kept."""
+    now = clip.path.stat()
+    name = digest("image_stats", [now.st_ino, now.st_size, now.st_mtime_ns, clip.start_s, clip.frames, fps, sampled])
+    try:
+        return cache.array(str(clip.sha256), name, measure)
+    except RequestError:
+        return measure()
 
 
 def _downsampled(frames: np.ndarray) -> np.ndarray:
