@@ -32,6 +32,7 @@ MAX_CELLS = 50_000_000
 """Candidates times targets up to which every cosine is in memory (0.4 GB); above, they are computed where wanted."""
 
 _FLAT = 1e-6
+_WORTH = 0.02  # of separation: where there is something to uncover it gains more; less is the luck of the targets
 _DEEPEST = 2048  # nearest candidates of each target that are looked up where not every cosine is in memory
 _LOOKED_AT = 4096  # candidates whose cosines say how far they spread
 
@@ -121,9 +122,9 @@ class Transport(Selector):
     Weights are softmax(-potential / ``tau``) over the chosen, at mean 1: a shift of the potential changes nothing.
 
     ``variance``, ``rank_share``, ``ridge``: the reduced rank and its whitening. ``whiten=False``: centre only;
-    ``auto``: whichever of the two spaces tells the targets from the candidates better, by how near each target lies to
-    the others (the report's ``separation``): whitening uncovers what loud directions hide, and where there are none it
-    only lifts what tells little.
+    ``auto``: whitened where that tells the targets from the candidates better, by how near each target lies to the
+    others (the report's ``separation``, 0.02 more at least): whitening uncovers what loud directions hide, and where
+    there are none it only lifts what tells little.
     ``min_spread``: smallest standard deviation of the cosines that still tells candidates apart; below it the request
     is refused, or with ``on_collapse="unwhitened"`` done without whitening. ``solver``, ``regularisation``: see
     ``data_engine.selection.solver``; the report's ``gap`` says how far from exact it is at most. ``baselines``: measure
@@ -225,7 +226,8 @@ class Transport(Selector):
             whitened = _Space(white[:n], white[n:], whitening.rank, whitening.explained, True)
             if whitened.spread >= self.min_spread:
                 compared = {"whitened": whitened.separation, "unwhitened": space.separation}
-                better = self.whiten is True or compared["whitened"] >= compared["unwhitened"]
+                gain = compared["whitened"] - compared["unwhitened"]
+                better = self.whiten is True or len(wanted) < 2 or gain >= _WORTH
                 chosen = whitened if better or space.spread < _FLAT else space
                 chosen.compared = compared
                 return chosen

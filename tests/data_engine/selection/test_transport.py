@@ -79,7 +79,7 @@ def test_the_space_that_tells_the_targets_apart_better_is_taken(units, monkeypat
             for which in ("auto", True, False)
         )
         compared = auto.report["separation"]
-        assert (compared["whitened"] >= compared["unwhitened"]) == auto.report["whitened"] == whitened
+        assert (compared["whitened"] - compared["unwhitened"] > 0.02) == auto.report["whitened"] == whitened
         assert auto.order.tolist() == (always if whitened else never).order.tolist()
         precision = [truth[chosen.order].mean() for chosen in (auto, always, never)]
         assert precision[0] == max(precision)
