@@ -23,12 +23,6 @@ function go(path, params = {}) {
   location.hash = `#/${path}${given.length ? `?${new URLSearchParams(given)}` : ""}`;
 }
 
-/** Note new parameters in the address without showing the view again. */
-function note(path, params) {
-  const given = Object.entries(params).filter(([, v]) => v !== undefined && v !== null && v !== "");
-  history.replaceState(null, "", `#/${path}${given.length ? `?${new URLSearchParams(given)}` : ""}`);
-}
-
 /** Whether the key may write. */
 const writes = () => who?.scope === "curate" || who?.scope === "admin";
 
@@ -53,7 +47,7 @@ async function route() {
     fill(main, root);
     const slow = setTimeout(() => root.childElementCount || root.append(h("p", { class: "dim waiting" }, "…")), 400);
     signal.addEventListener("abort", () => clearTimeout(slow));
-    await view.show(root, { args: rest, params: Object.fromEntries(new URLSearchParams(search)), signal, go, note, writes: writes(), me: who.name });
+    await view.show(root, { args: rest, params: Object.fromEntries(new URLSearchParams(search)), signal, go, writes: writes() });
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
     if (error.status === undefined) console.error(error); // a defect of ours, not an answer of the service

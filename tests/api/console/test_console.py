@@ -137,6 +137,10 @@ def test_search_and_open_by_keys(browser, service):
         page.keyboard.press("j")
         page.keyboard.press("Enter")
         page.get_by_role("button", name="Play").wait_for()
+        page.get_by_role("link", name="Like this (trajectory)").click()
+        rows(page, "Episodes found").first.wait_for()
+        likeness = [float(each.locator("td").nth(5).inner_text()) for each in rows(page, "Episodes found").all()]
+        assert len(likeness) > 3 and likeness == sorted(likeness, reverse=True)
 
 
 def test_play_moves_video_playhead_and_clock_together(browser, service):

@@ -4,7 +4,7 @@ import { at, get, held, post } from "../lib/api.js";
 import { fill, h, link } from "../lib/dom.js";
 import { button, empty, facts, field, head, problem, select, table, tell } from "../lib/parts.js";
 import { player } from "../lib/player.js";
-import { count, number, percent, plain, seconds, short, when } from "../lib/words.js";
+import { count, number, plain, seconds, short, when } from "../lib/words.js";
 
 const FACTS = ["episode_id", "dataset", "task", "operator", "success", "n_steps", "duration_s"];
 
@@ -12,7 +12,7 @@ export async function show(root, context) {
   await (context.args[0] ? one(root, context) : all(root, context));
 }
 
-async function all(root, { params, signal, go, note, writes }) {
+async function all(root, { params, signal, go, writes }) {
   const there = await held();
   const headlines = there.scores.filter((each) => !each.name.includes("."));
   const shown = params.columns ? params.columns.split(",") : headlines.slice(0, 4).map((each) => each.name);
@@ -80,12 +80,13 @@ async function all(root, { params, signal, go, note, writes }) {
 
 const hits = (items, go) => items.length ? table([
   { name: "episode_id", title: "episode", show: (r) => h("span", { class: "mono" }, r.episode_id) }, { name: "dataset" }, { name: "task" },
-  { name: "cosine", number: true, show: (r) => number(r.cosine ?? r.similarity ?? r.score) },
+  { name: "operator" }, { name: "success", show: (r) => plain(r.success) },
+  { name: "similarity", number: true, show: (r) => number(r.similarity) },
   { name: "where", show: (r) => (r.start === undefined || r.start === null ? "–" : `${r.camera ?? ""} ${r.start}–${r.stop}`) },
 ], items, { label: "Episodes found", open: (r) => go(`episodes/${at(r.episode_id)}`, r.start === undefined || r.start === null ? {} : { from: r.start, to: r.stop }) })
   : empty("Nothing is near.");
 
-async function one(root, { args: [id], params, signal, go, writes }) {
+async function one(root, { args: [id], params, signal, writes }) {
   const { episode, scores, annotations, lineage } = await get(`episodes/${at(id)}`, {}, signal);
   const there = await held();
   root.append(head(episode.task ?? episode.source_key,

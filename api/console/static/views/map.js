@@ -2,7 +2,7 @@
 
 import { at, get, held, post } from "../lib/api.js";
 import { KINDS, named, ramp } from "../lib/colours.js";
-import { fill, h, link, settled } from "../lib/dom.js";
+import { fill, h, link } from "../lib/dom.js";
 import { button, empty, field, head, select, tell } from "../lib/parts.js";
 import { count, number, percent, plain } from "../lib/words.js";
 

@@ -2,7 +2,7 @@
 
 import { at, get, post } from "../lib/api.js";
 import { fill, h, link } from "../lib/dom.js";
-import { button, empty, facts, field, head, problem, select, table, tell } from "../lib/parts.js";
+import { button, empty, facts, field, head, select, table, tell } from "../lib/parts.js";
 import { count, number, percent, plain, short, when } from "../lib/words.js";
 
 export async function show(root, context) {

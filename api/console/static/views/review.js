@@ -8,7 +8,7 @@ import { count, number, percent } from "../lib/words.js";
 
 const KEYS = { k: "keep", d: "drop", t: "trim", l: "relabel" };
 
-export async function show(root, { params, signal, go, writes, me }) {
+export async function show(root, { params, signal, go, writes }) {
   const where = h("input", { class: "wide mono", value: params.where ?? "", placeholder: "all episodes", "aria-label": "Expression" });
   const list = h("ol", { "aria-label": "Queue" });
   const stage = h("div", {});

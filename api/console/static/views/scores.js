@@ -1,14 +1,14 @@
 // Scores: how each is distributed, and brushes that become an expression.
 
 import { at, get, held, post } from "../lib/api.js";
-import { fill, h, link, settled } from "../lib/dom.js";
+import { fill, h, settled } from "../lib/dom.js";
 import { histogram } from "../lib/histogram.js";
 import { button, empty, field, head, problem, tell } from "../lib/parts.js";
 import { count, number } from "../lib/words.js";
 
 const FIRST = 8;
 
-export async function show(root, { params, signal, go, note, writes }) {
+export async function show(root, { params, signal, go, writes }) {
   const there = await held();
   const headlines = there.scores.filter((each) => !each.name.includes(".")).slice(0, FIRST).map((each) => each.name);
   const shown = params.scores ? params.scores.split(",") : headlines;
