@@ -8,10 +8,12 @@ lake that ``examples/pusht.yaml`` makes of the human PushT recordings, scored by
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ SIZE = {"width": 1180, "height": 760}
 @contextmanager
 def served(lake: str) -> Iterator[str]:
     """The address of a service over ``lake``, for as long as it is needed."""
-    command = ["data-engine", "serve", "--lake", lake, "--port", "0", "--no-schedules"]
+    command = [sys.executable, "-P", "-m", "api.cli", "serve", "--lake", lake, "--port", "0", "--no-schedules"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
@@ -79,12 +81,12 @@ def queue(page: Page) -> None:
 
 
 PICTURES: dict[str, tuple[str, str, Callable[[Page], None]]] = {
-    "episode": ("episodes?order=-composite", "table[aria-label=Episodes] tbody tr", episode),
+    "episode": ("episodes?order=-{score}", "table[aria-label=Episodes] tbody tr", episode),
     "scores": ("scores", ".histogram svg", brush),
-    "map": ("map?colour=composite", ".legend", lasso),
+    "map": ("map?colour={score}", ".legend", lasso),
     "review": ("review", "table[aria-label=Reasons]", queue),
 }
-"""By name: the view, what shows that it is there, and what a person does in it."""
+"""By name: the view, of a score where it has one, what shows that it is there, and what a person does in it."""
 
 
 def main(lake: str, folder: Path) -> None:
@@ -94,11 +96,14 @@ def main(lake: str, folder: Path) -> None:
         raise SystemExit("there is no chromium here: apt-get install chromium")
     folder.mkdir(parents=True, exist_ok=True)
     with served(lake) as address, sync_playwright() as driver:
+        with urllib.request.urlopen(f"{address}/v1/overview") as answer:
+            scores = [each["name"] for each in json.load(answer)["scores"]]
+        score = "composite" if "composite" in scores else scores[0]
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE, color_scheme="light")
         page.set_default_timeout(90_000)  # a service that has just begun imports its scorers first
         for name, (view, there, act) in PICTURES.items():
-            page.goto(f"{address}/console/#/{view}")
+            page.goto(f"{address}/console/#/{view.format(score=score)}")
             page.reload()
             page.locator(there).first.wait_for()
             act(page)
