@@ -85,7 +85,9 @@ def write_camera(
     files: list[_File] = []
     open_files: dict[str, _File] = {}
     transcoded: dict[int, str] = {}
-    reasons = _must_encode(clips, readers, fps)
+    infos: dict[Path, VideoInfo] = {}
+    first: VideoInfo | None = None
+    reasons = _must_encode(clips, readers, infos, fps)
     for number, clip in enumerate(clips):
         path, start_s, end_s = _span(clip, fps)
         reason = reasons.get(number)
@@ -93,7 +95,10 @@ def write_camera(
             path, start_s, end_s = scratch / f"{folder.name}-{number}.mp4", 0.0, clip.frames / fps
             encode(_frames(readers(clip.path), clip, fps), path, fps, EncodeSettings())
             transcoded[number] = reason
-        info = readers(path).info
+        if path not in infos:
+            infos[path] = readers(path).info
+        info = infos[path]
+        first = first or info
         size = path.stat().st_size * min(1.0, clip.frames / max(info.frames, 1))
         key = keys(path)
         file = open_files.get(key)
@@ -106,13 +111,11 @@ def write_camera(
     places: dict[int, Place] = {}
     stats: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
-    first: VideoInfo | None = None
     for file in files:
         out = folder / f"chunk-{file.number // chunk:03d}" / f"file-{file.number % chunk:03d}.mp4"
         out.parent.mkdir(parents=True, exist_ok=True)
         spans = copy_spans(file.spans, out)
         written: LRU[Path, FrameReader] = LRU(1, FrameReader)  # opened where something is to be seen
-        first = first or written(out).info
         for number, (from_s, to_s) in zip(file.members, spans, strict=True):
             places[number] = Place(file.number, from_s, to_s)
             clip, n = clips[number], clips[number].frames
@@ -140,12 +143,18 @@ def _span(clip: Clip, fps: float) -> tuple[Path, float, float]:
     return clip.path, clip.start_s, clip.start_s + clip.frames / fps
 
 
-def _must_encode(clips: Sequence[Clip], readers: Callable[[Path], FrameReader], fps: float) -> dict[int, str]:
-    """Why clips cannot be copied, by number. Raises ``SourceError`` where one has not its frames."""
+def _must_encode(
+    clips: Sequence[Clip], readers: Callable[[Path], FrameReader], infos: dict[Path, VideoInfo], fps: float
+) -> dict[int, str]:
+    """Why clips cannot be copied, by number; ``infos`` of their files are filled in. Raises ``SourceError`` where one
+    has not its frames.
+    """
     reasons: dict[int, str] = {}
     to_copy: dict[Path, list[int]] = {}
     for number, clip in enumerate(clips):
-        reason = _off_grid(clip, readers(clip.path), fps)
+        reader = readers(clip.path)
+        infos[clip.path] = reader.info
+        reason = _off_grid(clip, reader, fps)
         if reason is not None:
             reasons[number] = reason
         else:
