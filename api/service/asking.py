@@ -24,23 +24,27 @@ def _live(request: Request) -> Live:
     return request.app.state.live
 
 
-def _held(request: Request) -> Snapshot:
+async def _held(request: Request) -> Snapshot:
     return _live(request).snapshot
 
 
-def _writable(request: Request) -> Lake:
+async def _writable(request: Request) -> Lake:
     return _live(request).lake
 
 
-def _caller(request: Request) -> Key:
+async def _caller(request: Request) -> Key:
     return request.state.key
 
 
-def _configured(request: Request) -> Settings:
+async def _configured(request: Request) -> Settings:
     return _live(request).settings
 
 
-LiveLake = Annotated[Live, Depends(_live)]
+async def _living(request: Request) -> Live:  # async, as all of these: a plain function is handed to a thread
+    return _live(request)
+
+
+LiveLake = Annotated[Live, Depends(_living)]
 Held = Annotated[Snapshot, Depends(_held)]
 Writable = Annotated[Lake, Depends(_writable)]
 Caller = Annotated[Key, Depends(_caller)]

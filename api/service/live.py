@@ -72,8 +72,9 @@ class Live:
             if self._snapshot is not None and new is not self._snapshot:
                 warm(new, self._snapshot)
             elif self._snapshot is None:
-                new.episodes()
                 new.slots()
+                for name in ("episode_id", "content_hash", "parent"):
+                    new.places_of("episodes", name, "")
             self._snapshot = new  # last: with it the service is ready
             self.refresh_s = time.monotonic() - began
 

@@ -85,21 +85,20 @@ def episode(episode_id: EpisodeId, lake: Held) -> Response:
         key=lambda row: [str(row[name]) for name in ("scorer", "metric", "version", "fit_id")] + [row["start"] or 0]
     )
     said = lake.rows_of("annotations", "episode_id", episode_id)
-    said = (
-        said.filter(pl.col("content_hash") == recording).sort("start", "stop", "kind", "producer")
-        if len(said)
-        else said
-    )
+    if len(said):
+        said = said.filter(pl.col("content_hash") == recording).sort("start", "stop", "kind", "producer")
+        said = said.drop("content_hash")
     chosen = lake.rows_of("selections", "episode_id", episode_id)
     if len(chosen):
         chosen = chosen.filter(pl.col("rank").is_not_null()).sort("name", "rank")
+        chosen = chosen.select("name", "selection_id", "rank", "weight", "start", "stop")
     copies = _others(lake, "content_hash", recording)
     lineage = {
         "run_id": run_id, "parent": parent, "children": _others(lake, "parent", episode_id),
         "copies": [name for name in copies if name != episode_id],
-        "selections": _plain(chosen.select("name", "selection_id", "rank", "weight", "start", "stop")),
+        "selections": _plain(chosen),
     }  # fmt: skip
-    body = json.dumps({"scores": scores, "annotations": _plain(said.drop("content_hash")), "lineage": lineage})
+    body = json.dumps({"scores": scores, "annotations": _plain(said), "lineage": lineage})
     return Response(f'{{"episode":{mine.write_json()[1:-1]},{body[1:]}', media_type="application/json")
 
 
