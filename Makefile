@@ -28,6 +28,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/one_less.py
 	$(BIN)/python benchmarks/mutual_information.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/rlds.py

@@ -45,7 +45,7 @@ def test_even_ranks_have_as_many_samples_each(toy, tmp_path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
 def test_workers_change_nothing(toy, tmp_path, workers) -> None:
     mixture = toy(LENGTHS).mixture(tmp_path)
     dataset, stream = MixtureDataset(mixture), MixtureStream(mixture, batch_size=7, world_size=2, rank=1)
