@@ -27,6 +27,7 @@ _KIND = "verdict"
 _PERSON = "person:"
 _UNFLAGGED = "unflagged"  # the reason of what no scorer gave one for
 _KEY = ["episode_id", "content_hash", "reason"]
+_STRATUM = ["dataset", "task", "reason"]
 
 
 class Verdict(BaseModel):
@@ -52,8 +53,9 @@ class Verdict(BaseModel):
 
 def candidates(lake: Lake) -> pl.DataFrame:
     """What there is to look at: ``episode_id, content_hash, dataset, task, n_steps, reason, scorer, start, stop, steps,
-    spans, disagreement``, a row for each reason that an episode is flagged for (``start``, ``stop``: its longest span),
-    and one of reason ``unflagged`` where it has none.
+    spans, disagreement, stratum``, a row for each reason that an episode is flagged for (``start``, ``stop``: its
+    longest span), and one of reason ``unflagged`` where it has none. What is disagreed about most comes first;
+    ``stratum`` numbers (dataset, task, reason).
 
     ``disagreement`` is the standard deviation of what the scorers hold of the episode, each the mean percentile of its
     metrics in the better direction, of the largest there can be: 0 where all agree, 1 where half call it the best and
@@ -78,7 +80,10 @@ def candidates(lake: Lake) -> pl.DataFrame:
         pl.col("stop").fill_null(pl.col("n_steps")), pl.col("steps").fill_null(pl.col("n_steps")),
         pl.col("spans").fill_null(0),
     )  # fmt: skip
-    return found.join(scores, on=["episode_id", "content_hash"], how="left", maintain_order="left")
+    found = found.join(scores, on=["episode_id", "content_hash"], how="left", maintain_order="left")
+    places = found.select(_STRATUM).unique().sort(_STRATUM).with_row_index("stratum")
+    found = found.join(places, on=_STRATUM, how="left", nulls_equal=True)
+    return found.sort("disagreement", "episode_id", "reason", descending=[True, False, False], nulls_last=True)
 
 
 _NUMBERS = dict.fromkeys(("start", "stop", "steps", "spans"), pl.Int64)
@@ -115,29 +120,34 @@ def queue(
     which little is known, come before the hundredth of its kind. ``again``: also what the reviewer has judged. Raises
     ``RequestError`` for a wrong expression.
     """
-    admitted, _ = matching(lake, lake.episodes(), where)
-    found = items.join(admitted.select("episode_id", "content_hash"), on=["episode_id", "content_hash"], how="semi")
+    found = items
+    if where:
+        admitted, _ = matching(lake, lake.episodes(), where)
+        found = found.filter(pl.col("episode_id").is_in(admitted["episode_id"].implode()))
     if reason is not None:
         found = found.filter(pl.col("reason") == reason)
     said = _verdicts(lake)
     mine = said.filter(pl.col("reviewer") == reviewer).select(*_KEY, pl.col("label").alias("mine"))
     counted = said.group_by(_KEY).agg(pl.len().alias("verdicts"), pl.col("reviewer").sort().alias("reviewers"))
-    found = found.join(counted, on=_KEY, how="left").join(mine, on=_KEY, how="left")
-    stratum = ["dataset", "task", "reason"]
-    told = _settled(said).join(items.select(*_KEY, "dataset", "task"), on=_KEY, how="inner")
-    known = told.group_by(stratum).agg(pl.len().alias("n"), pl.col("confirmed").sum().alias("yes"))
-    found = found.join(known, on=stratum, how="left", nulls_equal=True)
+    told = _settled(said).join(items.select(*_KEY, "stratum"), on=_KEY, how="inner")
+    known = told.group_by("stratum").agg(pl.len().alias("n"), pl.col("confirmed").sum().alias("yes"))
     if not again:
-        found = found.filter(pl.col("mine").is_null())
-    found = found.sort("disagreement", "episode_id", "reason", descending=[True, False, False], nulls_last=True)
+        found = found.join(mine, on=_KEY, how="anti", maintain_order="left")
+    found = found.join(known, on="stratum", how="left", maintain_order="left")
     n, yes = pl.col("n").fill_null(0), pl.col("yes").fill_null(0)
     share = (yes + 1) / (n + 2)
-    nth = pl.int_range(pl.len()).over(stratum)
-    found = found.with_columns(
-        priority=(share * (1 - share) / (n + nth + 3)).sqrt(), verdicts=pl.col("verdicts").fill_null(0)
+    nth = pl.int_range(pl.len()).over("stratum")
+    found = found.with_columns(priority=(share * (1 - share) / (n + nth + 3)).sqrt())
+    edge = found["priority"].top_k(limit).min()  # few are left to be sorted
+    first = (
+        found.filter(pl.col("priority") >= pl.lit(edge, pl.Float64))
+        .sort("priority", descending=True, maintain_order=True)
+        .head(limit)
     )
-    found = found.sort("priority", descending=True, maintain_order=True)
-    return found.drop("n", "yes", "content_hash").head(limit).to_dicts(), len(found)
+    for more in (counted, mine):
+        first = first.join(more, on=_KEY, how="left", maintain_order="left")
+    first = first.with_columns(pl.col("verdicts").fill_null(0)).drop("n", "yes", "stratum", "content_hash")
+    return first.to_dicts(), len(found)
 
 
 def judge(lake: Lake, said: Sequence[Verdict], author: str) -> dict[str, int]:
