@@ -8,7 +8,7 @@ mode, not a defect, and more of anything is not always better: nothing here has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -94,7 +94,11 @@ class Diversity(Scorer):
             for task in dict.fromkeys(["", *tasks]):
                 mine = [view for view in found if not task or view.task == task]
                 if len(mine) >= MIN_EPISODES:
-                    parts[task] = parts[""] if task and len(tasks) == 1 else _Courses.fit(mine, seed)
+                    parts[task] = (
+                        parts[""]
+                        if task and len(tasks) == 1
+                        else _Courses.fit(mine, seed, task in tasks or len(tasks) == 1)
+                    )
             for place, (_, part) in enumerate(sorted(parts.items())):
                 arrays |= {f"{number}.{place}.{name}": array for name, array in part.arrays().items()}
             cells = self._grid(found, arrays, f"{number}.grid") if "" in parts else 0
@@ -217,8 +221,8 @@ class _Courses:
     width: float
 
     @staticmethod
-    def fit(found: list[EpisodeView], seed: int) -> _Courses:
-        """From at least five episodes in order of their content."""
+    def fit(found: list[EpisodeView], seed: int, parted: bool) -> _Courses:
+        """From at least five episodes in order of their content; of one mode all where not to be ``parted``."""
         courses = np.stack([_course(view) for view in found])
         begin = np.stack([view.state[0, : view.positions].astype(np.float64) for view in found])
         middle = begin.mean(axis=0)
@@ -235,7 +239,7 @@ class _Courses:
         points = rest @ axes
         own = _own(found)
         both = [_displaced(each.reshape(len(found), _POINTS, -1)[:, :, own]) for each in (courses, rest)]
-        relieved, stretch, labels = _parting(both, seed % 2**63)
+        relieved, stretch, labels = _parting(both, _STRETCHES if parted else (), seed % 2**63)
         displaced = both[relieved]
         ways = np.stack([displaced[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
         centres = np.stack([points[labels == mode].mean(axis=0) for mode in range(labels.max() + 1)])
@@ -350,13 +354,15 @@ def _displaced(courses: np.ndarray) -> np.ndarray:
     return courses - courses[:, :1]
 
 
-def _parting(both: list[np.ndarray], seed: int) -> tuple[bool, tuple[int, int], np.ndarray]:
+def _parting(
+    both: list[np.ndarray], stretches: Sequence[tuple[int, int]], seed: int
+) -> tuple[bool, tuple[int, int], np.ndarray]:
     """Where displacements fall apart most: in the second of ``both`` ([E, 16, d] as they are, and relieved of the
-    start) or in the first, in which stretch; and the mode of each episode, int64 [E]."""
+    start) or in the first, in which of ``stretches``; and the mode of each episode, int64 [E]."""
     best, relieved, stretch, ways = _APART, False, _STRETCHES[0], both[0].mean(axis=0)[None]
     for number, displaced in enumerate(both):
         few = displaced[:_PARTED]
-        for first, last in _STRETCHES:
+        for first, last in stretches:
             flat = few[:, first:last].reshape(len(few), -1)
             left, scale, _ = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
             power = np.cumsum(scale**2) / max(float((scale**2).sum()), 1e-300)
