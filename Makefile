@@ -33,6 +33,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/rlds.py
 	$(BIN)/python benchmarks/vision.py
+	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/long_source.py --quick
 
 uplift: $(BENCH)  # hours; begun again, it goes on where it was
