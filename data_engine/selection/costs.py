@@ -116,7 +116,8 @@ def by_block(costs: Costs, do: Callable[[slice, np.ndarray], T]) -> list[T]:
     size = max(1, _CELLS // max(m, 1))
     blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
     # numpy lets go of the interpreter while it multiplies and partitions
-    with one_thread(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with one_thread(), ThreadPoolExecutor(cores) as pool:
         return list(pool.map(lambda block: do(block, costs.rows(block)), blocks))
 
 
