@@ -88,15 +88,18 @@ def page(
     names, down = [name for name, _ in order], [descending for _, descending in order]
     verdict = _verdict(lake, table, wide, parts)
     undecided = verdict.null_count() if verdict is not None else 0
-    found = wide.select(names).with_row_index("_at")
-    if verdict is not None:
-        found = found.filter(verdict.fill_null(False))
     matched = len(frame) if verdict is None else int(verdict.sum() or 0)
     question = digest([table, where, [list(key) for key in keys]], length=16)
+    ordered = not keys and table == "episodes"  # which lie in the order that is not asked for
+    found = wide.select(names if after is not None else names[:1]).with_row_index("_at")
+    if verdict is not None:
+        found = found.filter(verdict.fill_null(False))
     if after is not None:
         found = found.filter(_beyond(order, _cursor(after, question, order, wide.schema), wide.schema))
-    if keys or table != "episodes":  # which lie in the order that is not asked for
-        found = found if limit is None else _leading(found, names[0], down[0], limit + 1)
+    if limit is not None:
+        found = found.head(limit + 1) if ordered else _leading(found, names[0], down[0], limit + 1)
+    found = wide.select(names)[found["_at"]].with_columns(found["_at"]) if len(found) else found.clear()
+    if len(found) and not ordered:
         found = found.sort(names, descending=down, nulls_last=True)
     picked = found if limit is None else found.head(limit + 1)
     more = limit is not None and len(picked) > limit

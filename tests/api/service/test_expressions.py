@@ -17,10 +17,23 @@ from storage.snapshot import Snapshot
 HARM = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "urllib.", "shutil.", "compile")
 WORDS = "success task n_steps integrity 3 NULL = < AND OR NOT LIKE ILIKE IN ( ) , ; -- IS SELECT FROM * ATTACH COPY"
 PIECES = st.sampled_from(
-    WORDS.split()
-    + ["percentile(integrity)", "'%a%'", "'/etc/passwd'", "read_csv('/etc/passwd')", "read_parquet('s3://other/x')"]
-    + ["load_extension('x')", "getenv('HOME')", "pg_read_file('/etc/passwd')", "INSTALL httpfs", "{0}", "\\x00", "é"]
-    + ["'http://169.254.169.254/'", "__import__('os')"]
+    [
+        *WORDS.split(),
+        "percentile(integrity)",
+        "'%a%'",
+        "'/etc/passwd'",
+        "read_csv('/etc/passwd')",
+        "read_parquet('s3://other/x')",
+        "load_extension('x')",
+        "getenv('HOME')",
+        "pg_read_file('/etc/passwd')",
+        "INSTALL httpfs",
+        "{0}",
+        "\\x00",
+        "é",
+        "'http://169.254.169.254/'",
+        "__import__('os')",
+    ]
 )
 seen: list[str] = []
 watch = {"on": False}
