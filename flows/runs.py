@@ -63,7 +63,7 @@ def recorded(lake: Lake, verb: str, recipe: Mapping[str, Any]) -> Iterator[Run]:
         yield run
         result = canonical_json(run.result)
     except BaseException as error:
-        state = "failed" if isinstance(error, Exception | SystemExit) else "cancelled"  # Prefect has a signal of its own
+        state = "failed" if isinstance(error, Exception | SystemExit) else "cancelled"  # Prefect has its own signal
         append(state, error=str(error) or type(error).__name__, ended_at=datetime.now(UTC))
         raise
     append("completed", result=result, ended_at=datetime.now(UTC))

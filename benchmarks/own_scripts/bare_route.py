@@ -5,7 +5,6 @@ python bare_route.py LAKE PORT
 
 import sys
 
-import polars as pl
 import uvicorn
 from fastapi import FastAPI
 

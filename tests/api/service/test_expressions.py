@@ -16,25 +16,12 @@ from storage.snapshot import Snapshot
 
 HARM = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "urllib.", "shutil.", "compile")
 WORDS = "success task n_steps integrity 3 NULL = < AND OR NOT LIKE ILIKE IN ( ) , ; -- IS SELECT FROM * ATTACH COPY"
-PIECES = st.sampled_from(
-    [
-        *WORDS.split(),
-        "percentile(integrity)",
-        "'%a%'",
-        "'/etc/passwd'",
-        "read_csv('/etc/passwd')",
-        "read_parquet('s3://other/x')",
-        "load_extension('x')",
-        "getenv('HOME')",
-        "pg_read_file('/etc/passwd')",
-        "INSTALL httpfs",
-        "{0}",
-        "\\x00",
-        "é",
-        "'http://169.254.169.254/'",
-        "__import__('os')",
-    ]
-)
+HARMFUL = [
+    "percentile(integrity)", "'%a%'", "'/etc/passwd'", "read_csv('/etc/passwd')", "read_parquet('s3://other/x')",
+    "load_extension('x')", "getenv('HOME')", "pg_read_file('/etc/passwd')", "INSTALL httpfs", "{0}", "\\x00", "é",
+    "'http://169.254.169.254/'", "__import__('os')",
+]  # fmt: skip
+PIECES = st.sampled_from([*WORDS.split(), *HARMFUL])
 seen: list[str] = []
 watch = {"on": False}
 
