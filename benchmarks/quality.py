@@ -459,7 +459,8 @@ def _open(done: Sequence[tuple[Piece, Outcome | None]]) -> list[str]:
     parts = Counter(
         f"{piece.who}, {piece.job.share:.0%} bad, {piece.job.view}, seed {piece.job.seed}" for piece in left
     )
-    return [f"cut off: {len(left)} of {len(done)} sets were not measured", *(f"  {n} of {w}" for w, n in parts.items())]
+    head = f"cut off: {len(left)} of {len(done)} sets were not measured"
+    return ["\n".join([head, *(f"  {n} of {what}" for what, n in parts.items())])]
 
 
 def _asked() -> argparse.Namespace:

@@ -50,7 +50,8 @@ def test_what_was_measured_is_kept_and_what_there_is_no_time_for_is_said(some, t
     path = tmp_path / "quality.jsonl"
     pieces = [quality.Piece(Job("pusht planted", "not_finite", 0.5), ("integrity",))]
     assert quality.run(pieces, some, Kept(path), 1, until=0) == [None]
-    assert quality._open([(pieces[0], None)])[0] == "cut off: 1 of 1 sets were not measured"
+    (note,) = quality._open([(pieces[0], None)])
+    assert note.splitlines()[0] == "cut off: 1 of 1 sets were not measured"
     (first,) = quality.run(pieces, some, Kept(path), 1)
     assert first.auc["integrity"] == 1.0
     path.write_text(path.read_text().replace('"integrity": 1.0', '"integrity": 0.75', 1))
