@@ -21,7 +21,8 @@ def mixture_difference(lake: Lake, first: str, second: str) -> dict[str, Any]:
     holds those with another ``content`` or ``weight``. Raises ``RequestError`` where one is not there, or is broken.
     """
     one, two = (mixtures.open(locate(lake, name)) for name in (first, second))
-    told = ("weight_kind", "unit", "epoch_size", "seed", "entries", "splits", "scorers", "conversions")
+    told = ("weight_kind", "unit", "epoch_size", "seed", "entries", "splits", "quotas", "scorers", "conversions",
+            "columns")  # fmt: skip
     documents = [each.document.model_dump(mode="json", include=set(told)) for each in (one, two)]
     settings = {
         name: {"first": documents[0][name], "second": documents[1][name]}

@@ -13,6 +13,7 @@ import pytest
 from data_engine import mixture as mixtures
 from data_engine.errors import RequestError
 from data_engine.recipe import MixtureRecipe, SelectRecipe, SourceRecipe, SpaceRecipe
+from flows.differences import mixture_difference
 from flows.index import embed
 from flows.ingest import ingest
 from flows.mix import locate, mix
@@ -337,3 +338,16 @@ def test_remix_says_what_it_found_and_draws_as_it_says(filled):
     select(filled, SelectRecipe(name="both", method="filter"), episodes, progress=silent(), run_id="run_test")
     with pytest.raises(RequestError, match="these are 2 kinds of robot"):
         frozen(filled, {"selection": "both", "weigher": "remix", "params": {"iterations": 1}})
+
+
+def test_quotas_are_frozen_and_two_mixtures_say_where_they_differ(filled):
+    choose(filled, "some", budget=5)
+    one = frozen(filled, "some", name="one")
+    kinds = {kind or "unknown" for kind in column(one, "provenance")}
+    other = frozen(filled, "some", name="other", quotas=dict.fromkeys(kinds, 1 / len(kinds)))
+    assert other.id != one.id
+    found = mixture_difference(filled, one.id, other.id)
+    assert found["settings"] == {"quotas": {"first": {}, "second": dict.fromkeys(kinds, 1 / len(kinds))}}
+    assert (found["same"], found["changed"], found["only_first"]) == (5, [], [])
+    with pytest.raises(RequestError, match="no episode of the mixture is of provenance human_video"):
+        frozen(filled, "some", quotas={**dict.fromkeys(kinds, 0.5 / len(kinds)), "human_video": 0.5})
