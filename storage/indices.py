@@ -156,12 +156,13 @@ def build(
         matrix, table = np.ascontiguousarray(matrix[order]), table.take(order)
     table = table.combine_chunks()
     chosen = form or form_of(*matrix.shape)
+    owners = pc.dictionary_encode(table.column("id")).combine_chunks().indices.to_numpy().astype(np.int64)
     index = forms.made(matrix, chosen, metric, seed)
-    effort = forms.tuned(index, matrix, metric, seed)
+    effort = forms.tuned(index, matrix, owners, metric, seed)
     if form is None and effort.recall < forms.RECALL:
         chosen = chosen.partition(",")[0] + ",Flat"
         index = forms.made(matrix, chosen, metric, seed)
-        effort = forms.tuned(index, matrix, metric, seed)
+        effort = forms.tuned(index, matrix, owners, metric, seed)
     facts = {"form": chosen, "metric": metric, "seed": seed, **(meta or {})}
     told = hashlib.sha256()
     for name in table.column_names:
