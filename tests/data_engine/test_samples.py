@@ -206,3 +206,20 @@ def test_wrong_requests_get_one_line(toy, tmp_path) -> None:
     Path(mixture.local(mixture.files[0])).unlink()
     with pytest.raises(SourceError, match="lacks its file"):
         list(mixtures.open(mixture.uri, cache_dir=tmp_path / "other").samples())
+
+
+def test_recorded_texts_come_with_their_step_and_none_where_there_is_none(toy, tmp_path) -> None:
+    made = toy({"a": [4, 3], "b": [5]})
+    file = Path(made.lake) / made.files[0]["path"]
+    said = ["reach", None, "reach", "grasp", "lift", "lift", None]
+    pq.write_table(pq.read_table(file).append_column("language", pa.array(said)), file)
+    made.files[0] |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    features = (*made.datasets["a"].features, Feature(name="language", dtype="string"))
+    made.datasets["a"] = made.datasets["a"].model_copy(update={"features": features})
+    mixture = made.mixture(tmp_path, weight_kind="repeat")
+    batch = Samples(mixture, Windows(texts=("language",))).read(0, np.arange(12))
+    wanted = {("ep_a_0", t): said[t] for t in range(4)} | {("ep_a_1", t): said[4 + t] for t in range(3)}
+    for episode, step, text in zip(batch["episode_id"], batch["step"].tolist(), batch["language"], strict=True):
+        assert text == wanted.get((episode, step))
+    with pytest.raises(RequestError, match="has texts 'action'"):
+        Samples(mixture, Windows(texts=("action",)))
