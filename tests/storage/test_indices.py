@@ -121,6 +121,24 @@ def test_a_narrow_filter_is_exact_and_a_wide_one_finds_as_many_as_asked_for(monk
         assert len(row) == 400 and {hit.id for hit in row} <= set(wide)
 
 
+@pytest.mark.parametrize("form", ["IVF128,Flat", "IVF128,PQ8x4fs,RFlat"])
+def test_an_episodes_own_frames_do_not_flatter_the_recall(form: str) -> None:
+    """Its frames are all alike and found with no effort; those of an episode that is not in the index are not."""
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(12, 32))
+
+    def episodes(count: int) -> np.ndarray:
+        each = 0.5 * centres[rng.integers(12, size=count)] + rng.normal(size=(count, 32))
+        return (each[:, None] + 0.05 * rng.normal(size=(count, 20, 32))).astype(np.float32).reshape(-1, 32)
+
+    base, queries = episodes(500), episodes(100)[::20]
+    units = pa.table({"id": [f"ep{i // 20:03d}" for i in range(10_000)], "start": [i % 20 for i in range(10_000)]})
+    exact, index = (indices.build(base, units, metric="l2", form=it) for it in ("Flat", form))
+    assert index.effort.recall >= RECALL and (index.effort.probes, index.effort.refine) != (16, 8)
+    found = zip(exact.search(queries, 10), index.search(queries, 10), strict=True)
+    assert np.mean([len({h.row for h in a} & {h.row for h in b}) / 10 for a, b in found]) >= RECALL - 0.05
+
+
 def test_without_the_form_on_a_gpu_the_cpu_answers(monkeypatch) -> None:
     vectors = spread(500)
     index = indices.build(vectors, [str(i) for i in range(500)])
