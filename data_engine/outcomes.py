@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lgamma
 from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["Difference", "paired_difference", "wilson"]
+__all__ = ["Difference", "mcnemar", "paired_difference", "strengths", "wilson"]
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -71,3 +72,39 @@ def paired_difference(
     reach = NormalDist().inv_cdf(0.5 + level / 2) + NormalDist().inv_cdf(power)
     mean = float(np.mean([gap.mean() for gap in gaps]))
     return Difference(mean, float(low), float(high), float(reach * error))
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """The exact two-sided p of so many rollouts in which only one arm, or only the other, succeeded (McNemar 1947).
+
+    Under the null either is as likely; pairs that agree say nothing. It takes the pairs as independent: it speaks of
+    the very policies that were rolled out, not of how they were trained. O(pairs that disagree).
+    """
+    n, least = only_one + only_other, min(only_one, only_other)
+    if n == 0:
+        return 1.0
+    k = np.arange(least + 1)
+    logs = lgamma(n + 1) - np.array([lgamma(i + 1) + lgamma(n - i + 1) for i in k]) - n * np.log(2)
+    return float(min(1.0, 2 * np.exp(logs).sum()))
+
+
+def strengths(wins: np.ndarray, prior: float = 0.5, rounds: int = 1000) -> np.ndarray:
+    """[n] float64 log strengths of mean 0 under which i beats j with odds e^(s_i - s_j) (Bradley and Terry 1952).
+
+    ``wins`` [n, n]: how often i was preferred over j; a tie is half of each. ``prior`` such halves against a common
+    opponent of strength 0 keep an arm that won or lost all it met finite. Minorisation-maximisation (Hunter 2004),
+    O(rounds n^2).
+    """
+    wins = np.asarray(wins, np.float64)
+    played = wins + wins.T
+    won = wins.sum(axis=1) + prior
+    gamma = np.ones(len(wins))
+    for _ in range(rounds):
+        met = (played / (gamma[:, None] + gamma)).sum(axis=1) + 2 * prior / (gamma + 1)
+        new = won / met
+        done = np.allclose(new, gamma, rtol=1e-10, atol=0)
+        gamma = new
+        if done:
+            break
+    logs = np.log(gamma)
+    return np.asarray(logs - logs.mean())

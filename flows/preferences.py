@@ -6,11 +6,8 @@ What is asked follows from episodes, settings and seed alone, and what was answe
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +25,7 @@ from data_engine.preferences import Item, Preference, Tally, parse, tally, unkno
 from data_engine.reference import key_of
 from flows.ask import ask
 from flows.progress import Progress
+from flows.row_files import read_rows
 from flows.score import again
 from scorers.comparing import PROMPT, VERSION, Reading, Verdict, compare
 from scorers.comparing import review as read_again
@@ -36,7 +34,6 @@ from storage.preferences import held_preferences
 
 __all__ = ["Judging", "bring", "draw", "enter", "judge", "review", "tallies"]
 
-_MOST_BYTES = 256 << 20  # of a file of preferences
 _TRIES = 20  # draws for each pair wanted
 
 
@@ -206,7 +203,9 @@ def bring(
     cannot be understood is named and the rest goes in. Raises ``RequestError`` where that leaves none, or for no such
     file.
     """
-    return enter(lake, _read(path), path, collection=collection, annotator=annotator, progress=progress, run_id=run_id)
+    return enter(
+        lake, read_rows(path), path, collection=collection, annotator=annotator, progress=progress, run_id=run_id
+    )
 
 
 def enter(
@@ -346,60 +345,3 @@ class _Episodes:
         if len(tasks) > 1:
             raise RequestError("its items are of several tasks", code="several_tasks", fix="state the task")
         return tasks.pop()
-
-
-def _read(path: str) -> list[dict[str, Any]]:
-    """The rows of a file, by its name's ending. Raises ``RequestError`` where it is not what that says."""
-    try:
-        size = os.path.getsize(path)
-        if size > _MOST_BYTES:
-            raise RequestError(f"{path} is larger than {_MOST_BYTES >> 20} MiB", code="too_large", fix="cut it up")
-        with open(path, "rb") as file:
-            data = file.read(_MOST_BYTES)
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}", code="no_file") from error
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in _READERS:
-        raise RequestError(f"{path} is none of {', '.join(sorted(_READERS))}", code="bad_file")
-    try:
-        rows = _READERS[ending](data)
-    except (ValueError, RecursionError, csv.Error, pl.exceptions.PolarsError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise RequestError(f"{path} cannot be read as {ending[1:]}: {what}", code="bad_file") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise RequestError(f"{path} holds no list of rows", code="bad_file")
-    return rows
-
-
-def _json(data: bytes) -> Any:
-    found = json.loads(data)
-    return found["items"] if isinstance(found, dict) and isinstance(found.get("items"), list) else found
-
-
-def _lines(data: bytes) -> Any:
-    return [json.loads(line) for line in data.splitlines() if line.strip()]
-
-
-def _csv(data: bytes) -> Any:
-    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
-    if any(None in row for row in rows):
-        raise ValueError("a row has more cells than the header")
-    return rows
-
-
-def _parquet(data: bytes) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        if sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)) > _MOST_BYTES:
-            raise ValueError("it unpacks to too much")
-        return file.read().to_pylist()
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
-
-
-_READERS: Mapping[str, Callable[[bytes], Any]] = {
-    ".json": _json, ".jsonl": _lines, ".ndjson": _lines, ".csv": _csv, ".parquet": _parquet,
-}  # fmt: skip

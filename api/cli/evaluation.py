@@ -83,6 +83,68 @@ def evaluate_plan(
     return {**answer, "text": _plan_text(answer)}
 
 
+@verb("import", evaluate)
+@click.argument("file")
+def evaluate_import(lake: str, file: str) -> dict[str, Any]:
+    """Enter outcomes of policies that were trained elsewhere, from a JSON, JSON Lines, CSV or Parquet file.
+
+    A row is a rollout: checkpoint, mixture_id, task, initial_condition, seed (of the training), and success, progress,
+    or preferred_over (the checkpoint that did worse beside it). What is there already stays.
+    """
+    from flows.outcomes import bring_outcomes, read_outcomes
+    from flows.runs import recorded
+
+    target = existing(lake)
+    with recorded(target, "evaluate import", {"file": file}) as run:
+        answer = bring_outcomes(target, read_outcomes(file))
+        run.result = answer
+    text = f"{answer['added']} rollouts added, {answer['already']} there already"
+    return {**answer, "run_id": run.id, "text": text}
+
+
+@verb("compare", evaluate)
+@click.argument("arms", nargs=-1, required=True, metavar="ARM ARM...")
+@click.option("--by", type=click.Choice(["mixture", "checkpoint"]), default="mixture", show_default=True)
+def evaluate_compare(lake: str, arms: tuple[str, ...], by: str) -> dict[str, Any]:
+    """Which of some mixtures, or checkpoints, do better, as far as their rollouts can tell.
+
+    Arms are named by the beginning of their ids. A winner is named only where the interval leaves 0 out and the
+    difference would have been detected.
+    """
+    from flows.outcomes import compare_all
+
+    answer = compare_all(existing(lake), arms, by="checkpoint" if by == "checkpoint" else "mixture_id")
+    return {**answer, "text": _compared(answer)}
+
+
+def _compared(answer: dict[str, Any]) -> str:
+    from api.cli.printing import table
+
+    rates = [
+        {"arm": item["name"][:40], "success": f"{item['rate']:.1%}",
+         "95 % interval": f"{item['low']:.1%} to {item['high']:.1%}", "rollouts": item["rollouts"]}
+        for item in answer["items"]
+    ]  # fmt: skip
+    lines = [table(rates)] if rates else []
+    for pair in answer["pairs"]:
+        gap = pair["difference"]
+        what = f"{pair['first'][:12]} against {pair['second'][:12]}: "
+        if gap is None:
+            lines.append(what + pair["note"])
+            continue
+        verdict = f"{pair['winner'][:12]} is better" if pair["winner"] else pair["note"]
+        lines.append(
+            f"{what}{gap['mean']:+.1%} ({gap['low']:+.1%} to {gap['high']:+.1%}) over paired {pair['of']}, McNemar "
+            f"p {pair['mcnemar']['p']:.2g}; {verdict}"
+        )
+    lines += [
+        f"preferred: {item['name'][:40]} {item['strength']:+.2f} ({item['low']:+.2f} to {item['high']:+.2f}) of "
+        f"{item['answers']} answers"
+        for item in answer["preferences"] or ()
+    ]
+    return "\n".join(lines)
+
+
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RequestError(f"--cost {name}={value} is not a number", code="bad_option", fix="give scenes=3")

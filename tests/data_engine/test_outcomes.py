@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_engine.outcomes import paired_difference, wilson
+from data_engine.outcomes import mcnemar, paired_difference, strengths, wilson
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,25 @@ def test_what_does_not_pair_is_refused():
         paired_difference([np.zeros(3)], [np.zeros(4)])
     with pytest.raises(ValueError, match="at least two trainings"):
         paired_difference([np.zeros(1)], [np.zeros(1)])
+
+
+def test_mcnemars_exact_p_is_the_binomial_one():
+    assert mcnemar(0, 0) == mcnemar(3, 3) == 1.0
+    assert mcnemar(0, 5) == pytest.approx(2 / 2**5)
+    assert mcnemar(9, 1) == mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar(50_000, 51_000) == pytest.approx(0.00166, rel=0.02)  # by the normal approximation
+
+
+def test_strengths_of_two_are_the_odds_and_of_many_come_back():
+    apart = strengths(np.array([[0, 30.0], [10.0, 0]]), prior=1e-9)
+    assert apart[0] - apart[1] == pytest.approx(np.log(3), abs=1e-6)
+    true = np.array([1.2, 0.3, -0.4, -1.1])
+    chance = 1 / (1 + np.exp(true - true[:, None]))
+    games = 1e5 * (1 - np.eye(4))
+    assert strengths(games * chance) == pytest.approx(true, abs=1e-3)
+
+
+def test_an_arm_that_won_all_stays_finite_and_one_that_met_nobody_is_in_the_middle():
+    found = strengths(np.array([[0, 5.0, 0], [0, 0, 0], [0, 0, 0]]))
+    assert np.isfinite(found).all()
+    assert found[0] > found[2] > found[1]

@@ -3,13 +3,15 @@ from __future__ import annotations
 import pytest
 
 from data_engine.errors import RequestError
-from flows.outcomes import Outcome, bring_outcomes, compare_arms
+from flows.outcomes import Outcome, bring_outcomes, compare_all, compare_arms, read_outcomes
 from storage.lake import Lake
 
 
-def rollout(mixture: str, seed: int, start: int, success: bool | None, task: str = "reach") -> Outcome:
+def rollout(
+    mixture: str, seed: int, start: int, success: bool | None, task: str = "reach", over: str | None = None
+) -> Outcome:
     return Outcome(checkpoint=f"{mixture}-{seed}", mixture_id=mixture, task=task, initial_condition=str(start),
-                   seed=seed, success=success)  # fmt: skip
+                   seed=seed, success=success, preferred_over=over)  # fmt: skip
 
 
 @pytest.fixture
@@ -41,3 +43,59 @@ def test_a_prefix_of_two_arms_names_neither(lake):
         compare_arms(lake, "a", "b")
     with pytest.raises(RequestError, match="no rollout of mixture 'c'"):
         compare_arms(lake, "b", "c")
+
+
+def test_a_winner_is_named_only_where_the_difference_would_have_shown(lake):
+    good = [rollout("good", seed, start, start % 10 < 9 - seed % 2) for seed in range(5) for start in range(20)]
+    fair = [rollout("fair", seed, start, start % 10 < 8 - seed % 2) for seed in range(5) for start in range(20)]
+    poor = [rollout("poor", seed, start, start % 10 < 3 + seed % 2) for seed in range(5) for start in range(20)]
+    near = [
+        rollout("near", seed, start, start % 10 < (9, 4, 9, 7, 8)[seed]) for seed in range(5) for start in range(20)
+    ]
+    bring_outcomes(lake, [*good, *fair, *poor, *near])
+    answer = compare_arms(lake, "good", "poor")
+    assert (answer["winner"], answer["of"], answer["note"]) == ("good", "trainings", None)
+    assert answer["mcnemar"]["only_second"] == 0 and answer["mcnemar"]["p"] < 1e-10
+    assert compare_arms(lake, "poor", "good")["winner"] == "good"
+    answer = compare_arms(lake, "good", "near")
+    assert answer["winner"] is None
+    assert abs(answer["difference"]["mean"]) < answer["difference"]["detectable"]
+    assert "would have been detected" in answer["note"]
+    ranked = compare_all(lake, ["poor", "good", "fair"])
+    assert [item["name"] for item in ranked["items"]] == ["good", "fair", "poor"]
+    assert len(ranked["pairs"]) == 3 and ranked["preferences"] is None
+
+
+def test_one_training_of_each_is_paired_by_rollouts(lake):
+    bring_outcomes(lake, [rollout("a", 1, start, start < 18) for start in range(20)])
+    bring_outcomes(lake, [rollout("b", 2, start, start < 4) for start in range(20)])
+    answer = compare_arms(lake, "a-1", "b-2", by="checkpoint")
+    assert (answer["of"], answer["winner"]) == ("rollouts", "a-1")
+    assert answer["mcnemar"] == {"only_first": 14, "only_second": 0, "p": pytest.approx(2 / 2**14)}
+
+
+def test_preferences_rank_policies_that_nobody_called_successful(lake):
+    said = [rollout("a", 0, start, None, over="b-0") for start in range(12)]
+    said += [rollout("b", 0, start + 100, None, over="a-0") for start in range(2)]
+    said += [rollout("b", 0, start + 200, None, over="c-0") for start in range(9)]
+    said += [rollout("c", 0, 300, None, over="b-0"), rollout("c", 0, 301, None, over="nobody")]
+    bring_outcomes(lake, said)
+    answer = compare_all(lake, ["c", "a", "b"])
+    assert answer["items"] == [] and answer["pairs"] == []
+    assert [item["name"] for item in answer["preferences"]] == ["a", "b", "c"]
+    assert [item["answers"] for item in answer["preferences"]] == [14, 24, 10]
+    assert all(item["low"] <= item["strength"] <= item["high"] for item in answer["preferences"])
+    with pytest.raises(RequestError, match="no comparison"):
+        compare_all(lake, ["a"])
+
+
+def test_files_of_outcomes_are_read_and_a_wrong_row_is_named(lake, tmp_path):
+    file = tmp_path / "said.csv"
+    file.write_text(
+        "checkpoint,mixture_id,task,initial_condition,seed,success,progress\nc,m,reach,0,1,true,\nc,m,reach,1,1,,0.5\n"
+    )
+    one, two = read_outcomes(str(file))
+    assert (one.success, one.progress, two.success, two.progress) == (True, None, None, 0.5)
+    file.write_text("checkpoint,mixture_id,task,initial_condition,seed\nc,m,reach,0,first\n")
+    with pytest.raises(RequestError, match=r"row 1 of .*seed"):
+        read_outcomes(str(file))

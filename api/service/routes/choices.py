@@ -116,6 +116,9 @@ class Comparison(BaseModel):
     second: str
     tasks: list[dict[str, Any]]
     difference: dict[str, float] | None
+    of: str | None
+    mcnemar: dict[str, float] | None
+    winner: str | None
     note: str | None
 
 
