@@ -85,9 +85,7 @@ def ended(lake: Lake, run_id: str, verb: str, recipe: Mapping[str, Any], state: 
     lake.append_rows("runs", [row], transaction=f"{run_id}-{state}", run_id=run_id)
 
 
-def noted(
-    lake: Lake, run_id: str, verb: str, recipe: Mapping[str, Any], state: str, why: str, due: datetime
-) -> None:
+def noted(lake: Lake, run_id: str, verb: str, recipe: Mapping[str, Any], state: str, why: str, due: datetime) -> None:
     """Record a run that was due and did not come to be (``missed``, ``skipped``, or refused and so ``failed``)."""
     text = canonical_json(recipe)
     row = {"run_id": run_id, "verb": verb, "recipe_hash": digest(text), "recipe": text, "state": state,
