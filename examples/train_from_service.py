@@ -22,6 +22,7 @@ STATE, ACTION, PADDED = "observation.state", "action", "action_is_pad"
 
 
 def main() -> None:
+    """Query, freeze and train, by the options on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="of the service; default: DATA_ENGINE_URL")
     parser.add_argument("--where", default="success", help="which episodes")
