@@ -217,7 +217,6 @@ class Blobs:
             raise SourceError(f"{path} is missing from the lake {self.uri}", code="missing_file")
         return reference.local(PurePosixPath(path).stem, _cache(), trusted=True)
 
-
     def signed(self, path: str, seconds: int) -> str | None:
         """An address at which whoever has it reads ``path`` for so long; None where the store signs none.
 
