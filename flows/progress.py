@@ -51,7 +51,7 @@ class Progress:
         from rich.console import Console
         from rich.text import Text
 
-        with Console(stderr=True).status(Text(title)):
+        with Console(stderr=True).status(Text(title, no_wrap=True, overflow="ellipsis")):
             yield
 
     def say(self, line: str) -> None:

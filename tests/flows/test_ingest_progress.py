@@ -81,7 +81,7 @@ def test_a_shard_tells_of_each_episode_bad_ones_too(source: Path, tmp_path: Path
 def test_a_terminal_shows_episodes_rate_and_time_left(source: Path, tmp_path: Path, workers: int) -> None:
     out, drawn = on_a_terminal("ingest", source, "--lake", tmp_path / "lake", "--json", "--workers", workers)
     assert json.loads(out)["stored"]["episodes"] == 60
-    assert f"looking at {source}" in drawn
+    assert f"looking at {source}"[:40] in drawn
     lines = [line for line in re.split(r"[\r\n]+", drawn) if line.startswith("ingest set ")]
     assert re.search(r"\b0/60\b.*-:--:--", lines[0])
     assert re.search(r"60/60 episodes [\d,]+ frames/s 0:00:00", re.sub(" +", " ", lines[-1]))

@@ -20,7 +20,7 @@ def test_help_shows_every_verb_once_in_its_section(capsys):
     titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert titles == [
         "Options:", "Recordings and the lake:", "Evidence:", "Preferences:", "Selections, mixtures, exports:",
-        "Trained policies:", "The service:", "What there is:",
+        "Trained policies:", "The service:", "Schedules:", "What there is:",
     ]  # fmt: skip
 
 
