@@ -62,7 +62,7 @@ def main() -> int:
         rows = [mine, Row.of("tensorflow-datasets", found[f"tfds {what}"])]
         rows += [Row.of("floor: TFRecords read and checked", found["floor"])] if what == "values" else []
         tables.append(Table(f"RLDS, values of every step, {more}", "episodes", rows))
-        lines.append(target(f"{what} against tensorflow-datasets", ratio(mine, rows[1]), 1))
+        lines.append(target(f"{what} against tensorflow-datasets", ratio(mine, rows[1]), 3))
         lines.append(f"{what}: {(mine.rate or 0) * megabytes / (25 * shards):,.0f} MB/s")
     show(tables, lines, machine, as_json=asked.json)
     return 0

@@ -8,13 +8,13 @@ raised until, of queries that are not in the index, at least 95 in 100 of the te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import faiss
 import numpy as np
+
+from data_engine.selection.neighbours import one_thread
 
 __all__ = [
     "EXACT_BELOW", "GPU_RESULTS", "RECALL", "Effort", "Metric", "accelerated", "exact_of", "form_of", "lists_of",
@@ -68,7 +68,7 @@ def made(matrix: np.ndarray, form: str, metric: Metric, seed: int) -> Any:
         lists.cp.seed = seed + 1234
         lists.cp.niter = 8
         lists.cp.max_points_per_centroid = 40  # a sixth of FAISS's default takes a sixth of the time; effort is tuned
-    with _one_thread():
+    with one_thread(faiss):
         index.train(matrix)
     index.add(matrix)
     return index
@@ -183,13 +183,3 @@ def lists_of(index: Any) -> Any | None:
 
 def _refines(index: Any) -> bool:
     return isinstance(faiss.downcast_index(index), faiss.IndexRefine)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_engine.errors import EngineError
 
-__all__ = ["EXACT_BELOW", "clusters", "directions", "nearest"]
+__all__ = ["EXACT_BELOW", "clusters", "directions", "nearest", "one_thread"]
 
 EXACT_BELOW = 50_000
 """Vectors below which every pair is compared; above, the 16 inverted lists next to a query (of 4 sqrt(n)) are."""
@@ -48,7 +48,7 @@ def nearest(units: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray,
         lists = 2 ** round(math.log2(4 * math.sqrt(len(base))))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(base.shape[1]), base.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.max_points_per_centroid = _TAUGHT
-        with _one_thread(faiss):
+        with one_thread(faiss):
             index.train(base)
         index.add(base)
         index.nprobe = _PROBES
@@ -64,7 +64,7 @@ def clusters(units: np.ndarray, count: int, seed: int) -> np.ndarray:
     means = faiss.Kmeans(
         base.shape[1], count, niter=20, seed=seed + 1, spherical=True, min_points_per_centroid=1, verbose=False
     )
-    with _one_thread(faiss):
+    with one_thread(faiss):
         means.train(base)
     return np.asarray(means.centroids, dtype=np.float32)
 
@@ -82,7 +82,7 @@ def _faiss() -> Any:
 
 
 @contextmanager
-def _one_thread(faiss: Any) -> Iterator[None]:
+def one_thread(faiss: Any) -> Iterator[None]:
     """Training sums in an order that depends on the number of threads: one gives the same centroids everywhere."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
