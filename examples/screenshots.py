@@ -13,6 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+READY_TRIES = 600
 SIZE = {"width": 1180, "height": 760}
 
 
@@ -33,12 +36,26 @@ def served(lake: str) -> Iterator[str]:
         assert process.stderr is not None
         for line in process.stderr:
             if found := re.search(r"at (http://\S+)/v1", line):
+                until_ready(found[1])
                 yield found[1]
                 return
         raise SystemExit("the service did not start")
     finally:
         process.terminate()
         process.wait()
+
+
+def until_ready(address: str) -> None:
+    """Return once the service has read its lake: it answers 503 until then."""
+    for _ in range(READY_TRIES):
+        try:
+            urllib.request.urlopen(f"{address}/v1/ready").close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            time.sleep(0.2)
+        else:
+            return
+    raise SystemExit("the service did not get ready")
 
 
 def episode(page: Page) -> None:

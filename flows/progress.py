@@ -51,7 +51,9 @@ class Progress:
         from rich.console import Console
         from rich.text import Text
 
-        with Console(stderr=True).status(Text(title, no_wrap=True, overflow="ellipsis")):
+        console, line = Console(stderr=True), Text(title)
+        line.truncate(max(1, console.width - 3), overflow="ellipsis")  # a spinner's text is wrapped whatever it asks
+        with console.status(line):
             yield
 
     def say(self, line: str) -> None:

@@ -26,12 +26,16 @@ from storage.lake import Lake
 from tests.data_engine.formats.lerobot_sets import write_v3
 
 
+COLUMNS = 80
+"""Of the terminal; a runner of tests may have named others in the environment."""
+
+
 def on_a_terminal(*arguments: object) -> tuple[str, str]:
     """(stdout, what was drawn on the terminal that is stderr) of a command that must succeed."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
     command = [sys.executable, "-m", "api.cli", *map(str, arguments)]
-    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as child:
         os.close(theirs)
         drawn = b""
@@ -81,7 +85,7 @@ def test_a_shard_tells_of_each_episode_bad_ones_too(source: Path, tmp_path: Path
 def test_a_terminal_shows_episodes_rate_and_time_left(source: Path, tmp_path: Path, workers: int) -> None:
     out, drawn = on_a_terminal("ingest", source, "--lake", tmp_path / "lake", "--json", "--workers", workers)
     assert json.loads(out)["stored"]["episodes"] == 60
-    assert f"looking at {source}"[:40] in drawn
+    assert f"looking at {source}"[: COLUMNS - 4] in drawn
     lines = [line for line in re.split(r"[\r\n]+", drawn) if line.startswith("ingest set ")]
     assert re.search(r"\b0/60\b.*-:--:--", lines[0])
     assert re.search(r"60/60 episodes [\d,]+ frames/s 0:00:00", re.sub(" +", " ", lines[-1]))
