@@ -25,7 +25,6 @@ from flows.progress import Progress
 from storage.lake import Lake
 from tests.data_engine.formats.lerobot_sets import write_v3
 
-
 COLUMNS = 80
 """Of the terminal; a runner of tests may have named others in the environment."""
 
