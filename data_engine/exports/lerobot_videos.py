@@ -14,7 +14,7 @@ from data_engine.canonical import digest
 from data_engine.errors import RequestError, SourceError
 from data_engine.exports.lerobot_data import TOLERANCE_S
 from data_engine.exports.lerobot_stats import image_stats
-from data_engine.video import EncodeSettings, FrameReader, VideoInfo, can_copy, copy_spans, encode, stream_key
+from data_engine.video import CannotCopy, Cut, EncodeSettings, FrameReader, VideoInfo, encode, join_cuts
 
 __all__ = ["CameraFiles", "Clip", "Place", "write_camera"]
 
@@ -60,7 +60,7 @@ class _File:
     number: int
     bytes: float = 0.0
     members: list[int] = field(default_factory=list)
-    spans: list[tuple[Path, float, float | None]] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
 
 
 def write_camera(
@@ -81,40 +81,36 @@ def write_camera(
     work where the set was exported before. Raises ``SourceError`` where a clip has not its frames.
     """
     readers: LRU[Path, FrameReader] = LRU(4, FrameReader)
-    keys: LRU[Path, str] = LRU(64, stream_key)
     files: list[_File] = []
     open_files: dict[str, _File] = {}
     transcoded: dict[int, str] = {}
-    infos: dict[Path, VideoInfo] = {}
     first: VideoInfo | None = None
-    reasons = _must_encode(clips, readers, infos, fps)
     for number, clip in enumerate(clips):
-        path, start_s, end_s = _span(clip, fps)
-        reason = reasons.get(number)
-        if reason is not None:
-            path, start_s, end_s = scratch / f"{folder.name}-{number}.mp4", 0.0, clip.frames / fps
-            encode(_frames(readers(clip.path), clip, fps), path, fps, EncodeSettings())
-            transcoded[number] = reason
-        if path not in infos:
-            infos[path] = readers(path).info
-        info = infos[path]
-        first = first or info
-        size = path.stat().st_size * min(1.0, clip.frames / max(info.frames, 1))
-        key = keys(path)
-        file = open_files.get(key)
+        reader = readers(clip.path)
+        found = _cut(clip, reader, fps)
+        if isinstance(found, str):
+            path = scratch / f"{folder.name}-{number}.mp4"
+            encode(_frames(reader, clip, fps), path, fps, EncodeSettings())
+            transcoded[number] = found
+            reader = FrameReader(path)
+            found = reader.cut(0.0, clip.frames / fps)
+            reader.close()
+        first = first or reader.info
+        size = float(found.piece.size.sum())
+        file = open_files.get(found.coding)
         if file is None or file.bytes + size > max_bytes:
-            file = open_files[key] = _File(len(files))
+            file = open_files[found.coding] = _File(len(files))
             files.append(file)
         file.bytes += size
         file.members.append(number)
-        file.spans.append((path, start_s, end_s))
+        file.cuts.append(found)
     places: dict[int, Place] = {}
     stats: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
     for file in files:
         out = folder / f"chunk-{file.number // chunk:03d}" / f"file-{file.number % chunk:03d}.mp4"
         out.parent.mkdir(parents=True, exist_ok=True)
-        spans = copy_spans(file.spans, out)
+        spans = join_cuts(file.cuts, out)
         written: LRU[Path, FrameReader] = LRU(1, FrameReader)  # opened where something is to be seen
         for number, (from_s, to_s) in zip(file.members, spans, strict=True):
             places[number] = Place(file.number, from_s, to_s)
@@ -124,9 +120,9 @@ def write_camera(
             known = cache is not None and clip.sha256 is not None and number not in transcoded
             stats[number] = _kept(cache, clip, fps, sampled, measure) if known and cache else measure()
             counts[number] = len(shown)
-        for path, *_ in file.spans:
-            if path.parent == scratch:
-                path.unlink(missing_ok=True)
+        for cut in file.cuts:
+            if Path(cut.piece.path).parent == scratch:
+                Path(cut.piece.path).unlink(missing_ok=True)
     if first is None:
         raise SourceError("there are no clips", code="no_frames")
     every = range(len(clips))
@@ -143,36 +139,15 @@ def _span(clip: Clip, fps: float) -> tuple[Path, float, float]:
     return clip.path, clip.start_s, clip.start_s + clip.frames / fps
 
 
-def _must_encode(
-    clips: Sequence[Clip], readers: Callable[[Path], FrameReader], infos: dict[Path, VideoInfo], fps: float
-) -> dict[int, str]:
-    """Why clips cannot be copied, by number; ``infos`` of their files are filled in. Raises ``SourceError`` where one
-    has not its frames.
-    """
-    reasons: dict[int, str] = {}
-    to_copy: dict[Path, list[int]] = {}
-    for number, clip in enumerate(clips):
-        reader = readers(clip.path)
-        infos[clip.path] = reader.info
-        reason = _off_grid(clip, reader, fps)
-        if reason is not None:
-            reasons[number] = reason
-        else:
-            to_copy.setdefault(clip.path, []).append(number)
-    for numbers in to_copy.values():
-        for number in _uncopyable(numbers, [_span(clips[number], fps) for number in numbers]):
-            reasons[number] = "it does not start on a keyframe"
-    return reasons
-
-
-def _uncopyable(numbers: Sequence[int], spans: Sequence[tuple[Path, float, float]]) -> list[int]:
-    """The ``numbers`` whose spans, all of one file, cannot be copied: by halves, as each question indexes the file."""
-    if can_copy(spans):
-        return []
-    if len(numbers) == 1:
-        return list(numbers)
-    half = len(numbers) // 2
-    return _uncopyable(numbers[:half], spans[:half]) + _uncopyable(numbers[half:], spans[half:])
+def _cut(clip: Clip, reader: FrameReader, fps: float) -> Cut | str:
+    """The packets of a clip, or why they cannot be copied. Raises ``SourceError`` where it has not its frames."""
+    reason = _off_grid(clip, reader, fps)
+    if reason is not None:
+        return reason
+    try:
+        return reader.cut(*_span(clip, fps)[1:])
+    except CannotCopy:
+        return "it does not start on a keyframe"
 
 
 def _off_grid(clip: Clip, reader: FrameReader, fps: float) -> str | None:

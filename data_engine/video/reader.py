@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_engine.errors import SourceError
-from data_engine.video.track import Track, VideoInfo
+from data_engine.video.track import Cut, Track, VideoInfo
 
 __all__ = ["FrameReader"]
 
@@ -109,6 +109,12 @@ class FrameReader:
         """How many frames are shown in [start, end)."""
         span = self._track.span(start_s, end_s)
         return span.stop - span.start
+
+    def cut(self, start_s: float = 0.0, end_s: float | None = None) -> Cut:
+        """The packets shown in [start, end), to be copied by :func:`data_engine.video.join_cuts`. Raises as
+        :meth:`data_engine.video.track.Track.cut`.
+        """
+        return self._track.cut(start_s, end_s)
 
     def close(self) -> None:
         """Give the file back; the reader is of no use afterwards."""

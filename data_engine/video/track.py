@@ -6,6 +6,7 @@ copying goes through a container's seek again.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import time
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from data_engine.errors import SourceError
+from data_engine.video.mp4 import Piece
 
-__all__ = ["Track", "VideoInfo", "container_of", "open_container"]
+__all__ = ["CannotCopy", "Cut", "Track", "VideoInfo", "container_of", "open_container"]
 
 _MP4_BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
 _PIXELS = 1 << 26  # of a frame, 8192 x 8192: one colour at any size is a few bytes a frame
@@ -79,6 +81,28 @@ def open_container(path: str) -> Any:
         raise SourceError(f"{path} cannot be opened as {container}: {_reason(error)}", code="bad_video") from error
 
 
+class CannotCopy(SourceError):
+    """Packets that cannot be copied alone, or not into one file."""
+
+    default_code = "cannot_copy"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The packets of a span of seconds of one file, at its own times, in ticks of ``time_base``.
+
+    ``coding``: :attr:`Track.coding`. ``is_plain``: whether they lie in an MP4 file (or MOV) as they are decoded.
+    """
+
+    piece: Piece
+    start_s: float
+    end_s: float | None
+    time_base: Fraction
+    fps: float
+    coding: str
+    is_plain: bool
+
+
 _MOST_INDICES = 256
 _SETTLED_NS = 50_000_000  # a file written to just now may be written to again within one tick of its clock
 _INDICES: dict[tuple[int, ...], tuple[np.ndarray, ...]] = {}  # of files in the state that they were last opened in
@@ -95,6 +119,7 @@ class Track:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(os.fspath(path))
         with open_container(self.path) as container:
+            self._is_mp4 = container_of(self.path) == "mov"
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:
                 raise SourceError(f"{self.path} holds no decodable video stream", code="not_video")
@@ -222,6 +247,33 @@ class Track:
         packet.update(self.data(i))
         packet.pts = int(self.pts[i])
         return packet
+
+    @property
+    def coding(self) -> str:
+        """What two files must share for their packets to lie in one: codec, size, pixel format, rate, configuration."""
+        info = self.info
+        head = f"{info.codec} {info.width} {info.height} {info.pix_fmt} {info.fps:.2f} {self.time_base}".encode()
+        return hashlib.sha256(head + b"\0" + self.extradata).hexdigest()
+
+    def cut(self, start_s: float = 0.0, end_s: float | None = None) -> Cut:
+        """The packets of the frames shown in [start, end), to be copied.
+
+        Raises ``SourceError`` (``cannot_copy``, ``no_frames``) where there are none or they need others.
+        """
+        packets = np.sort(self.shown[self.span(start_s, end_s)])
+        name = f"{self.path} from {start_s:.6g} s" + ("" if end_s is None else f" to {end_s:.6g} s")
+        if not len(packets):
+            raise CannotCopy(f"{name} holds no frames", code="no_frames")
+        pts, key = self.pts[packets], self.key[packets]
+        if not key[0] or pts[0] != pts.min():
+            raise CannotCopy(f"{name} does not start on a keyframe")
+        if packets[-1] - packets[0] + 1 != len(packets):
+            raise CannotCopy(f"{name} cannot be cut out of its file: its frames need others outside it")
+        dts = np.sort(pts) - max(0, int((np.sort(pts) - pts).max()))  # ascending and never after pts
+        at, size = self._at[packets], self.size[packets]
+        plain = self._is_mp4 and bool((at >= 0).all())
+        piece = Piece(self.path, self._state, int(packets[0]), at, size, dts, pts, key)
+        return Cut(piece, start_s, end_s, self.time_base, self.info.fps, self.coding, plain)
 
     def span(self, start_s: float = 0.0, end_s: float | None = None) -> slice:
         """The frames, by order of presentation, whose time lies in [start, end), half a frame's rounding forgiven."""
