@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from data_engine.canonical import canonical_json, digest
@@ -35,6 +36,8 @@ _IDENTITY: Mapping[str, tuple[str, ...]] = {
     "quarantine": ("dataset", "source_key", "code", "created_at", "reason"),
 }  # fmt: skip
 """By table, the columns that tell its rows apart, in the order that they have where no other is asked for."""
+
+_AT, _VERDICT = "_at", "_verdict"
 
 
 @dataclass(frozen=True)
@@ -80,33 +83,46 @@ def page(
                 known = ", ".join(sorted(frame.columns))
                 raise RequestError(f"{table} has no column {name!r}", code="unknown_column", fix=f"known: {known}")
             scores[name] = _reference(name, types)
-    wide = frame.with_columns(_score(lake, frame, wanted).alias(name) for name, wanted in scores.items())
+    named = {name: _score(lake, frame, wanted).alias(name) for name, wanted in scores.items()}
+
+    def column(name: str) -> pl.Series:
+        return named[name] if name in named else frame[name]
+
     for name, _ in keys:
-        if wide.schema[name].is_nested():
+        if column(name).dtype.is_nested():
             raise RequestError(f"column {name!r} has no order", code="bad_order", fix="order by a number, text or time")
     order = [*keys, *((name, False) for name in _IDENTITY[table] if name not in {name for name, _ in keys})]
     names, down = [name for name, _ in order], [descending for _, descending in order]
-    verdict = _verdict(lake, table, wide, parts)
+    at = lake.remembered(("at", table), lambda: _places(frame), (table, "removals"))
+    verdict = _verdict(lake, table, at, column, parts)
     undecided = verdict.null_count() if verdict is not None else 0
     matched = len(frame) if verdict is None else int(verdict.sum() or 0)
     question = digest([table, where, [list(key) for key in keys]], length=16)
     ordered = not keys and table == "episodes"  # which lie in the order that is not asked for
-    found = wide.select(names if after is not None else names[:1]).with_row_index("_at")
-    if verdict is not None:
-        found = found.filter(verdict.fill_null(False))
     if after is not None:
-        found = found.filter(_beyond(order, _cursor(after, question, order, wide.schema), wide.schema))
-    if limit is not None:
-        found = found.head(limit + 1) if ordered else _leading(found, names[0], down[0], limit + 1)
-    found = wide.select(names)[found["_at"]].with_columns(found["_at"]) if len(found) else found.clear()
-    if len(found) and not ordered:
-        found = found.sort(names, descending=down, nulls_last=True)
-    picked = found if limit is None else found.head(limit + 1)
-    more = limit is not None and len(picked) > limit
-    picked = picked.head(limit) if limit is not None else picked
-    rows = wide.select(shown)[picked["_at"]] if len(picked) else wide.select(shown).clear()
-    ends = _text(question, picked.row(-1, named=True), names) if more and len(picked) else None
-    return Page(rows, matched, undecided, ends)
+        found = pl.DataFrame([at, *map(column, names)])
+        found = found.filter(verdict) if verdict is not None else found
+        schema = found.schema
+        beyond = _beyond(order, _cursor(after, question, order, schema), schema)
+        found = found.filter(beyond)
+        if limit is not None and not ordered:
+            found = found.filter(_leading(found[names[0]], None, down[0], limit + 1))
+        at = found[_AT]
+    else:
+        if limit is not None and not ordered:
+            verdict = _leading(column(names[0]), verdict, down[0], limit + 1)
+        at = at.filter(verdict) if verdict is not None else at
+    if ordered:
+        at = at.head(limit + 1) if limit is not None else at
+    else:
+        found = pl.DataFrame([at, *(column(name).gather(at) for name in names)])
+        at = found.sort(names, descending=down, nulls_last=True)[_AT]
+    more = limit is not None and len(at) > limit
+    at = at.head(limit) if limit is not None else at
+    ends = {name: column(name)[int(at[-1])] for name in names} if more and len(at) else None
+    first = ordered and verdict is None and after is None  # as they lie: nothing is copied
+    rows = pl.DataFrame([column(name).head(len(at)) if first else column(name).gather(at) for name in shown])
+    return Page(rows, matched, undecided, _text(question, ends, names) if ends else None)
 
 
 def warm(lake: Snapshot, before: Snapshot) -> None:
@@ -118,7 +134,7 @@ def warm(lake: Snapshot, before: Snapshot) -> None:
                 with suppress(RequestError):  # measured against several sets by now: who asks is told
                     _score(lake, episodes, reference)
             case ("coded", "episodes", str(name)):
-                _coded(lake, "episodes", episodes, name)
+                _coded(lake, "episodes", episodes[name])
             case ("sorted", "episodes", str(name)):
                 lake.places_of("episodes", name, "")
 
@@ -137,48 +153,64 @@ def _reference(name: str, types: tuple[tuple[str, str], ...]) -> ScoreRef:
     return score_reference(name, dict(types))
 
 
-def _leading(rows: pl.DataFrame, name: str, down: bool, count: int) -> pl.DataFrame:
-    """Those of ``rows`` that can be among the first ``count`` by the column ``name`` and whatever breaks ties: few are
-    left to be sorted.
+def _places(frame: pl.DataFrame) -> pl.Series:
+    return pl.Series(_AT, np.arange(len(frame), dtype=np.uint32))
+
+
+def _leading(values: pl.Series, verdict: pl.Series | None, down: bool, count: int) -> pl.Series:
+    """Of the rows that ``verdict`` admits (None: all), those that can be among the first ``count`` by ``values`` and
+    whatever breaks ties: few are left to be sorted.
     """
-    values = rows[name].drop_nulls()
-    if len(values) < count:
-        return rows
-    edge = values.top_k(count).min() if down else values.bottom_k(count).max()
-    at = pl.lit(edge, dtype=rows.schema[name])
-    return rows.filter((pl.col(name) >= at) if down else (pl.col(name) <= at))
+    among = (values.filter(verdict) if verdict is not None else values).drop_nulls()
+    if len(among) < count:
+        return verdict if verdict is not None else pl.repeat(True, len(values), eager=True)
+    edge = pl.lit(among.top_k(count).min() if down else among.bottom_k(count).max(), dtype=values.dtype)
+    ahead = pl.col(values.name) >= edge if down else pl.col(values.name) <= edge
+    return values.to_frame().select(ahead if verdict is None else ahead & verdict).to_series()
 
 
-def _verdict(lake: Snapshot, table: str, wide: pl.DataFrame, parts: Sequence[Compiled]) -> pl.Series | None:
+def _verdict(
+    lake: Snapshot, table: str, at: pl.Series, column: Callable[[str], pl.Series], parts: Sequence[Compiled]
+) -> pl.Series | None:  # fmt: skip
     """True, false or null a row; None without an expression. What looks at one column of text alone is evaluated once a
     distinct value: a pattern over a million rows of a hundred tasks is matched a hundred times.
     """
     if not parts:
         return None
-    plain, coded = [], []
+    read: dict[str, pl.Series] = {}
+    said: list[pl.Expr] = []
     for part in parts:
-        text = len(part.columns) == 1 and not part.scores and wide.schema[part.columns[0]] == pl.String
-        values, codes = _coded(lake, table, wide, part.columns[0]) if text else (None, None)
-        if values is not None and len(values) * 4 <= len(wide):
-            coded.append(values.to_frame().select(part.expr.alias("_")).to_series().gather(codes))
-        else:
-            plain.append(part.expr)
-    named = [pl.lit(each) for each in coded]
-    return wide.with_columns(pl.all_horizontal(*plain, *named).alias("_verdict"))[
-        "_verdict"
-    ]  # a row each, even of 1 = 1
+        name = part.columns[0] if len(part.columns) == 1 and not part.scores else None
+        if name is not None and column(name).dtype == pl.String:
+            values, codes = _coded(lake, table, column(name))
+            if len(values) * 4 <= len(at):
+                said.append(pl.lit(_spread(values.to_frame().select(part.expr).to_series(), codes)))
+                continue
+        read |= {name: column(name) for name in (*part.columns, *(score.column for score in part.scores))}
+        said.append(part.expr)
+    rows = pl.DataFrame([at, *read.values()])
+    return rows.with_columns(pl.all_horizontal(said).alias(_VERDICT))[_VERDICT]  # a row each, even of 1 = 1
 
 
-def _coded(lake: Snapshot, table: str, wide: pl.DataFrame, name: str) -> tuple[pl.Series, pl.Series]:
-    """The distinct values of a column, null among them, and of each row which one it has."""
+def _coded(lake: Snapshot, table: str, texts: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """The distinct values of a column, null among them, and of each row which one it has, as narrow as they allow."""
 
-    def make() -> tuple[pl.Series, pl.Series]:
-        values = wide[name].unique(maintain_order=True)
-        places = values.to_frame().with_row_index("_at")
-        codes = wide.select(name).join(places, on=name, how="left", nulls_equal=True, maintain_order="left")["_at"]
-        return values, codes
+    def make() -> tuple[pl.Series, np.ndarray]:
+        values = texts.unique(maintain_order=True)
+        places = values.to_frame().with_columns(pl.Series(_AT, np.arange(len(values)), pl.UInt32))
+        codes = texts.to_frame().join(places, on=texts.name, how="left", nulls_equal=True, maintain_order="left")[_AT]
+        return values, codes.to_numpy().astype(np.min_scalar_type(len(values)))
 
-    return lake.remembered(("coded", table, name), make, (table, "removals"))
+    return lake.remembered(("coded", table, texts.name), make, (table, "removals"))
+
+
+def _spread(verdicts: pl.Series, codes: np.ndarray) -> pl.Series:
+    """The verdict of each value as that of every row that has it. By NumPy: polars gathers truths bit by bit."""
+    told = pl.Series(verdicts.fill_null(False).to_numpy().take(codes))
+    if not verdicts.null_count():
+        return told
+    known = pl.Series(verdicts.is_not_null().to_numpy().take(codes))
+    return pl.select(pl.when(pl.lit(known)).then(pl.lit(told))).to_series()
 
 
 def _live(lake: Snapshot, table: str) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_engine.expression.text import parse, refuse
+from data_engine.expression.text import parse
 from data_engine.expression.translate import ScoreRef, Translator
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def conjuncts(
 
 
 def _conjuncts(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence[str]]) -> tuple[Compiled, ...]:
-    _compile(text, columns, scores)  # refuses what is wrong as a whole
     parts, open_ = [], [parse(text)]
     while open_:
         node = open_.pop()
@@ -83,8 +82,6 @@ def _compile(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequenc
 
 
 def _compiled(text: str, translator: Translator, node: Any) -> Compiled:
-    result = translator.value(node)
-    if result.kind != "true or false":
-        refuse(f"is a {result.kind}, not true or false", fix="compare it, as in n_steps > 100")
+    expr = translator.condition(node)
     found = sorted(translator.found_scores, key=lambda ref: ref.column)
-    return Compiled(text, result.expr, tuple(sorted(translator.found_columns)), tuple(found))
+    return Compiled(text, expr, tuple(sorted(translator.found_columns)), tuple(found))

@@ -96,11 +96,16 @@ class Translator:
             result = getattr(self, f"_{name.lower()}")(node)
         return truth(~result.expr) if node.args.get("negate") else result
 
+    def condition(self, node: exp.Expression) -> pl.Expr:
+        """Translate ``node``, or refuse what is neither true nor false."""
+        return self._want(node, "true or false").expr
+
     def _want(self, node: exp.Expression, *kinds: Kind) -> Value:
         result = self.value(node)
         if result.kind not in kinds:
             wanted = " or ".join(map(with_article, kinds))
-            refuse(f"{result.label} is {with_article(result.kind)}, not {wanted}", at=_position(node))
+            fix = "compare it, as in n_steps > 100" if kinds == ("true or false",) else None
+            refuse(f"{result.label} is {with_article(result.kind)}, not {wanted}", fix, _position(node))
         return result
 
     # names and literals
@@ -127,7 +132,7 @@ class Translator:
             refuse(f"scorer {scorer!r} has no metric {metric!r}", did_you_mean(metric, self.scores[scorer]), at)
         ref = ScoreRef(scorer, metric or None, version or None, which)
         self.found_scores.add(ref)
-        return Value("number", without(pl.col(ref.column).cast(pl.Float64), math.nan), name)
+        return Value("number", pl.col(ref.column).cast(pl.Float64).fill_nan(None), name)
 
     def _literal(self, node: exp.Expression) -> Value:
         import polars as pl
@@ -175,11 +180,11 @@ class Translator:
             if type(part) is type(node):
                 open_ += [part.expression, part.this]
             else:
-                operands.append(self._want(part, "true or false").expr)
+                operands.append(self.condition(part))
         return truth(balanced(operands, join))
 
     def _not(self, node: exp.Expression) -> Value:
-        return truth(~self._want(node.this, "true or false").expr)
+        return truth(~self.condition(node.this))
 
     def _comparison(self, node: exp.Expression, operation: Callable) -> Value:
         return compare(self.value(node.this), self.value(node.expression), operation, _position(node))
