@@ -116,24 +116,26 @@ class Layout:
         Raises ``SourceError`` where ``observation.state`` or ``action`` cannot be made, and for a flag beyond 0 and 1.
         """
         n = len(timestamp)
-        columns: dict[str, pa.Array] = {TIMESTAMP: pa.array(timestamp)}
+        columns = [pa.array(timestamp)]
         notes = []
-        for feature in self.features:
-            if feature.is_camera:
-                continue
-            keys = self.columns[feature.name]
+        for feature, keys in self._parts:
             absent = [key for key in keys if key not in arrays]
             if absent and feature.name in (STATE, ACTION):
                 raise SourceError(f"no {absent[0]}, which {feature.name} is made of", code="missing_column")
             if absent:
                 notes.append(f"no {absent[0]}: {feature.name} is null")
-                columns[feature.name] = pa.nulls(n, _arrow_type(feature))
+                columns.append(pa.nulls(n, _arrow_type(feature)))
             elif len(keys) == 1:
-                columns[feature.name] = _column(arrays[keys[0]], feature)
+                columns.append(_column(arrays[keys[0]], feature))
             else:
                 parts = [arrays[key].reshape(n, -1) for key in keys]
-                columns[feature.name] = _column(np.concatenate(parts, axis=1, dtype=feature.dtype), feature)
-        return pa.table(columns), notes
+                columns.append(_column(np.concatenate(parts, axis=1, dtype=feature.dtype), feature))
+        return pa.Table.from_arrays(columns, names=[TIMESTAMP, *(feature.name for feature, _ in self._parts)]), notes
+
+    @cached_property
+    def _parts(self) -> list[tuple[Feature, tuple[str, ...]]]:
+        """The features of the columns, each with the arrays that it is joined of."""
+        return [(feature, self.columns[feature.name]) for feature in self.features if not feature.is_camera]
 
 
 @lru_cache(maxsize=256)  # numpy makes the name up anew, for each array of each episode
@@ -155,13 +157,13 @@ def _arrow_type(feature: Feature) -> pa.DataType:
 
 
 def _column(values: np.ndarray, feature: Feature) -> pa.Array:
-    flat = np.ascontiguousarray(values).reshape(-1)
+    flat = values.reshape(-1)
     if feature.dtype == "string":
         items = pa.array([_text(value) for value in flat.tolist()], pa.string())
     elif feature.dtype == "bytes":
         items = pa.array([bytes(value) for value in flat.tolist()], pa.binary())
     else:
-        if feature.dtype == "bool" and not ((flat == 0) | (flat == 1)).all():
+        if feature.dtype == "bool" and flat.dtype != bool and not ((flat == 0) | (flat == 1)).all():
             raise SourceError(f"{feature.source} holds values other than 0 and 1", code="bad_flag")
         items = pa.array(flat.astype(feature.dtype, copy=False))  # bytes in the machine's order; flags to booleans
     return pa.FixedSizeListArray.from_arrays(items, feature.size) if feature.shape else items

@@ -10,12 +10,15 @@ import numpy as np
 
 __all__ = ["PROVENANCES", "parse", "pick", "plain"]
 
+_PLAIN = (str, int, bool, type(None))
 PROVENANCES = ("real", "sim", "synthetic", "human_video")
 _LANGUAGE = ("language", "language_instruction", "language_raw", "instruction", "lang", "ep_meta")
 
 
 def plain(value: Any) -> Any:
     """``value`` as JSON values: numpy scalars and arrays unpacked, bytes as text, what is not finite as None."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, np.ndarray | np.generic):
@@ -26,7 +29,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
+    return value if isinstance(value, str | int) else str(value)
 
 
 def parse(text: Any) -> dict[str, Any]:

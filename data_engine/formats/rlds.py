@@ -103,6 +103,8 @@ class RLDS(Format):
         layout, more = self._layout(steps)
         fps, assumed = self._rate(str(info.get("name") or ""))
         extras, skipped = _extras([leaf for leaf in leaves if leaf.path not in steps])
+        cameras = set(layout.cameras.values())
+        read = {path: steps[path] for path in layout.specs if path in steps and path not in cameras}
         licence = info.get("redistributionInfo")
         return Probe(
             format=self.name,
@@ -120,7 +122,9 @@ class RLDS(Format):
             notes=(*notes, *lies, *more, *skipped, *assumed),
             context={
                 "layout": layout,
-                "steps": steps,
+                "columns": read,
+                "cameras": {camera: steps[path] for camera, path in layout.cameras.items()},
+                "language": sorted(filter(_LANGUAGE.fullmatch, read), key=natural),
                 "extras": extras,
                 "files": {f"{shard.split}/{shard.number:05d}": shard.path for shard in shards},
             },
@@ -202,16 +206,11 @@ class RLDS(Format):
 
     def _episode(self, probe: Probe, key: str, example: Example) -> SourceEpisode:
         layout: Layout = probe.context["layout"]
-        steps: Mapping[str, Leaf] = probe.context["steps"]
-        arrays: dict[str, np.ndarray] = {}
-        for path in layout.specs:
-            if path in steps and path not in layout.cameras.values():
-                values = step_values(example, steps[path])
-                if values is not None:
-                    arrays[path] = values
+        read = {path: step_values(example, leaf) for path, leaf in probe.context["columns"].items()}
+        arrays = {path: values for path, values in read.items() if values is not None}
         if sum(values.nbytes for values in arrays.values()) > EPISODE_BYTES:
             raise SourceError(f"{key} holds more than {EPISODE_BYTES >> 30} GiB of columns", code="too_large")
-        coded = {camera: coded_images(example, steps[path]) for camera, path in layout.cameras.items()}
+        coded = {camera: coded_images(example, leaf) for camera, leaf in probe.context["cameras"].items()}
         n = _length({**arrays, **{layout.cameras[camera]: images for camera, images in coded.items() if images}})
         notes = _check_ends(arrays)
         if _CUT_OFF in layout.specs and _LAST in arrays and _TERMINAL in arrays:
@@ -231,7 +230,7 @@ class RLDS(Format):
         for camera in cameras:
             if attributes.get(f"has_{camera}") is False:
                 notes.append(f"has_{camera} is false: its frames may be stand-ins")
-        said = _said(arrays)
+        said = _said([arrays[path] for path in probe.context["language"] if path in arrays])
         fields = {**({"language": said} if said else {}), **pick(attributes)}
         if fields.get("language"):
             fields.setdefault("task", fields["language"][0])
@@ -310,10 +309,12 @@ def _specs(steps: Mapping[str, Leaf]) -> tuple[dict[str, Spec], list[str]]:
     return specs, notes
 
 
-def _extras(leaves: Sequence[Leaf]) -> tuple[tuple[Leaf, ...], list[str]]:
-    """The leaves beside the steps that become attributes, and a note for each that does not."""
-    kept = tuple(leaf for leaf in leaves if leaf.kind != "image")
-    return kept, [f"{leaf.path} is an image beside the steps and is left out" for leaf in leaves if leaf not in kept]
+def _extras(leaves: Sequence[Leaf]) -> tuple[dict[str, Leaf], list[str]]:
+    """The leaves beside the steps that become attributes, by an attribute's name; a note for each that does not."""
+    kept = {leaf.path: leaf for leaf in leaves if leaf.kind != "image"}
+    notes = [f"{leaf.path} is an image beside the steps and is left out" for leaf in leaves if leaf.path not in kept]
+    short = {path: path.removeprefix(_METADATA) for path in kept}
+    return {path if short[path] in kept else short[path]: leaf for path, leaf in kept.items()}, notes
 
 
 def _sized(source: Source, shards: Sequence[Shard], steps: Mapping[str, Leaf]) -> dict[str, Leaf]:
@@ -353,7 +354,8 @@ def _check_ends(arrays: Mapping[str, np.ndarray]) -> list[str]:
     for path, right in ((_FIRST, 0), (_LAST, -1)):
         if path in arrays:
             n = len(arrays[path])
-            at = np.flatnonzero(arrays[path].reshape(n, -1).any(axis=1)).tolist()
+            flags = arrays[path]
+            at = np.flatnonzero(flags if flags.ndim == 1 else flags.reshape(n, -1).any(axis=1)).tolist()
             if at != [right % n]:
                 listed = f"at steps {', '.join(map(str, at[:5]))}" if at else "nowhere"
                 notes.append(f"{path} is true {listed} in {n} steps")
@@ -364,28 +366,26 @@ def _check_ends(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return notes
 
 
-def _said(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+def _said(columns: Sequence[np.ndarray]) -> tuple[str, ...]:
     """The different instructions of an episode in the order of their columns and steps."""
     found: dict[str, None] = {}
-    for path in sorted(arrays, key=natural):
-        if _LANGUAGE.fullmatch(path) and arrays[path].dtype == object and arrays[path].ndim == 1:
-            found.update(dict.fromkeys(text for text in arrays[path].tolist() if text.strip()))
-    return tuple(found)
+    for texts in columns:
+        if texts.dtype == object and texts.ndim == 1:
+            found.update(dict.fromkeys(texts.tolist()))
+    return tuple(text for text in found if text.strip())
 
 
-def _attributes(example: Example, extras: Sequence[Leaf]) -> tuple[dict[str, Any], list[str]]:
+def _attributes(example: Example, extras: Mapping[str, Leaf]) -> tuple[dict[str, Any], list[str]]:
     """What an example says beside its steps, as plain values, and notes on what is too long for that."""
     found: dict[str, Any] = {}
     notes = []
-    paths = {leaf.path for leaf in extras}
-    for leaf in extras:
+    for name, leaf in extras.items():
         value = single_value(example, leaf)
         if value is None:
             continue
-        size = sum(len(str(item)) for item in value) if isinstance(value, list) else np.size(value)
+        size = sum(len(str(item)) for item in value) if isinstance(value, list) else getattr(value, "size", 1)
         if size > _SMALL:
             notes.append(f"{leaf.path} holds {size} values and is left out")
-            continue
-        name = leaf.path.removeprefix(_METADATA)
-        found[leaf.path if name in paths else name] = plain(value)
+        else:
+            found[name] = plain(value)
     return found, notes

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -57,15 +58,25 @@ class Leaf:
     encoding: Literal["none", "bytes", "zlib"] = "none"
     levels: tuple[int | None, ...] = ()
 
-    @property
+    @cached_property
     def is_fixed(self) -> bool:
         """Whether every step (or, outside of sequences, the example) holds the same number of values."""
         return None not in self.shape and None not in self.levels[1:]
 
-    @property
+    @cached_property
     def is_dynamic(self) -> bool:
         """Whether the shape of each value lies beside it."""
         return self.kind == "tensor" and self.shape.count(None) > 1
+
+    @cached_property
+    def sides(self) -> tuple[int, ...]:
+        """``shape`` with 0 for a side that varies."""
+        return tuple(side or 0 for side in self.shape)
+
+    @cached_property
+    def numpy(self) -> np.dtype:
+        """``dtype`` as numpy knows it, text as objects."""
+        return np.dtype(object if self.dtype == "string" else self.dtype)
 
 
 def is_features(content: Any) -> bool:

@@ -22,6 +22,7 @@ from data_engine.formats.tfds_features import Leaf
 
 __all__ = ["coded_images", "single_value", "step_values"]
 
+_COUNT = np.dtype(np.int64)
 _RAGGED_BYTES = 1 << 26  # of an episode's values of one feature that become text
 
 
@@ -43,13 +44,13 @@ def step_values(example: Example, leaf: Leaf) -> np.ndarray | None:
     if rows is None and not any(map(len, lengths)):
         return None
     if rows is None:
-        rows = np.empty((0, *(side or 0 for side in leaf.shape)), _numpy(leaf))
+        rows = np.empty((0, *leaf.sides), leaf.numpy)
     if leaf.is_fixed:
         for found, declared in zip(lengths, leaf.levels[1:], strict=True):
             if (found != declared).any():
                 raise _misfit(leaf, f"holds sequences of {sorted(set(found.tolist()))[:3]}, declared {declared}")
         inner = tuple(int(length or 0) for length in leaf.levels[1:])
-        return _reshaped(np.asarray(rows), (len(lengths[0]), *inner, *_sides(leaf)), leaf)
+        return _reshaped(np.asarray(rows), (len(lengths[0]), *inner, *leaf.sides), leaf)
     if (rows.nbytes if isinstance(rows, np.ndarray) else sum(row.nbytes for row in rows)) > _RAGGED_BYTES:
         raise SourceError(f"{leaf.path} holds more than {_RAGGED_BYTES >> 20} MiB an episode", code="too_large")
     nested = _listed(rows)
@@ -85,7 +86,7 @@ def _images(example: Example, leaf: Leaf) -> np.ndarray | None:
     coded = coded_images(example, leaf)
     if not coded:
         return None
-    sides = _sides(leaf)
+    sides = leaf.sides
     if math.prod(sides) * np.dtype(leaf.dtype).itemsize * len(coded) > EPISODE_BYTES:
         raise SourceError(f"{leaf.path} holds more than {EPISODE_BYTES >> 30} GiB an episode", code="too_large")
     values = np.empty((len(coded), *sides), leaf.dtype)
@@ -103,7 +104,7 @@ def _rows(example: Example, leaf: Leaf, name: str) -> np.ndarray | list[np.ndarr
         shapes, packed = example.get(f"{name}/shape"), example.get(f"{name}/value")
         if not len(packed):
             return None
-        sides = _reshaped(_numbers(shapes, "int64", leaf), (len(packed), len(leaf.shape)), leaf)
+        sides = _reshaped(_numbers(shapes, _COUNT, leaf), (len(packed), len(leaf.shape)), leaf)
         return _unpacked(packed, leaf, sides.tolist())
     found = example.get(name)
     if not len(found):
@@ -111,28 +112,30 @@ def _rows(example: Example, leaf: Leaf, name: str) -> np.ndarray | list[np.ndarr
     if leaf.encoding != "none":
         rows = _unpacked(found, leaf, [[-1 if side is None else side for side in leaf.shape]] * len(found))
         return np.stack(rows) if None not in leaf.shape else rows
-    flat = _strings(found, leaf) if leaf.dtype == "string" else _numbers(found, leaf.dtype, leaf)
+    flat = _strings(found, leaf) if leaf.dtype == "string" else _numbers(found, leaf.numpy, leaf)
+    if not leaf.shape:
+        return flat
     if None in leaf.shape:  # one value of any length: a tensor outside of sequences
         return _reshaped(flat, (1, *(-1 if side is None else side for side in leaf.shape)), leaf)
-    return _reshaped(flat, (-1, *_sides(leaf)), leaf)
+    return _reshaped(flat, (-1, *leaf.sides), leaf)
 
 
-def _numbers(found: Values, dtype: str, leaf: Leaf) -> np.ndarray:
+def _numbers(found: Values, dtype: np.dtype, leaf: Leaf) -> np.ndarray:
     """The numbers of a list in ``dtype``. Raises ``SourceError`` where they are of another kind or do not fit."""
-    if not isinstance(found, np.ndarray) or (found.dtype.kind == "f") != dtype.startswith("float"):
+    if not isinstance(found, np.ndarray) or (found.dtype.kind == "f") != (dtype.kind == "f"):
         kind = "bytes" if not isinstance(found, np.ndarray) else found.dtype.name
         raise _misfit(leaf, f"holds {kind}, declared {dtype}")
-    if dtype == "uint64":
+    if dtype == np.uint64:
         return found.view(np.uint64)
     if found.dtype == dtype:
         return found
-    if found.dtype.kind == "f":
+    if dtype.kind == "f":
         with np.errstate(over="ignore"):
             values = found.astype(dtype)
         fits = np.array_equal(values.astype(found.dtype), found, equal_nan=True)
     else:
         values = found.astype(dtype)
-        fits = bool((values == found).all())
+        fits = not np.count_nonzero(values != found)
     if not fits:
         raise _misfit(leaf, f"holds numbers that no {dtype} can be")
     return values
@@ -183,7 +186,7 @@ def _inflated(data: memoryview, most: int, leaf: Leaf) -> bytes:
 
 def _row_lengths(example: Example, leaf: Leaf, level: int) -> np.ndarray:
     found = example.get(f"{leaf.path}/ragged_row_lengths_{level}")
-    lengths = _numbers(found, "int64", leaf) if len(found) else np.empty(0, np.int64)
+    lengths = _numbers(found, _COUNT, leaf) if len(found) else np.empty(0, np.int64)
     if (lengths < 0).any():
         raise _misfit(leaf, "holds sequences shorter than nothing")
     return lengths
@@ -212,14 +215,6 @@ def _reshaped(values: np.ndarray, shape: tuple[int, ...], leaf: Leaf) -> np.ndar
         return values.reshape(shape)
     except ValueError as error:
         raise _misfit(leaf, f"holds {values.size} values, which do not make {shape}") from error
-
-
-def _sides(leaf: Leaf) -> tuple[int, ...]:
-    return tuple(int(side or 0) for side in leaf.shape)
-
-
-def _numpy(leaf: Leaf) -> Any:
-    return object if leaf.dtype == "string" else np.dtype(leaf.dtype)
 
 
 def _misfit(leaf: Leaf, why: str) -> SourceError:
