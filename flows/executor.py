@@ -238,7 +238,11 @@ def _give_back() -> None:
 
 
 def set_threads(cpus: int) -> None:
-    """Fix torch's thread count at what the scorer declares, so that sums round alike under every executor."""
+    """Fix the threads of torch and of numpy's BLAS at what the scorer declares, so that sums round alike under every
+    executor, and so that BLAS, whose threads wait by spinning, takes no more of a busy machine than it was given: a
+    singular value decomposition of 180 rows was measured at 0.6 s there, and at 12 ms by one thread."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(max(cpus, 1))
+    threadpool_limits(max(cpus, 1), "blas")

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.scoring import Resources
-from flows.executor import Local, Shard, _cores, _free_mb, _helpers, executor, run_shards
+from flows.executor import Local, Shard, _cores, _free_mb, _helpers, executor, run_shards, set_threads
 from flows.progress import silent
 
 
@@ -133,3 +135,14 @@ def test_helpers_leave_each_worker_its_cores_and_memory_and_the_device_to_this_p
 def test_what_this_machine_has_is_known():
     assert _free_mb() > 100
     assert 0 < _cores() <= (os.cpu_count() or 1)
+
+
+def test_threads_of_torch_and_of_numpy_are_what_was_declared():
+    before = torch.get_num_threads()
+    with threadpool_limits():  # puts back what it found
+        set_threads(1)
+        blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        assert torch.get_num_threads() == 1
+        assert blas
+        assert set(blas) == {1}
+    torch.set_num_threads(before)
