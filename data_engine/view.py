@@ -202,9 +202,10 @@ def _coordinates(found: Sequence[np.ndarray]) -> list[Coordinate]:
     reach = np.array([np.abs(x - centre).max(axis=0) for x in found])
     moved = reach > 1e-6 * np.maximum(1.0, np.abs(centre))
     alone = 1 if len(found) >= 4 else 0
+    few = np.array([_distinct(x) for x in found]) <= LEVELS
     kept: list[Coordinate] = []
     for dim in np.flatnonzero(moved.sum(axis=0) > alone):
-        levels = _levels([x[:, dim] for x in found])
+        levels = _levels([x[:, dim] for x in found], few[:, dim])
         if levels is not None:
             kept.append((int(dim), float(levels.mean()), float(np.ptp(levels) / 2), True))
             continue
@@ -214,13 +215,18 @@ def _coordinates(found: Sequence[np.ndarray]) -> list[Coordinate]:
     return kept
 
 
-def _levels(found: Sequence[np.ndarray]) -> np.ndarray | None:
-    """[lowest, highest] of a discrete coordinate (at most 8 values in all but a tenth of the episodes), else None."""
-    few = [np.unique(x) for x in found]
-    few = [values for values in few if len(values) <= LEVELS]
-    if len(few) < 0.9 * len(found):
+def _distinct(x: np.ndarray) -> np.ndarray:
+    """How many values each column of ``x`` [n, d], n at least 1, has: int64 [d]."""
+    ordered = np.sort(x, axis=0)
+    return 1 + (ordered[1:] != ordered[:-1]).sum(axis=0)
+
+
+def _levels(found: Sequence[np.ndarray], few: np.ndarray) -> np.ndarray | None:
+    """[lowest, highest] of a coordinate that is discrete: of at most 8 values in all but a tenth of the episodes, those
+    that are ``few`` [E], and in those together. None where it is not."""
+    if few.sum() < 0.9 * len(found):
         return None
-    values = np.unique(np.concatenate(few))
+    values = np.unique(np.concatenate([x for x, discrete in zip(found, few, strict=True) if discrete]))
     return values[[0, -1]] if 2 <= len(values) <= LEVELS else None
 
 

@@ -116,17 +116,21 @@ class Extraneous(Scorer):
         )
         if len(found) >= 5:
             low, high = 0.0, _WIDEST / _SHARE
-            some = measured[:_CALIBRATION]
-            votes = [habits.votes(one, device) for one in some]
+            votes = [habits.votes(one, device) for one in measured[:_CALIBRATION]]
             for _ in range(_HALVINGS):
                 reach = (low + high) / 2
-                habits = habits.at(reach, spread)
+                losses = [lost(gap, reach) for gap in spread]
+                habits = habits.at(reach, losses)
                 dropped = [
-                    bool(self._cuts(spread[i], votes[i], habits, fps)) for i in range(len(some)) if len(votes[i][0])
+                    bool((loss > self._charge(vote, habits, fps)[:, None]).any())
+                    for loss, vote in zip(losses, votes, strict=False)
+                    if len(vote[0])
                 ]
                 low, high = (low, reach) if np.mean(dropped) > 0.5 else (reach, high)
-            return habits.at(_SHARE * low, spread)
-        return habits.at(_USUAL, spread)
+            reach = _SHARE * low
+        else:
+            reach = _USUAL
+        return habits.at(reach, [lost(gap, reach) for gap in spread])
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """Hold each episode against the others of its task, its own recording left out."""
@@ -155,7 +159,7 @@ class Extraneous(Scorer):
         measured = view.measure(raw)
         spread = gaps(_course(measured), habits.unit, _longest(raw.dataset.fps))
         votes = habits.votes(measured, device)
-        cuts = self._cuts(spread, votes, habits, raw.dataset.fps)
+        cuts = best_cuts(lost(spread, habits.reach), self._charge(votes, habits, raw.dataset.fps))
         rows = np.flatnonzero(raw.finite)
         keep = np.full(len(raw.state), np.nan)
         keep[rows] = 1.0
@@ -177,14 +181,17 @@ class Extraneous(Scorer):
             length,
         ]
 
-    def _cuts(
-        self, spread: np.ndarray, votes: tuple[np.ndarray, np.ndarray], habits: _Habits, fps: float
-    ) -> list[tuple[int, int]]:
-        """The loops, as rows of finite steps: what is lost beyond the others' and ``least_s``, most in all."""
+    def _charge(self, votes: tuple[np.ndarray, np.ndarray], habits: _Habits, fps: float) -> np.ndarray:
+        """[n]: what a loop from each finite step on has to lose, the others' usual loss and ``least_s``."""
         index, known = votes
-        others = np.where(known, habits.lost[index], np.nan)
-        usual = np.nan_to_num(np.nanquantile(others, _HARSH, axis=1)) if known.any() else np.zeros(len(index))
-        return best_cuts(lost(spread, habits.reach), usual + max(self.least_s * fps, _LEAST_STEPS))
+        others = habits.lost[index]
+        if known.all():
+            usual = np.quantile(others, _HARSH, axis=1)
+        elif known.any():
+            usual = np.nan_to_num(np.nanquantile(np.where(known, others, np.nan), _HARSH, axis=1))
+        else:
+            usual = np.zeros(len(index))
+        return usual + max(self.least_s * fps, _LEAST_STEPS)
 
 
 _ARRAYS = ("unit", "place", "owner", "lost")
@@ -205,9 +212,9 @@ class _Habits:
     lag: int
     reach: float
 
-    def at(self, reach: float, spread: list[np.ndarray]) -> _Habits:
-        """The same with another ``reach``; ``spread``: the gaps of each reference episode."""
-        found = np.concatenate([lost(gap, reach).max(axis=1, initial=0.0) for gap in spread])
+    def at(self, reach: float, losses: list[np.ndarray]) -> _Habits:
+        """The same with another ``reach``; ``losses``: what the loops of each reference episode lose at it."""
+        found = np.concatenate([loss.max(axis=1, initial=0.0) for loss in losses])
         return _Habits(self.unit, self.place, self.owner, _thinned(found), self.contents, self.lag, reach)
 
     def votes(self, view: EpisodeView, device: str) -> tuple[np.ndarray, np.ndarray]:

@@ -203,22 +203,23 @@ def silhouette(x: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _means(x: np.ndarray, k: int, draw: np.random.Generator, tries: int = 5) -> np.ndarray:
-    """The best of ``tries`` runs of Lloyd's algorithm from k-means++ beginnings: int64 [n]."""
-    best, kept = np.inf, np.zeros(len(x), np.int64)
+    """The best of ``tries`` runs of Lloyd's algorithm, side by side, from k-means++ beginnings: int64 [n]."""
+    begun = []
     for _ in range(tries):
         centres = x[[int(draw.integers(len(x)))]]
         while len(centres) < k:
             near = squares(x, centres).min(axis=1)
             chance = near / near.sum() if near.sum() > 0 else None
             centres = np.concatenate([centres, x[[int(draw.choice(len(x), p=chance))]]])
-        labels = np.full(len(x), -1)
-        for _ in range(50):
-            found = squares(x, centres).argmin(axis=1)
-            if (found == labels).all():
-                break
-            labels = found
-            centres = np.stack([x[labels == c].mean(axis=0) if (labels == c).any() else centres[c] for c in range(k)])
-        loss = float(squares(x, centres).min(axis=1).sum())
-        if loss < best:
-            best, kept = loss, labels
-    return kept
+        begun.append(centres)
+    centres, labels = np.stack(begun), np.full((tries, len(x)), -1)
+    for _ in range(50):
+        found = squares(x, centres.reshape(tries * k, -1)).reshape(len(x), tries, k).argmin(axis=2).T
+        if (found == labels).all():
+            break
+        labels = found
+        member = (labels[:, None] == np.arange(k)[:, None]).astype(np.float64)  # [tries, k, n]
+        sizes = member.sum(axis=2)[:, :, None]
+        centres = np.where(sizes > 0, member @ x / np.maximum(sizes, 1), centres)
+    losses = squares(x, centres.reshape(tries * k, -1)).reshape(len(x), tries, k).min(axis=2).sum(axis=0)
+    return labels[int(losses.argmin())]

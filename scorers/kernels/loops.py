@@ -52,7 +52,11 @@ def best_cuts(gain: np.ndarray, charge: np.ndarray) -> list[tuple[int, int]]:
     n = len(gain)
     value, jump = np.zeros(n + 1), np.zeros(n, np.int64)
     net = gain - charge[:, None]
+    hopeful = (net > 0).any(axis=1).tolist()
     for i in range(n - 1, -1, -1):
+        if not hopeful[i]:
+            value[i] = value[i + 1]
+            continue
         reach = min(net.shape[1], n - 1 - i)
         total = net[i, :reach] + value[i + 1 : i + 1 + reach]
         k = int(total.argmax()) if reach else -1

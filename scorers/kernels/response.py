@@ -97,7 +97,8 @@ def curved(found: Rows, command: np.ndarray, centre: np.ndarray, width: np.ndarr
     """
     x = np.clip((found.own[:, :, 0] - centre) / width, -3.0, 3.0)
     c = found.action[:, command]
-    bends = np.stack([x**2, x**3, c**2, c**3, c * x, c * x**2, c**2 * x], axis=2)
+    xx, cc = x * x, c * c
+    bends = np.stack([xx, xx * x, cc, cc * c, c * x, c * xx, cc * x], axis=2)
     return replace(found, own=np.concatenate([found.own, bends], axis=2), alone=found.alone + 2)
 
 
@@ -108,14 +109,15 @@ def fit(found: Rows, folds: np.ndarray | None = None, count: int = 0, device: st
     seen fold k. Features are standardised over all rows and constant ones ignored. O(m ds p) to O(m p^2) of p features.
     """
     h, own, y = (torch.from_numpy(x).to(device) for x in (found.action, found.own, found.motion))
-    (centre, scale), (own_centre, own_scale) = _standard(h), _standard(own)
-    h, own = (h - centre) / scale, (own - own_centre) / own_scale
+    (h, centre, scale), (own, own_centre, own_scale) = _standard(h), _standard(own)
     q, ds = h.shape[1], y.shape[1]
     own_part = slice(q, q + found.alone)
     centre, scale = (torch.cat([x.expand(ds, q), o], dim=1) for x, o in ((centre, own_centre), (scale, own_scale)))
-    number = np.zeros(len(found), np.int64) if folds is None else folds
-    some = [torch.from_numpy(np.flatnonzero(number == k)).to(device) for k in range(max(count, 1))]
-    parts = [_moments(h[rows], own[rows], y[rows]) for rows in some]
+    if folds is None:
+        parts = [_moments(h, own, y)]
+    else:
+        some = [torch.from_numpy(np.flatnonzero(folds == k)).to(device) for k in range(count)]
+        parts = [_moments(h[rows], own[rows], y[rows]) for rows in some]
     total = _Moments(*(torch.stack(column).sum(0) for column in zip(*parts, strict=True)))
     kept = [total, *(total.less(part) for part in parts[:count])]
     models = []
@@ -167,11 +169,14 @@ def concordance(surprise: np.ndarray, call: np.ndarray) -> np.ndarray:
     return np.where(size > 0, 2 * (surprise * call).sum(axis=0) / np.where(size > 0, size, 1.0), np.nan)
 
 
-def _standard(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation over rows; infinity for a constant, so that it counts for nothing."""
+def _standard(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``x`` standardised over rows, and by what mean and deviation; infinity for a constant, so that it counts for
+    nothing."""
     centre = x.mean(0)
-    deviation = (x - centre).square().mean(0).sqrt()
-    return centre, torch.where(deviation > 1e-9 * (1 + centre.abs()), deviation, torch.inf)
+    x = x - centre
+    deviation = torch.linalg.vector_norm(x, dim=0) / len(x) ** 0.5
+    scale = torch.where(deviation > 1e-9 * (1 + centre.abs()), deviation, torch.inf)
+    return x.div_(scale), centre, scale
 
 
 class _Moments(NamedTuple):
