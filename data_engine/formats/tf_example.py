@@ -22,7 +22,7 @@ Values = list[memoryview] | np.ndarray
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _BYTES, _FLOATS, _INTEGERS = 1, 2, 3
-_DTYPES = {_FLOATS: np.dtype("<f4"), _INTEGERS: np.dtype(np.int64)}
+_DTYPES: dict[int, np.dtype] = {_FLOATS: np.dtype("<f4"), _INTEGERS: np.dtype(np.int64)}
 _FIRST, _SECOND = 1 << 3 | _LENGTH, 2 << 3 | _LENGTH  # the tags of such fields
 
 
