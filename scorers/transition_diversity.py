@@ -7,7 +7,8 @@ recover from helps, the rest widens what it must cover. So nothing here has a be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from scorers.pool import REFERENCE_STEPS, Pool, Pools
 __all__ = ["TransitionDiversity"]
 
 _CALIBRATION = 1024  # reference steps that the reaches come from
+Key = tuple[str, str | None]
 
 
 class TransitionDiversity(Scorer):
@@ -61,7 +63,7 @@ class TransitionDiversity(Scorer):
         reference = Reference(batches, seed=seed, budget=REFERENCE_STEPS)
         pools = Pools.drawn(reference, seed=seed, size=self.pool_size, seen_as=_transitions)
         limits = [self._limits(pool, pools, device) for (pool,) in pools.draws.values()]
-        lengths: dict[tuple[str, str | None], list[int]] = {key: [] for key in pools.draws}
+        lengths: dict[Key, list[int]] = {key: [] for key in pools.draws}
         for group, members in reference.groups.items():
             for raw in members:
                 for task in (raw.task, None):
@@ -83,29 +85,57 @@ class TransitionDiversity(Scorer):
         """Every metric of every episode against the fit's transitions, its own left out of them."""
         pools = Pools.load(fit)
         facts = dict(zip(pools.draws, zip(fit.meta["limits"], fit.meta["horizons"], strict=True), strict=True))
-        return [self._rows(raw, view, pools, facts, device) for raw, view in pools.measure(batch)]
+        measured = [(raw, view, None if view is None else _transitions(view)) for raw, view in pools.measure(batch)]
+        by_pool: dict[Key, list[EpisodeView]] = defaultdict(list)
+        for _, _, seen in measured:
+            if seen is not None and len(seen.state):
+                (pool,) = pools.of(seen)
+                by_pool[pool.group, pool.task].append(seen)
+        around: dict[int, list[np.ndarray]] = {}
+        for key, views in by_pool.items():
+            (_, radius), _ = facts[key]
+            found = self._around(views, pools, pools.draws[key][0], radius, device)
+            ends = np.cumsum([len(view.state) for view in views])[:-1]
+            parts = zip(*(np.split(each, ends) for each in found), strict=True)
+            around.update(zip(map(id, views), map(list, parts), strict=True))
+        return [self._rows(raw, view, seen, around, pools, facts) for raw, view, seen in measured]
+
+    def _around(
+        self, views: Sequence[EpisodeView], pools: Pools, pool: Pool, radius: float, device: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distances [n, k] and indices [n, k] of the nearest of ``pool`` to every transition of ``views``, and how many
+        have states within ``radius`` [n]."""
+        both = np.concatenate([view.state for view in views])
+        owners = {
+            "owner": np.concatenate([np.full(len(view.state), pools.owner(view)) for view in views]),
+            "pool_owner": pool.owner,
+        }
+        where = pools.views[pool.group]
+        states = len(where.position) + len(where.velocity)
+        close = within(both[:, :states], pool.state[:, :states], radius, **owners, device=device)
+        return *nearest(both, pool.state, self.k, **owners, device=device), close
 
     def _rows(
-        self, raw: RawEpisode, view: EpisodeView | None, pools: Pools, facts: Mapping[Any, Any], device: str
+        self,
+        raw: RawEpisode,
+        view: EpisodeView | None,
+        seen: EpisodeView | None,
+        around: Mapping[int, list[np.ndarray]],
+        pools: Pools,
+        facts: Mapping[Key, Any],
     ) -> list[ScoreRow]:
         length = ScoreRow("length", float(len(raw.state)))
         names = [metric.name for metric in self.spec.metrics[:-1]]
-        seen = None if view is None else _transitions(view)
         if view is None or seen is None or not len(seen.state):
             reason = raw.problem or ("no finite step" if not raw.finite.any() else f"no reference for {raw.group}")
             reason = "no step is followed by another" if view is not None and len(view.state) else reason
             return [*(ScoreRow(name, None, "undefined", reason) for name in names), length]
         (pool,) = pools.of(view)
-        (reach, radius), horizon = facts[pool.group, pool.task]
+        (reach, _), horizon = facts[pool.group, pool.task]
         note = pool.note(view)
-        owner = np.full(len(seen.state), pools.owner(view))
-        distance, index = nearest(seen.state, pool.state, self.k, owner=owner, pool_owner=pool.owner, device=device)
+        others = max(int((pool.owner != pools.owner(view)).sum()), 1)
+        distance, index, close = around[id(seen)]
         variance, count = _spread(pool.action[index].astype(np.float64), distance <= reach)
-        states = view.state.shape[1]
-        others = max(int((pool.owner != owner[0]).sum()), 1)
-        close = within(
-            seen.state[:, :states], pool.state[:, :states], radius, owner=owner, pool_owner=pool.owner, device=device
-        )
         steps = np.full((3, len(view.valid)), np.nan)
         steps[:, seen.valid] = variance, close * (1000 / others), count
         rows = [
