@@ -247,22 +247,20 @@ def _publish(
         "created_at": now,
     }
     lake.append_rows("receipts", [row], **common)
-    lake.append_rows(
-        "quarantine",
-        [
-            {
-                "dataset": dataset.name,
-                "source_key": bad["key"],
-                "code": bad["code"],
-                "reason": bad["reason"],
-                "source_fingerprint": config_hash,
-                "run_id": run_id,
-                "created_at": now,
-            }
-            for bad in made["quarantined"]
-        ],
-        **common,
-    )
+    bad = [
+        {
+            "dataset": dataset.name,
+            "source_key": each["key"],
+            "code": each["code"],
+            "reason": each["reason"],
+            "source_fingerprint": config_hash,
+            "run_id": run_id,
+            "created_at": now,
+        }
+        for each in made["quarantined"]
+    ]
+    if bad:  # a commit of nothing would only cost time
+        lake.append_rows("quarantine", bad, **common)
     before = lake.datasets().get(dataset.name)
     if before != dataset:
         facts = dataset.model_dump(mode="json", exclude={"name", "features"})

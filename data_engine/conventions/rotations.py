@@ -35,11 +35,12 @@ def angles(found: Sequence[np.ndarray], hints: set[int]) -> list[tuple[int, floa
     """
     rows = np.concatenate([evenly(x) for x in found])
     result = []
+    lows, highs = np.percentile(rows, [0.5, 99.5], axis=0)
     for period in (2 * np.pi, 360.0):
         slack = period * 1e-3
         jumps = sum((np.abs(np.diff(x, axis=0)) > 0.75 * period).any(axis=0).astype(int) for x in found if len(x) > 1)
         for dim in range(rows.shape[1]):
-            low, high = np.percentile(rows[:, dim], [0.5, 99.5])
+            low, high = lows[dim], highs[dim]
             turn = (low >= -slack and high <= period + slack) or (
                 low >= -period / 2 - slack and high <= period / 2 + slack
             )

@@ -39,7 +39,7 @@ def joint_unit(values: np.ndarray) -> Unit:
     moving = np.ptp(values, axis=0) > 1e-6
     if len(values) < 8 or not moving.any():
         return UNKNOWN, 0.0, "nothing moves"
-    low, high = (np.quantile(values, q, axis=0) for q in (0.002, 0.998))  # a glitch is no joint position
+    low, high = np.quantile(values, (0.002, 0.998), axis=0)  # a glitch is no joint position
     reach = float(np.maximum(np.abs(low), np.abs(high)).max())
     steps = [step for dim in np.flatnonzero(moving) if (step := _lattice(values[:, dim])) is not None]
     whole = bool((values == np.round(values)).all())
