@@ -115,13 +115,13 @@ def page(
     if ordered:
         at = at.head(limit + 1) if limit is not None else at
     else:
-        found = pl.DataFrame([at, *(column(name).gather(at) for name in names)])
+        found = pl.DataFrame([at, *(column(name)[at] for name in names)])
         at = found.sort(names, descending=down, nulls_last=True)[_AT]
     more = limit is not None and len(at) > limit
     at = at.head(limit) if limit is not None else at
     ends = {name: column(name)[int(at[-1])] for name in names} if more and len(at) else None
     first = ordered and verdict is None and after is None  # as they lie: nothing is copied
-    rows = pl.DataFrame([column(name).head(len(at)) if first else column(name).gather(at) for name in shown])
+    rows = pl.DataFrame([column(name).head(len(at)) if first else column(name)[at] for name in shown])
     return Page(rows, matched, undecided, _text(question, ends, names) if ends else None)
 
 
@@ -135,8 +135,10 @@ def warm(lake: Snapshot, before: Snapshot) -> None:
                     _score(lake, episodes, reference)
             case ("coded", "episodes", str(name)):
                 _coded(lake, "episodes", episodes[name])
-            case ("sorted", "episodes", str(name)):
-                lake.places_of("episodes", name, "")
+            case ("sorted", str(table), str(name)):
+                lake.places_of(table, name, "")
+            case "slots":
+                lake.slots()
 
 
 def _types(frame: pl.DataFrame) -> tuple[tuple[str, str], ...]:
@@ -161,10 +163,11 @@ def _leading(values: pl.Series, verdict: pl.Series | None, down: bool, count: in
     """Of the rows that ``verdict`` admits (None: all), those that can be among the first ``count`` by ``values`` and
     whatever breaks ties: few are left to be sorted.
     """
-    among = (values.filter(verdict) if verdict is not None else values).drop_nulls()
-    if len(among) < count:
+    among = values.filter(verdict) if verdict is not None else values
+    ends = among.top_k(count) if down else among.bottom_k(count)  # null only where nothing else is left
+    if len(ends) < count or ends.null_count():
         return verdict if verdict is not None else pl.repeat(True, len(values), eager=True)
-    edge = pl.lit(among.top_k(count).min() if down else among.bottom_k(count).max(), dtype=values.dtype)
+    edge = pl.lit(ends.min() if down else ends.max(), dtype=values.dtype)
     ahead = pl.col(values.name) >= edge if down else pl.col(values.name) <= edge
     return values.to_frame().select(ahead if verdict is None else ahead & verdict).to_series()
 
@@ -206,9 +209,9 @@ def _coded(lake: Snapshot, table: str, texts: pl.Series) -> tuple[pl.Series, np.
 
 def _spread(verdicts: pl.Series, codes: np.ndarray) -> pl.Series:
     """The verdict of each value as that of every row that has it. By NumPy: polars gathers truths bit by bit."""
-    told = pl.Series(verdicts.fill_null(False).to_numpy().take(codes))
     if not verdicts.null_count():
-        return told
+        return pl.Series(verdicts.to_numpy().take(codes))
+    told = pl.Series(verdicts.fill_null(False).to_numpy().take(codes))
     known = pl.Series(verdicts.is_not_null().to_numpy().take(codes))
     return pl.select(pl.when(pl.lit(known)).then(pl.lit(told))).to_series()
 

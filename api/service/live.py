@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
 
 from api.service.settings import Settings
 from data_engine.errors import EngineError
@@ -17,6 +22,13 @@ from storage.snapshot import Snapshot
 
 __all__ = ["Live"]
 
+T = TypeVar("T")
+
+_LOOKED_UP = (
+    ("episodes", "episode_id"), ("episodes", "content_hash"), ("episodes", "parent"), ("annotations", "episode_id"),
+    ("selections", "episode_id"),
+)  # fmt: skip
+"""What one episode is found by, with all that is known of it."""
 _log = logging.getLogger("data_engine.service")
 
 
@@ -29,9 +41,12 @@ class Live:
         self.writing = threading.Lock()
         """Held by writes that look at what is there before they append: of those, one at a time."""
         self.refresh_s = 0.0
+        self.on_warm: Callable[[], None] = lambda: None
+        """Called once, when the first questions would be answered without delay."""
         self._snapshot: Snapshot | None = None
         self._keyring, self._keys_version = Keyring(()), None
         self._turn = threading.Lock()
+        self._turns = CapacityLimiter(len(os.sched_getaffinity(0)))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_after, name="snapshot", daemon=True)
 
@@ -73,10 +88,16 @@ class Live:
                 warm(new, self._snapshot)
             elif self._snapshot is None:
                 new.slots()
-                for name in ("episode_id", "content_hash", "parent"):
-                    new.places_of("episodes", name, "")
+                for table, name in _LOOKED_UP:
+                    new.places_of(table, name, "")
             self._snapshot = new  # last: with it the service is ready
             self.refresh_s = time.monotonic() - began
+
+    async def in_turn(self, answer: Callable[[], T]) -> T:
+        """What ``answer`` returns, on a thread of its own. As many at once as there are cores, in the order in which
+        they came: questions over all rows that share a core all end late.
+        """
+        return await to_thread.run_sync(answer, limiter=self._turns)
 
     def _look_after(self) -> None:
         warm = False
@@ -86,6 +107,7 @@ class Live:
                 if not warm:
                     warm = True
                     self._import_scorers()
+                    self.on_warm()
             except Exception as error:  # the store may be away for a while: the last snapshot stays, and ages
                 _log.warning("the lake could not be looked at: %s", error)
             self._stop.wait(self.settings.refresh_s)

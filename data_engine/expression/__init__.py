@@ -15,10 +15,11 @@ imported on use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_engine.expression.text import parse
 from data_engine.expression.translate import ScoreRef, Translator
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["Compiled", "ScoreRef", "compile", "conjuncts"]
+
+T = TypeVar("T")
+
+_SHALLOW = 100
+"""Frames below a caller who has room: the deepest text that is allowed takes 730, and an interpreter has 1000."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,7 @@ def compile(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence
     ``columns``: type by name, as polars or Arrow types or their names. ``scores``: metrics by scorer. Raises
     ``RequestError`` for an unknown name (with the nearest), mismatched types, and what the language does not hold.
     """
-    with ThreadPoolExecutor(
-        max_workers=1
-    ) as thread:  # a fresh stack: what parses must not depend on the caller's depth
-        return thread.submit(_compile, text, columns, scores or {}).result()
+    return _with_room(_compile, text, columns, scores or {})
 
 
 def conjuncts(
@@ -62,8 +65,18 @@ def conjuncts(
 
     A part that reads one column can be evaluated on that column's distinct values. Raises as :func:`compile` does.
     """
+    return _with_room(_conjuncts, text, columns, scores or {})
+
+
+def _with_room(translate: Callable[..., T], *arguments: Any) -> T:
+    """What ``translate`` returns, on a fresh stack where the caller's is deep: what parses must not depend on that."""
+    frame, depth = sys._getframe(), 0
+    while frame.f_back is not None and depth <= _SHALLOW:
+        frame, depth = frame.f_back, depth + 1
+    if depth <= _SHALLOW:
+        return translate(*arguments)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(_conjuncts, text, columns, scores or {}).result()
+        return thread.submit(translate, *arguments).result()
 
 
 def _conjuncts(text: str, columns: Mapping[str, Any], scores: Mapping[str, Sequence[str]]) -> tuple[Compiled, ...]:

@@ -11,9 +11,10 @@ import polars as pl
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 
-from api.service.asking import After, Columns, Held, Limit, OrderBy, Where, limit_of, split
-from api.service.rows import TABULAR, immutable, paged, tabular
+from api.service.asking import After, Columns, Held, Limit, LiveLake, OrderBy, Where, limit_of, split
+from api.service.rows import JSON, TABULAR, immutable, paged, tabular
 from data_engine.errors import RequestError
 from flows.paging import page
 from storage.snapshot import Snapshot
@@ -58,24 +59,21 @@ class Episode(BaseModel):
 
 
 @router.get("/episodes", responses=TABULAR, response_class=Response)
-def episodes(
-    request: Request, lake: Held, where: Where = None, order_by: OrderBy = None, columns: Columns = None,
-    limit: Limit = None, after: After = None,
+async def episodes(
+    request: Request, live: LiveLake, lake: Held, where: Where = None, order_by: OrderBy = None,
+    columns: Columns = None, limit: Limit = None, after: After = None,
 ) -> Response:  # fmt: skip
     """The episodes that an expression admits: a page as JSON, the whole result as Arrow or Parquet."""
-    found = page(
-        lake,
-        where,
-        columns=split(columns) or None,
-        order_by=split(order_by),
-        limit=limit_of(request, limit),
-        after=after,
-    )
-    return paged(request, found)
+
+    def answer() -> Response:
+        rows, order, most = split(columns) or None, split(order_by), limit_of(request, limit)
+        return paged(request, page(lake, where, columns=rows, order_by=order, limit=most, after=after))
+
+    return await live.in_turn(answer)
 
 
 @router.get("/episodes/{episode_id}", response_class=Response, responses={200: {"model": Episode}})
-def episode(episode_id: EpisodeId, lake: Held) -> Response:
+async def episode(episode_id: EpisodeId, lake: Held) -> Response:  # async: what it needs lies ready in memory
     """One episode with its scores, annotations and lineage."""
     (place,) = _place(lake, episode_id)
     mine = lake.episodes()[int(place)]
@@ -92,14 +90,12 @@ def episode(episode_id: EpisodeId, lake: Held) -> Response:
     if len(chosen):
         chosen = chosen.filter(pl.col("rank").is_not_null()).sort("name", "rank")
         chosen = chosen.select("name", "selection_id", "rank", "weight", "start", "stop")
-    copies = _others(lake, "content_hash", recording)
     lineage = {
-        "run_id": run_id, "parent": parent, "children": _others(lake, "parent", episode_id),
-        "copies": [name for name in copies if name != episode_id],
-        "selections": _plain(chosen),
+        "run_id": run_id, "parent": parent, "children": _others(lake, "parent", episode_id, place),
+        "copies": _others(lake, "content_hash", recording, place), "selections": _plain(chosen),
     }  # fmt: skip
-    body = json.dumps({"scores": scores, "annotations": _plain(said), "lineage": lineage})
-    return Response(f'{{"episode":{mine.write_json()[1:-1]},{body[1:]}', media_type="application/json")
+    body = to_json({"scores": scores, "annotations": _plain(said), "lineage": lineage})
+    return Response(b'{"episode":%s,%s' % (mine.write_json()[1:-1].encode(), body[1:]), media_type=JSON)
 
 
 @router.get("/episodes/{episode_id}/steps", responses=TABULAR, response_class=Response)
@@ -232,8 +228,10 @@ def _row(lake: Snapshot, episode_id: str) -> dict[str, Any]:
     return lake.episodes().row(int(_place(lake, episode_id)[0]), named=True)
 
 
-def _others(lake: Snapshot, column: str, value: str) -> list[str]:
+def _others(lake: Snapshot, column: str, value: str, but: int) -> list[str]:
+    """The episodes with ``value`` in a column, without the one that lies at ``but``."""
     places = lake.places_of("episodes", column, value)
+    places = places[places != but]
     return sorted(lake.episodes()["episode_id"][places].to_list()) if len(places) else []
 
 
