@@ -90,7 +90,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a Pydantic ``error`` as one line; an unknown key comes first, with the nearest known."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    where = ".".join(str(part) for part in first["loc"]) or "value"
+    where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys_at(model, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
@@ -99,7 +99,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{where} is missing"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
+    return f"{where}: ".removeprefix(": ") + first["msg"].removeprefix("Value error, ") + more
 
 
 def _keys_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

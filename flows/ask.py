@@ -56,7 +56,7 @@ class Estimate:
 
     def line(self, endpoint: Endpoint) -> str:
         """What a person reads before it starts."""
-        price = f", at most {self.cost:,.2f} at the stated prices" if endpoint.price_in or endpoint.price_out else ""
+        price = f", at most {_money(self.cost)} at the stated prices" if endpoint.price_in or endpoint.price_out else ""
         return (
             f"{self.questions:,} questions to {endpoint.model} ({self.stored:,} are answered already), at most "
             f"{self.input_tokens:,} tokens in and {self.output_tokens:,} out{price}, about {_time(self.seconds)} "
@@ -329,7 +329,7 @@ def _afford(estimate: Estimate, endpoint: Endpoint) -> None:
         )
     if endpoint.budget is not None and estimate.cost > endpoint.budget:
         raise RequestError(
-            f"it may cost {estimate.cost:,.2f}, the budget is {endpoint.budget:,.2f}",
+            f"it may cost {_money(estimate.cost)}, the budget is {_money(endpoint.budget)}",
             code="over_budget",
             fix="ask about less, lower max_tokens or side, or raise the budget",
         )
@@ -387,6 +387,10 @@ def _outside(work: Any) -> None:
     thread.join()
     if failed:
         raise failed[0]
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
 
 
 def _time(seconds: float) -> str:

@@ -111,7 +111,9 @@ class Chat:
             ) as response:
                 raw = await self._read(response)
                 status, after = response.status, response.headers.get("Retry-After")
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except TimeoutError as error:
+            raise _Again(f"no answer within {self.endpoint.timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
             raise _Again(self._clean(f"{type(error).__name__}: {error}".rstrip(": "))) from error
         if status == 200:
             return Reply(self._json(raw), time.monotonic() - began)

@@ -78,6 +78,8 @@ def embed(
     )  # fmt: skip
     empty = [episode for result in results for episode in result["empty"]]
     failed = [bad for result in results for bad in result.get("failed", [])]
+    if empty:
+        progress.warn(f"{len(empty)} of {len(todo)} episodes have nothing that {spec.name} can embed")
     embedded = len(todo) - len(empty) - sum(result.get("lost", 0) for result in results)
     transaction = digest("embed", [shard.fingerprint for shard in shards], *again(lake))
     if failed:

@@ -6,6 +6,7 @@ and selections find them. An episode's scores are written after its annotations 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,6 +100,10 @@ def label(
     errors = sum(result["errors"] for result in results)
     if errors:
         progress.warn(f"{spec.name} failed on {errors} episodes: query --table scores --where \"status = 'error'\"")
+    silent = sum((Counter(result.get("silent", {})) for result in results), Counter())
+    if silent and silent.total() == len(todo) and not errors:
+        ((reason, _),) = silent.most_common(1)
+        progress.warn(f"{spec.name} has nothing to say of any of {len(todo)} episodes: {reason}")
     return {
         "labeller": spec.name,
         "version": spec.version,
@@ -119,6 +124,7 @@ def label_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: 
     labeller: Labeller = registry.make("labellers", payload["labeller"], payload["params"])
     fit = lake.get_fit(labeller.spec.name, payload["fit"])
     rows: list[dict[str, Any]] = []
+    silent: Counter[str] = Counter()  # why nothing is said of an episode, and of how many
     count = errors = 0
     for batch in _batches(lake, labeller, _named(lake, payload["episodes"]), payload["parts"]):
         lengths = np.diff(batch.offsets).tolist()
@@ -128,9 +134,12 @@ def label_shard(lake: Lake, payload: Mapping[str, Any], fingerprint: str, cpus: 
             mine = [episode_row(labeller, payload["fit"], episode, n_steps, row) for row in labels.scores]
             rows += [{**row, "annotations": [] if place else said} for place, row in enumerate(mine)]
             count += len(said)
+            if not said:
+                silent[next((row["reason"] for row in mine if row["reason"]), "no reason is given")] += 1
             errors += any(row["status"] == "error" for row in mine)
     lake.write_pending(fingerprint, pa.Table.from_pylist(rows, schema=_PENDING))
-    return {"annotations": count, "nulls": sum(row["value"] is None for row in rows), "errors": errors}
+    nulls = sum(row["value"] is None for row in rows)
+    return {"annotations": count, "nulls": nulls, "errors": errors, "silent": dict(silent)}
 
 
 def _labelled(labeller: Labeller, batch: EpisodeBatch, fit: Fit) -> list[Labels]:

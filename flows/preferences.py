@@ -7,6 +7,7 @@ What is asked follows from episodes, settings and seed alone, and what was answe
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from storage.preferences import held_preferences
 __all__ = ["Judging", "bring", "draw", "enter", "judge", "review", "tallies"]
 
 _TRIES = 20  # draws for each pair wanted
+_REASONS = 5  # why pairs are undecided, the commonest
 
 
 class Judging(BaseModel):
@@ -122,7 +124,8 @@ def draw(
 def judge(lake: Lake, recipe: Judging, episodes: pl.DataFrame, *, progress: Progress, run_id: str) -> dict[str, Any]:
     """Draw pairs of ``episodes``, have the model compare them, and enter what it prefers.
 
-    Returns ``{"collection", "pairs", "added", "decided", "undecided", "flip_rate", "asked", "stored", ...}``. Raises
+    Returns ``{"collection", "pairs", "added", "decided", "undecided", "reasons" (why, and how many were left undecided
+    for it), "flip_rate", "asked", "stored", ...}``. Raises
     ``RequestError`` where no two items can be compared or the budget forbids, ``EngineError`` where some were not
     answered, after the others are entered.
     """
@@ -147,7 +150,9 @@ def judge(lake: Lake, recipe: Judging, episodes: pl.DataFrame, *, progress: Prog
     ]
     added = _enter(lake, found, run_id)
     facts = asdict(tally(recipe.collection, found))
-    answer = {**facts, "pairs": len(pairs), "added": added, "annotators": [recipe.name], **asked.facts()}
+    reasons = dict(Counter(one.reason for one in found if one.reason and one.ranks is None).most_common(_REASONS))
+    answer = {**facts, "pairs": len(pairs), "added": added, "reasons": reasons, "annotators": [recipe.name],
+              **asked.facts()}  # fmt: skip
     asked.complete()
     return answer
 

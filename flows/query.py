@@ -31,22 +31,23 @@ def query(
     columns: Sequence[str] | None = None,
     order_by: Sequence[str] = (),
     limit: int | None = None,
+    fits: Mapping[str, str] | None = None,
 ) -> tuple[pl.DataFrame, int]:
     """Rows of ``table`` that ``where`` admits, and how many rows it left undecided because a value was null.
 
     Rows of removed episodes are left out.
 
     ``columns`` may name scores as expressions do (``action_divergence``, ``mutual_information.score``). ``order_by``
-    names columns, ``-name`` for the largest first, nulls last; ties keep the table's order. Raises ``RequestError`` for
-    anything unknown.
+    names columns, ``-name`` for the largest first, nulls last; ties keep the table's order. ``fits``: as of
+    :func:`matching`. Raises ``RequestError`` for anything unknown.
     """
     keys = [(key.removeprefix("-"), key.startswith("-")) for key in order_by]
     named = list(dict.fromkeys([*(columns or ()), *(name for name, _ in keys)]))
     if table == "episodes":
-        frame, undecided = matching(lake, lake.episodes(), where)
+        frame, undecided = matching(lake, lake.episodes(), where, fits)
         for name in named:
             if name not in frame.columns:
-                frame = frame.with_columns(score_column(lake, frame, name).alias(name))
+                frame = frame.with_columns(score_column(lake, frame, name, fits).alias(name))
     elif table in TABLES:
         frame = lake.scan(table).collect()
         frame = frame if table == "removals" else removals.live(lake, frame)

@@ -45,6 +45,10 @@ def parts_like(
     mine = everything.filter(pl.col("episode_id") == episode)
     if not len(mine):
         raise RequestError(f"no episode {episode!r} in the lake", code="unknown_episode", fix="see `data-engine query`")
+    if not 0 <= start < stop <= mine["n_steps"][0]:
+        raise RequestError(
+            f"steps {start} to {stop} are not within the {mine['n_steps'][0]} of {episode}", code="bad_range"
+        )
     admitted, _ = matching(lake, everything, where)
     admitted = admitted.filter(pl.col("episode_id") != episode)
     version = pinned(lake, [space], mine)[f"space {space}"]

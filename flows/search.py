@@ -37,8 +37,10 @@ def seen(
     """The ``k`` episodes with the frame most like ``text``, or like the picture at path ``image``, nearest first.
 
     Rows with ``episode_id``, ``similarity`` (cosine), ``camera``, ``start`` and ``stop``: where it is to be seen.
-    Raises ``RequestError`` where the space's encoder takes no such query.
+    Raises ``RequestError`` where the space's encoder takes no such query, and for a text without a word.
     """
+    if text is not None and not text.strip():
+        raise RequestError("an empty text shows nothing", code="bad_request", fix="say what is to be seen")
     admitted, _ = matching(lake, lake.episodes(), where)
     if not len(admitted):
         return []
@@ -120,7 +122,7 @@ def picture(path: str) -> np.ndarray:
                 raise RequestError(f"{path} has more than {_PIXELS >> 20} megapixels", code="too_large")
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError(f"{path} is no picture: {error}", code="bad_image") from error
+        raise RequestError(f"{path} is no picture: {_why(error)}", code="bad_image") from error
 
 
 def vector_of(path: str) -> list[float]:
@@ -137,4 +139,11 @@ def vector_of(path: str) -> list[float]:
             raise ValueError(f"an array of {found.dtype} {list(found.shape)}")
         return [float(number) for number in found.squeeze()]
     except (OSError, ValueError, EOFError) as error:
-        raise RequestError(f"{path} is no vector: {error}", code="bad_vector", fix="give a .npy of one row") from error
+        raise RequestError(
+            f"{path} is no vector: {_why(error)}", code="bad_vector", fix="give a .npy of one row of numbers"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    """The reason alone, without the path that a line names already."""
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)

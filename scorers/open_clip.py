@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from data_engine.registry import Plugin
 from data_engine.scoring import Clips, Encoded, Encoder, EpisodeBatch, Fit, Metric, Needs, Resources, Spec
 from scorers.hub import from_hub
 from scorers.images import ImageEncoder, ImageModel, image_spec
-from scorers.weights import checked
+from scorers.weights import checked, unreadable
 
 if TYPE_CHECKING:
     pass
@@ -174,7 +173,7 @@ def load(model: str | None, pretrained: str | None, checkpoint: str | None) -> I
         path = checked(checkpoint)
         if model is not None:
             return _load(model, path, {})
-        config, preprocess = _config_beside(path)
+        told, config, preprocess = _config_beside(path)
         with tempfile.TemporaryDirectory(prefix="data-engine-") as folder:
             name = f"custom-{digest(config, length=16)}"
             import open_clip
@@ -182,13 +181,14 @@ def load(model: str | None, pretrained: str | None, checkpoint: str | None) -> I
             at = Path(folder, f"{name}.json")
             at.write_text(canonical_json(config))
             open_clip.add_model_config(at)
-            return _load(name, path, preprocess)
+            return _load(name, path, preprocess, told.name)
     what = f"{model} ({pretrained})" if pretrained else str(model)
     with from_hub(what):
         return _load(str(model), pretrained, {})
 
 
-def _load(name: str, weights: str | None, preprocess: dict[str, Any]) -> ImageModel:
+def _load(name: str, weights: str | None, preprocess: dict[str, Any], told: str | None = None) -> ImageModel:
+    """``told``: what a person knows the architecture as, where that is not its ``name``."""
     import open_clip
     import torch
     from torchvision.transforms import Compose, Normalize, ToTensor
@@ -197,6 +197,7 @@ def _load(name: str, weights: str | None, preprocess: dict[str, Any]) -> ImageMo
     keys = {f"image_{key}": preprocess[key] for key in ("mean", "std", "interpolation", "resize_mode") if preprocess}
     try:
         with warnings.catch_warnings(), _quiet():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol.*")
             warnings.filterwarnings("error", message=".*QuickGELU.*")
             module, transform = open_clip.create_model_from_pretrained(name, pretrained=weights, **keys)
             tokenizer = open_clip.get_tokenizer(name)
@@ -208,10 +209,8 @@ def _load(name: str, weights: str | None, preprocess: dict[str, Any]) -> ImageMo
         ) from error
     except Exception as error:  # pickle, zip, torch and open_clip each raise their own
         if weights and os.path.isfile(weights):
-            unsafe = isinstance(error, pickle.UnpicklingError)  # whose own words tell how to run what is in it
-            said = "it is no plain table of tensors" if unsafe else " ".join(str(error).split())[:300]
             raise RequestError(
-                f"{weights} does not hold the weights of {name}: {said}", code="bad_weights",
+                f"{weights} does not hold the weights of {told or name}: {unreadable(error)}", code="bad_weights",
                 fix="name the model it was trained as, or lay its config JSON beside it",
             ) from error  # fmt: skip
         raise
@@ -252,8 +251,8 @@ def _refuse_unknown(name: str, weights: str | None) -> None:
         )  # fmt: skip
 
 
-def _config_beside(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(architecture, preprocessing) of the JSON beside a checkpoint."""
+def _config_beside(path: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The JSON beside a checkpoint, and the architecture and preprocessing in it."""
     beside = [Path(path).with_suffix(".json"), Path(path).with_name("open_clip_config.json")]
     found = next((at for at in beside if at.is_file()), None)
     if found is None:
@@ -269,7 +268,7 @@ def _config_beside(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
         missing = [part for part in _PARTS if part not in config]
         if missing:
             raise ValueError(f"it has no {missing[0]}")
-        return config, dict(value.get("preprocess_cfg", {}))
+        return found, config, dict(value.get("preprocess_cfg", {}))
     except (ValueError, AttributeError, TypeError) as error:
         raise RequestError(f"{found} is no configuration of open_clip: {error}", code="bad_model") from error
 

@@ -72,7 +72,7 @@ def _refuse_loose(module: str) -> None:
     if top in metadata.packages_distributions():
         return
     found = importlib.util.find_spec(top)
-    if found is not None and found.origin:
+    if found is not None and found.has_location and found.origin:  # frozen modules of Python itself have none
         origin = Path(found.origin).resolve()
         if any(origin.is_relative_to(folder) for folder in _editable()):
             return

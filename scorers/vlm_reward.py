@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from data_engine.errors import RequestError
 from data_engine.labelling import Annotation, Labeller, Labels, LabelSpec
@@ -15,6 +15,14 @@ from scorers.kernels.vlm_reward import mean_prompt, reward
 from scorers.open_clip import Beside
 
 __all__ = ["VLMReward"]
+
+
+def _phrasings(given: Any) -> Any:
+    """One prompt as the only phrasing."""
+    return (given,) if isinstance(given, str) else given
+
+
+_Prompts = Annotated[tuple[str, ...], BeforeValidator(_phrasings)]
 
 
 class VLMReward(Beside, Labeller):
@@ -30,8 +38,8 @@ class VLMReward(Beside, Labeller):
     the last tenth), ``gain`` (that less the mean of the first tenth), ``mean``.
     """
 
-    goal: tuple[str, ...] = Field(min_length=1)
-    baseline: tuple[str, ...] = Field(min_length=1)
+    goal: _Prompts = Field(min_length=1)
+    baseline: _Prompts = Field(min_length=1)
     alpha: float = Field(default=0.5, ge=0, le=1)
 
     spec: ClassVar[LabelSpec] = LabelSpec(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from data_engine.errors import RequestError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["checked", "load_into", "read_state", "state_sha256"]
+__all__ = ["checked", "load_into", "read_state", "state_sha256", "unreadable"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers keep the weights
 _PREFIX = "module."  # what data-parallel training puts before every name
@@ -39,14 +41,26 @@ def read_state(path: str) -> dict[str, torch.Tensor]:
             from safetensors.torch import load_file
 
             return load_file(full)
-        found: Any = torch.load(full, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings(action="ignore"):
+            found: Any = torch.load(full, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own
-        raise RequestError(f"{path} holds no weights that can be read safely: {error}", code="bad_weights") from error
+        raise RequestError(
+            f"{path} holds no weights that can be read safely: {unreadable(error)}", code="bad_weights",
+            fix="save a state_dict, or a .safetensors",
+        ) from error  # fmt: skip
     while isinstance(found, Mapping) and (inner := next(_wrapped(found), None)):
         found = inner
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise RequestError(f"{path} holds no table of named tensors", code="bad_weights", fix="save a state_dict")
     return {str(name).removeprefix(_PREFIX): value for name, value in found.items()}
+
+
+def unreadable(error: Exception) -> str:
+    """Why a checkpoint cannot be read, in one line: of a pickle not torch's own words, which tell how to run it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no plain table of tensors"
+    said = "" if isinstance(error, KeyError | EOFError) else " ".join(str(error).split())[:300]
+    return said or "it is no file of weights"
 
 
 def state_sha256(module: torch.nn.Module) -> str:

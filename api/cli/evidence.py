@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from api.cli import printing
-from api.cli.verb import EXECUTOR, OPTION, WHERE, WORKERS, episodes, existing, options, verb
+from api.cli.verb import EXECUTOR, FITS, OPTION, WHERE, WORKERS, episodes, existing, options, verb
 from data_engine import registry
 from data_engine.errors import RequestError
 
@@ -128,7 +128,9 @@ def label(
             fits = {item["labeller"]: item["fit_id"]}
             item["agreement"] = agreement(target, found, item["labeller"], against, tolerance_s=tolerance, fits=fits)
         run.result = {"items": items}
-    return {"items": items, "run_id": run.id}
+    plain = [{name: value for name, value in item.items() if not isinstance(value, dict)} for item in items]
+    parts = [plain, *([item["agreement"]] for item in items if "agreement" in item)]
+    return {"items": items, "run_id": run.id, "text": "\n\n".join(map(printing.table, parts))}
 
 
 @verb()
@@ -164,7 +166,8 @@ def embed(
         progress = terminal()
         items = [run_embed(target, recipe, found, on=on, progress=progress, run_id=run.id) for recipe in recipes]
         run.result = {"items": items}
-    return {"items": items, "run_id": run.id}
+    counts = [{key: len(each) if isinstance(each, list) else each for key, each in item.items()} for item in items]
+    return {"items": items, "run_id": run.id, "text": printing.table(counts)}
 
 
 @verb()
@@ -249,9 +252,10 @@ def _range(steps: str) -> tuple[int, int]:
 @click.option("--limit", type=click.IntRange(0))
 @click.option("--format", "fmt", type=click.Choice(["table", "json", "parquet"]), default="table", show_default=True)
 @click.option("--out", type=click.Path(), help="Where --format parquet writes; default: stdout.")
+@FITS
 def query(
     lake: str, where: str | None, table: str, columns: str | None, order_by: str | None, limit: int | None, fmt: str,
-    out: str | None,
+    out: str | None, fits: tuple[str, ...],
 ) -> dict[str, Any]:  # fmt: skip
     """Rows of episodes (or another table) that an expression admits."""
     from flows.query import query as run_query
@@ -259,8 +263,9 @@ def query(
     if fmt == "parquet" and not out and click.get_current_context().params["as_json"]:
         raise RequestError("--json and the rows cannot both go to stdout", code="bad_request", fix="give --out FILE")
     frame, undecided = run_query(
-        existing(lake), where, table=table, columns=_split(columns), order_by=_split(order_by) or (), limit=limit
-    )
+        existing(lake), where, table=table, columns=_split(columns), order_by=_split(order_by) or (), limit=limit,
+        fits={key: str(value) for key, value in options(fits).items()},
+    )  # fmt: skip
     if undecided:
         print(f"{undecided} rows left out: a value was null", file=sys.stderr)
     if fmt == "parquet":

@@ -72,6 +72,8 @@ def preferences_judge(
         f"{flips}\n"
         f"{answer['asked']} questions asked, {answer['stored']} answered before"
     )
+    if answer["reasons"]:
+        text += "\nundecided: " + ", ".join(f"{count} {reason}" for reason, count in answer["reasons"].items())
     return {**answer, "text": text}
 
 

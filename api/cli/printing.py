@@ -26,7 +26,7 @@ def show(answer: Mapping[str, Any], as_json: bool) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """``rows`` as aligned columns; in a pipe every row is one line, however long."""
+    """``rows`` as aligned columns, of all their keys; in a pipe every row is one line, however long."""
     if not rows:
         return "none"
     from rich.console import Console
@@ -34,10 +34,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
     narrow = sys.stdout.isatty()
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for column in rows[0]:
+    columns = dict.fromkeys(name for row in rows for name in row)
+    for column in columns:
         grid.add_column(column, overflow="fold", no_wrap=not narrow)
     for row in rows:
-        grid.add_row(*(_cell(value) for value in row.values()))
+        grid.add_row(*(_cell(row.get(column)) for column in columns))
     text = io.StringIO()
     width = None if narrow else 1_000_000
     console = Console(file=text, force_terminal=narrow, width=width, markup=False, emoji=False, highlight=False)

@@ -146,6 +146,9 @@ def test_it_gives_up_on_a_server_that_is_gone_and_keeps_what_it_has(lake, judge_
     assert sum(judge_at.asked.values()) == 3 + 8
     with pytest.raises(EngineError, match="does not answer"):
         hold(lake, judge_at, about(lake, 20), url="http://127.0.0.1:9/v1", attempts=1)
+    judge_at.faults = ["hang"] * 100
+    with pytest.raises(EngineError, match=r"no answer within 0\.2 s, 1 times"):
+        hold(lake, judge_at, about(lake, 20), timeout_s=0.2, attempts=1, concurrency=8)
 
 
 def test_no_more_are_in_flight_than_allowed(lake, judge_at):

@@ -24,7 +24,7 @@ from flows.search import seen as seen_in
 from scorers.images import ImageEncoder
 from scorers.open_clip import OpenClip
 from storage.lake import Lake
-from tests.api.commands import answer, refusal
+from tests.api.commands import answer, call, refusal
 from tests.scenes import KINDS, TASKS, instruction, scene, write_scenes
 from tests.test_every_real_set import pusht
 
@@ -192,6 +192,14 @@ def test_the_command_line_embeds_with_options(seen, eyes, capsys):
     options = ("-o", f"checkpoint={eyes}", "-o", "every_s=1.0")
     (item,) = answer(capsys, "embed", "open_clip", "--space", "cheap", *options, *lake)["items"]
     assert (item["space"], item["embedded"]) == ("cheap", 8)
+    other = ("-o", f"checkpoint={eyes}", "-o", "cameras=[wrist]")
+    code, out, err = call(capsys, "embed", "open_clip", "--space", "none", *other, *lake)
+    counts = dict(zip(*map(str.split, out.splitlines()), strict=True))
+    assert (code, counts["embedded"], counts["empty"], counts["failed"]) == (0, "0", "8", "0")
+    assert err == "warning: 8 of 8 episodes have nothing that open_clip can embed\n"
+    code, _, err = call(capsys, "label", "uvd", "-o", "space=cheap", "-o", "camera=wrist", *lake)
+    assert code == 0
+    assert err.startswith("warning: uvd has nothing to say of any of 8 episodes: no vectors of camera 'wrist'")
     assert "a model without weights" in refusal(capsys, "embed", "open_clip", *lake)
 
 

@@ -166,6 +166,13 @@ def test_what_was_answered_is_entered_although_the_rest_was_not(lake, judge_at):
     assert judge(lake, recipe, lake.episodes(), progress=silent(), run_id="r")["added"] == 2
 
 
+def test_a_judge_whose_answers_say_nothing_decides_nothing_and_it_is_told_why(lake, judge_at, monkeypatch):
+    monkeypatch.setattr(JudgeServer, "reply", lambda self, body: "Bananas, 0 or 1 of them.")
+    found = judge(lake, judging(judge_at.url, 12), lake.episodes(), progress=silent(), run_id="r")
+    assert (found["decided"], found["undecided"], found["added"]) == (0, 12, 12)
+    assert found["reasons"] == {"no verdict in the answer": 12}
+
+
 def test_without_cameras_there_is_nothing_to_show(lake, judge_at):
     with pytest.raises(RequestError, match="no two items to compare"):
         judge(lake, judging(judge_at.url), lake.episodes(dataset="reach"), progress=silent(), run_id="r")

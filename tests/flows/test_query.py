@@ -182,3 +182,5 @@ def test_two_candidate_fits_refuse_an_expression_until_one_is_named(filled, comm
         query(filled, order_by=[SCORE])
     found, undecided = matching(filled, episodes, f"{SCORE}.length > 0", {SCORE: second})
     assert (len(found), undecided) == (18, 6)
+    found, _ = query(filled, f"{SCORE}.length > 0", columns=[SCORE], fits={SCORE: second})
+    assert len(found) == 18

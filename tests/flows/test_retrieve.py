@@ -86,7 +86,8 @@ def test_from_the_command_line_and_wrong_requests_in_one_line(looked, capsys):
     assert answer(capsys, *arguments, "--camera", "front_image")["items"] == found["items"]
     assert "no camera 'side'" in refusal(capsys, *arguments, "--camera", "side")
     assert "is no range of steps" in refusal(capsys, *arguments, "--steps", "9:4")
-    assert "no vector begins" in refusal(capsys, *arguments, "--steps", "100:120")
+    assert "no vector begins" in refusal(capsys, *arguments, "--steps", "5:7")
+    assert "steps 20 to 25 are not within the 24 of" in refusal(capsys, *arguments, "--steps", "20:25")
     assert "--steps goes with --episode" in refusal(capsys, "search", "--text", "x", "--steps", "1:2", *lake)
     assert "one vector of an episode" in refusal(capsys, "search", "--episode", name, "--steps", "1:2", *lake)
     with pytest.raises(RequestError, match="no episode 'ep_0'"):

@@ -67,6 +67,9 @@ def test_a_picture_and_a_text_from_the_command_line(looked, capsys, tmp_path):
     assert [item["task"] for item in items] == [instruction(clip.task)] * 2
     (tmp_path / "no.png").write_bytes(b"GIF8")
     assert "is no picture" in refusal(capsys, "search", "--image", tmp_path / "no.png", *lake)
+    gone = refusal(capsys, "search", "--image", tmp_path / "gone.png", *lake)
+    assert gone == f"error: {tmp_path / 'gone.png'} is no picture: No such file or directory"
+    assert "an empty text shows nothing" in refusal(capsys, "search", "--text", " ", *lake)
     assert "nothing to search for" in refusal(capsys, "search", *lake)
     assert "there is no space 'nothing'" in refusal(capsys, "search", "--text", "x", *lake[:2], "--space", "nothing")
     assert "takes no text and no picture" in refusal(capsys, "search", "--text", "x", *lake[:2])

@@ -150,6 +150,7 @@ def test_a_pickle_that_would_run_is_refused(eyes, tmp_path, monkeypatch):
     with pytest.raises(RequestError) as caught:
         OpenClip(checkpoint=str(tmp_path / "evil.pt")).model_version()
     assert caught.value.code == "bad_weights"
+    assert "evil.pt does not hold the weights of evil.json: it is no plain table of tensors" in str(caught.value)
     assert not (tmp_path / "bomb-went-off").exists()
 
 

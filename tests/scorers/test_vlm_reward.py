@@ -108,11 +108,19 @@ def test_several_prompts_are_normalised_each_and_then_averaged(towers, eyes):
     np.testing.assert_allclose(labeller.fit([]).arrays["goal"], towers.texts(goals).mean(axis=0), atol=1e-6)
 
 
+def test_a_prompt_by_itself_is_its_only_phrasing(eyes):
+    one, several = (
+        registry.make("labellers", "vlm_reward", {"checkpoint": str(eyes), "goal": goal, "baseline": "a block"})
+        for goal in ("a red gripper, at rest", ["a red gripper, at rest"])
+    )
+    assert one == several and one.goal == ("a red gripper, at rest",)
+
+
 def test_wrong_requests_are_one_line(towers, eyes):
     task = TASKS[0]
     with pytest.raises(RequestError, match="goal and baseline mean the same"):
         VLMReward(checkpoint=str(eyes), goal=("a",), baseline=("a",)).fit([])
-    with pytest.raises(RequestError, match="an empty prompt"):
+    with pytest.raises(RequestError, match=r"labeller 'vlm_reward': an empty prompt"):
         registry.make("labellers", "vlm_reward", {"checkpoint": str(eyes), "goal": [" "], "baseline": ["a"]})
     with pytest.raises(RequestError, match="a model without weights"):
         registry.make("labellers", "vlm_reward", {"goal": ["b"], "baseline": ["a"]})

@@ -30,6 +30,13 @@ def test_nothing_is_none_and_nested_values_are_json():
     assert table([{"spans": [{"start": 1}], "named": {"a": None}}]).splitlines()[1] == '[{"start": 1}]  {"a": null}'
 
 
+def test_rows_of_unlike_keys_share_the_columns_of_all():
+    head, first, second = table([{"name": "a", "count": 1}, {"name": "b", "place": "x"}]).splitlines()
+    assert head.split() == ["name", "count", "place"]
+    assert (first.split(), second.split()) == (["a", "1"], ["b", "x"])
+    assert second.index("x") == head.index("place")
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_text_is_for_people_and_facts_for_programs(capsys, as_json):
     show({"episodes": 3, "text": "three episodes"}, as_json)
