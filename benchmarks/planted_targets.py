@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ _HELD_OUT = 200  # targets that judge, and are shown to nobody
 @dataclass(frozen=True)
 class Case:
     """``candidates`` vectors of ``dimensions`` numbers that lie on ``rank`` directions; ``planted`` of them are like
-    the ``targets``, a tenth are an outlier source, a tenth are copies of others."""
+    the ``targets``, a tenth are an outlier source, a tenth are copies of others. ``away``: how far the middle of the
+    space lies from its origin, which cosines are taken from; an encoder's vectors never have theirs there."""
 
     name: str
     candidates: int = 1500
@@ -40,6 +42,7 @@ class Case:
     planted: float = 0.2
     targets: int = 40
     loud: float = 4.0
+    away: float = 0.0
 
 
 CASES = (
@@ -48,6 +51,7 @@ CASES = (
     Case("fewer candidates than dimensions", candidates=300, dimensions=512, rank=16),
     Case("fewer candidates than dimensions, full rank", candidates=300, dimensions=512, rank=300),
     Case("no loud direction", loud=1.0),
+    Case("no loud direction, away from the origin", loud=1.0, away=4.0),
 )
 
 
@@ -92,9 +96,13 @@ def planted(case: Case, seed: int) -> Planted:
     spread = np.r_[np.full(min(4, rest), case.loud), np.full(max(rest - 4, 0), 0.3)]
     basis = np.linalg.qr(rng.normal(size=(case.dimensions, case.rank)))[0].T
 
+    middle = case.away * _unit(np.random.default_rng([seed, 13]).normal(size=case.rank))
+
     def shown(points: np.ndarray) -> np.ndarray:
         others = spread * rng.normal(size=(len(points), rest))
-        return np.concatenate([points, others], axis=1) @ basis + 1e-3 * rng.normal(size=(len(points), case.dimensions))
+        return (np.concatenate([points, others], axis=1) + middle) @ basis + 1e-3 * rng.normal(
+            size=(len(points), case.dimensions)
+        )
 
     vectors, wanted = shown(ours), shown(asked)
     copied = rng.choice(n - copies, copies)  # of anybody before them, planted or not
@@ -150,23 +158,23 @@ def judged(case: Case, seeds: Iterable[int], *, choose: Iterable[str] | None = N
     return found
 
 
-def automatic(shares: Iterable[float], targets: Iterable[int], seeds: Iterable[int]) -> list[dict[str, float]]:
-    """How many ``budget: auto`` chooses, and how many of them are planted, by share of planted and number of targets;
-    means over ``seeds``. ``recall``: of the planted."""
+def automatic(shares: Iterable[float], targets: Iterable[int], seeds: Iterable[int]) -> list[dict[str, Any]]:
+    """How many ``budget: auto`` chooses by either ``rule``, and how many of them are planted, by share of planted and
+    number of targets; means over ``seeds``. ``recall``: of the planted. ``loss``: see :class:`Judged`."""
     rows = []
     for share in shares:
         for count in targets:
             case = replace(CASES[1], planted=share, targets=count)
-            found = []
-            for seed in seeds:
-                problem = planted(case, seed)
-                order, _ = chosen_by(problem, Transport(baselines=False), "auto")
-                true = problem.truth[order].sum()
-                found.append([len(order) / len(problem.truth), true / len(order), true / problem.truth.sum()])
-            chosen, precision, recall = np.mean(found, axis=0).tolist()
-            rows.append(
-                {"planted": share, "targets": count, "chosen": chosen, "precision": precision, "recall": recall}
-            )
+            problems = [planted(case, seed) for seed in seeds]
+            for rule in ("share", "folds"):
+                found = []
+                for problem in problems:
+                    order, _ = chosen_by(problem, Transport(baselines=False, automatic=rule), "auto")
+                    true = problem.truth[order].sum()
+                    figures = len(order) / len(problem.truth), true / len(order), true / problem.truth.sum()
+                    found.append([problem.truth.mean(), *figures, judge(problem, order).loss])
+                means = dict(zip(("planted", "chosen", "precision", "recall", "loss"), np.mean(found, 0), strict=True))
+                rows.append({"rule": rule, "targets": count} | {name: float(mean) for name, mean in means.items()})
     return rows
 
 

@@ -105,9 +105,11 @@ def _planted(seeds: int, *, as_json: bool) -> int:
     for row in rows:
         cells = (f"{row[figure]:.3f} ({row[f'{figure}_held']})" for figure in ("precision", "loss", "worst"))
         print(f"{row['case']:44} {row['method']:22} " + " ".join(f"{cell:>13}" for cell in cells))
-    print("\nThe automatic size, low rank\n\nplanted  targets  chosen  precision  recall")
+    print("\nThe automatic size, low rank: by the share that is alike, and by the authors' folds\n")
+    print("planted  targets  rule   chosen  precision  recall  held-out loss")
+    line = "{planted:7.0%}  {targets:7}  {rule:5}  {chosen:6.1%}  {precision:9.2f}  {recall:6.2f}  {loss:13.3f}"
     for row in sizes:
-        print("{planted:7.0%}  {targets:7}  {chosen:6.1%}  {precision:9.2f}  {recall:6.2f}".format(**row))
+        print(line.format(**row))
     return 0
 
 

@@ -139,8 +139,8 @@ class SegmentsRecipe(_Part):
 class SelectRecipe(_Part):
     """A selection to make among the episodes that ``where`` admits.
 
-    ``within`` chooses in each stratum (scene, objects, task, operator, dataset) apart, towards its own targets: an
-    automatic budget over several tasks at once grows too far, because one task's targets judge another's candidates.
+    ``within`` chooses in each stratum (scene, objects, task, operator, dataset) apart, towards its own targets: over
+    several at once an automatic budget asks how near the targets of all of them lie to each other.
     Strata share the budget by their ``size``, or by ``equal`` shares (what a small one cannot fill goes to the others).
     ``segments`` chooses among spans of those episodes, and of the targets, and the budget counts them; ``retrieval``
     cuts its targets only, and finds the spans itself. ``unit`` ``dataset`` chooses among whole datasets by the mean of

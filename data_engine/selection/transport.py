@@ -9,6 +9,7 @@ potential grows with the distance to the targets, so the smallest comes first an
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from data_engine.selection.nearest import cosines, layers
 from data_engine.selection.neighbours import directions, nearest
 from data_engine.selection.pool import Pool, reasons_for, vector_pools
 from data_engine.selection.random import draw
+from data_engine.selection.share import share_alike
 from data_engine.selection.solver import Solution, SolverName, solve
 from data_engine.selection.whitening import fit_whitening
 
@@ -114,10 +116,12 @@ class Transport(Selector):
     Fixed budget: the union of the 1st, 2nd, ... nearest candidates of every target until it is full; inside a round,
     and so in the last one, the smallest source potential first.
 
-    ``auto``: targets are split into K = min(``folds``, targets) folds. For each fold the k nearest candidates (cosine
-    above 0) of its targets are held against the other folds' targets by transport distance; k grows until the distance
-    has not fallen for ``patience`` steps; the best k is kept, and the union over the folds is chosen. That needs two
-    targets at least.
+    ``auto``: as many as are like the targets by ``automatic``: ``share`` holds each target out against the others and
+    asks what share of the candidates lies as near (:mod:`data_engine.selection.share`). ``folds`` is the authors' rule,
+    which chooses two to four times too many where targets are few or of several kinds: targets are split into K =
+    min(``folds``, targets) folds; for each the k nearest candidates (cosine above 0) of its targets are held against
+    the other folds' targets by transport distance; k grows until the distance has not fallen for ``patience`` steps;
+    the best k is kept, and the union over the folds is chosen. Either needs two targets at least.
 
     Weights are softmax(-potential / ``tau``) over the chosen, at mean 1: a shift of the potential changes nothing.
 
@@ -132,7 +136,7 @@ class Transport(Selector):
     the largest mean cosine with the targets (with projected gradients for vectors, the mean influence).
 
     Above ``MAX_CELLS`` pairs the rounds come from each target's 2,048 nearest at most (FAISS), and what lies deeper
-    follows by its potential alone; ``auto`` is refused there.
+    follows by its potential alone; ``automatic: folds`` is refused there.
     """
 
     name = "transport"
@@ -149,6 +153,7 @@ class Transport(Selector):
     solver: SolverName = "auto"
     regularisation: float = Field(0.02, gt=0)
     tau: float = Field(0.2, ge=0.01)
+    automatic: Literal["share", "folds"] = "share"
     folds: int = Field(10, ge=2)
     patience: int = Field(3, ge=1)
     baselines: bool = True
@@ -156,17 +161,24 @@ class Transport(Selector):
     def select(self, candidates: Candidates, targets: Candidates | None, *, budget: Budget | None, seed: int) -> Chosen:
         """Choose ``budget`` candidates, or as many as ``auto`` finds.
 
-        Raises ``RequestError`` where vectors or targets cannot be used, where the cosines collapse, and for ``auto``
-        over more than ``MAX_CELLS`` pairs.
+        Raises ``RequestError`` where vectors or targets cannot be used, where the cosines collapse, for ``auto`` with
+        one target or where no candidate is like them, and for ``folds`` over more than ``MAX_CELLS`` pairs.
         """
         pool, wanted = vector_pools(candidates, targets)
         if budget != "auto":
             count = min(resolve_budget(budget, len(candidates)), len(pool))
-        if budget == "auto" and len(pool) * len(wanted) > MAX_CELLS:
+        elif len(wanted) < 2:
             raise RequestError(
-                f"{len(pool)} candidates and {len(wanted)} targets are too many pairs for an automatic budget",
+                "an automatic budget needs at least two targets: one is held out against the other",
+                code="bad_budget",
+                fix="give a budget, or more targets",
+            )
+        by_folds = budget == "auto" and self.automatic == "folds"
+        if by_folds and len(pool) * len(wanted) > MAX_CELLS:
+            raise RequestError(
+                f"{len(pool)} candidates and {len(wanted)} targets are too many pairs for an automatic budget by folds",
                 code="too_large",
-                fix=f"give a budget, or narrow either side to at most {MAX_CELLS:,} pairs",
+                fix=f"set automatic: share, or narrow either side to at most {MAX_CELLS:,} pairs",
             )
         if len(pool) == 1:
             lines = reasons_for(len(candidates), pool.left_out, pool.rows, ["chosen: the only usable candidate"])
@@ -176,8 +188,6 @@ class Transport(Selector):
 
         space = self._space(pool, wanted)
         solution = self._solve(space.costs())
-        layer = space.layers(len(pool) if budget == "auto" else count)
-        order = np.lexsort((solution.potential, layer))
         report: dict[str, Any] = {
             "candidates": len(candidates),
             "unusable": len(pool.left_out),
@@ -192,10 +202,12 @@ class Transport(Selector):
             "gap": solution.gap,
         }
         if budget == "auto":
+            count = len(pool) if by_folds else self._alike(space, report)
+        layer = space.layers(count)
+        order = np.lexsort((solution.potential, layer))[:count]
+        if by_folds:
             kept, report["automatic_budget"] = self._automatic(space, seed)
             order = order[kept[order]]
-        else:
-            order = order[:count]
         weights = np.exp(-(solution.potential[order] - solution.potential[order].min()) / self.tau)
         weights /= weights.mean()
         report["chosen"] = len(order)
@@ -246,15 +258,18 @@ class Transport(Selector):
             )
         return space
 
+    def _alike(self, space: _Space, report: dict[str, Any]) -> int:
+        """How many candidates are like the targets; ``report`` says by what. Raises ``RequestError`` where none is."""
+        found = share_alike(space.best, cosines(space.theirs, space.theirs))
+        report["automatic_budget"] = asdict(found)
+        count = round(found.share * space.shape[0])
+        if not count:
+            raise _nothing_similar("no candidate lies as near to a target as the targets to each other")
+        return count
+
     def _automatic(self, space: _Space, seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """bool [n], the union over folds of each fold's best k rounds, and one curve a fold."""
         n, m = space.shape
-        if m < 2:
-            raise RequestError(
-                "an automatic budget needs at least two targets: one chooses, another judges",
-                code="bad_budget",
-                fix="give a budget, or more targets",
-            )
         assert space.similarity is not None
         cost = space.costs().rows(slice(0, n))
         kept = np.zeros(n, dtype=bool)
@@ -279,11 +294,7 @@ class Transport(Selector):
                 {"targets": len(fold), "k": sizes, "distance": distances, "best_k": sizes[best] if sizes else 0}
             )
         if not kept.any():
-            raise RequestError(
-                "no candidate has a positive cosine with any target",
-                code="nothing_similar",
-                fix="give a budget instead of auto",
-            )
+            raise _nothing_similar("no candidate has a positive cosine with any target")
         return kept, curves
 
     def _measure_baselines(
@@ -314,6 +325,10 @@ class Transport(Selector):
         for name, rows in rivals.items():
             report["transport_distance"][name] = self._solve(space.costs(rows)).distance
             report["coverage"][name] = _coverage(pool, wanted, rows)
+
+
+def _nothing_similar(message: str) -> RequestError:
+    return RequestError(message, code="nothing_similar", fix="give a budget instead of auto")
 
 
 def _coverage(pool: Pool, wanted: Pool, rows: np.ndarray) -> dict[str, float]:

@@ -157,14 +157,14 @@ def test_weights_are_positive_with_mean_one_and_every_candidate_has_a_reason(n, 
     json.dumps(chosen.report, allow_nan=False)
 
 
-@pytest.mark.parametrize("budget", [25, "auto"])
-def test_neither_names_nor_order_change_the_choice(units, permuted, budget):
+@pytest.mark.parametrize(("budget", "rule"), [(25, "share"), ("auto", "share"), ("auto", "folds")])
+def test_neither_names_nor_order_change_the_choice(units, permuted, budget, rule):
     candidates, targets, _ = planted(150, 20, 6)
     candidates, targets = units(candidates.round(1), "c"), units(targets.round(1), "t")
     rng = np.random.default_rng(5)
-    first = Transport().select(candidates, targets, budget=budget, seed=2)
+    first = Transport(automatic=rule).select(candidates, targets, budget=budget, seed=2)
     other = permuted(candidates, rng.permutation(150))
-    second = Transport().select(other, permuted(targets, rng.permutation(10)), budget=budget, seed=2)
+    second = Transport(automatic=rule).select(other, permuted(targets, rng.permutation(10)), budget=budget, seed=2)
     assert [candidates.content_hashes[i] for i in first.order] == [other.content_hashes[i] for i in second.order]
     assert first.weights.tolist() == second.weights.tolist()
     assert first.report == second.report
@@ -179,14 +179,15 @@ def test_a_smaller_budget_is_a_prefix_of_a_larger_one(units):
 
 def test_automatic_budget_keeps_the_best_of_each_curve(units):
     candidates, targets, truth = planted(400, 32, 8, share=0.2)
-    chosen = Transport().select(units(candidates, "c"), units(targets, "t"), budget="auto", seed=0)
+    by_folds = Transport(automatic="folds")
+    chosen = by_folds.select(units(candidates, "c"), units(targets, "t"), budget="auto", seed=0)
     assert truth[chosen.order].mean() > 0.9
     assert 10 <= len(chosen.order) < 200
     curves = chosen.report["automatic_budget"]
     assert len(curves) == 10
     for curve in curves:
         assert curve["best_k"] == curve["k"][int(np.argmin(curve["distance"]))]
-    few = Transport().select(units(candidates, "c"), units(targets[:3], "t"), budget="auto", seed=0)
+    few = by_folds.select(units(candidates, "c"), units(targets[:3], "t"), budget="auto", seed=0)
     assert [curve["targets"] for curve in few.report["automatic_budget"]] == [1, 1, 1]
 
 
@@ -198,8 +199,22 @@ def test_automatic_budget_needs_two_targets_and_something_similar(units):
         np.random.default_rng(0).normal([9, 0], 0.1, (40, 2)),
         np.random.default_rng(1).normal([-9, 0], 0.1, (4, 2)),
     )
-    with pytest.raises(RequestError, match="positive cosine"):
-        Transport(whiten=False).select(units(far, "c"), units(near, "t"), budget="auto", seed=0)
+    for rule, message in (("folds", "positive cosine"), ("share", "as near to a target")):
+        with pytest.raises(RequestError, match=message):
+            chosen_by = Transport(whiten=False, automatic=rule)
+            chosen_by.select(units(far, "c"), units(near, "t"), budget="auto", seed=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("m", [10, 30, 100])
+def test_the_automatic_size_is_about_what_was_planted(units, share, m):
+    candidates, targets, truth = planted(600, 32, 8, share=share, m=m)
+    chosen = Transport(baselines=False).select(units(candidates, "c"), units(targets, "t"), budget="auto", seed=0)
+    assert 0.5 * share <= len(chosen.order) / 600 <= 1.5 * share
+    assert truth[chosen.order].mean() > 0.8
+    found = chosen.report["automatic_budget"]
+    assert found["share"] == pytest.approx(len(chosen.order) / 600, abs=1e-3)
+    assert found["candidates"] / found["targets"] == pytest.approx(found["share"])
 
 
 def test_duplicates_tie_and_bad_vectors_spoil_nobody(units):
@@ -240,8 +255,10 @@ def test_where_not_every_pair_is_in_memory_the_choice_is_the_same(units, monkeyp
         assert some.report["coverage"][name] == pytest.approx(coverage, abs=1e-3)
     everyone = Transport(baselines=False).select(*arguments, budget=None, seed=0)
     assert sorted(everyone.order.tolist()) == list(range(900))
-    with pytest.raises(RequestError, match="too many pairs for an automatic budget"):
-        Transport().select(*arguments, budget="auto", seed=0)
+    small = Transport(baselines=False).select(*arguments, budget="auto", seed=0)
+    assert len(small.order) == pytest.approx(90, rel=0.3)
+    with pytest.raises(RequestError, match="too many pairs for an automatic budget by folds"):
+        Transport(automatic="folds").select(*arguments, budget="auto", seed=0)
 
 
 def test_deeper_than_was_looked_the_potential_alone_decides(units, monkeypatch):
