@@ -23,6 +23,9 @@ second of rest at the end was chosen on those and on quitters in the ``fix`` tas
 quarter was seen to be needed among the quitters of door-open, in ``uplift_sets``. How unfinished is still usual was
 chosen on the ``fix`` tasks, with who fails there in ``uplift_sets``, and the tiers. Where ``mode_id`` looks was mended
 after a miss on button-press-topdown was seen; how was chosen on ten other tasks, in ways of ``uplift_sets``.
+How ``extraneous`` looks ahead, and what closes a loop to it, was chosen on the ``fix`` half and on pauses in
+coffee-button, handle-press, faucet-open and door-open; that a vote counts the whole rest that it lies in was seen to be
+needed from the tolerance that one draw of detours in window-open was given.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ may span a cut.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,8 +21,8 @@ from pydantic import Field
 from data_engine.reference import RawEpisode, Reference, episodes, key_of
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Span, Spec
 from data_engine.view import EpisodeView, View, fit_views
-from scorers.kernels.loops import best_cuts, gaps, lost, response_lag, units
-from scorers.kernels.neighbours import nearest
+from scorers.kernels.loops import ahead, best_cuts, driven, gaps, lost, response_lag, through, units
+from scorers.kernels.phases import nearest_of_each
 
 __all__ = ["Extraneous"]
 
@@ -33,23 +33,24 @@ _LONGEST_S = 10.0
 _LONGEST = 512  # steps of a loop, at whatever rate
 _MOST_STEPS = 50_000  # of an episode: 400 MB at once, at 50 Hz and above
 _PLACES = 8192  # reference steps that vote
-_VOTES = 16  # like steps of others
-_HARSH = 0.75  # quantile of what they lose: the benefit of the doubt is the episode's
-_WIDEST = 6.0  # fast steps that a loop may stay open by
+_WIDEST = 2.0  # fast steps that a loop may stay open by
 _USUAL = 1.0  # the same, where there are too few episodes to tell
-_SHARE = 0.6  # of the tolerance at which the median episode begins to lose steps
+_AHEAD = 0.7  # of the robot's lag: how far ahead it is looked; the rest of it, a cut comes earlier
+_SHARE = 0.5  # of the tolerance at which the median episode begins to lose steps
 _HALVINGS = 6
 _CALIBRATION = 33  # episodes of a task that it is found on
 
 
 class Extraneous(Scorer):
     """The steps of the loops in which an episode loses at least ``least_s`` seconds (five steps at least) more than
-    three in four of the sixteen likest steps of ``others`` reference episodes of its task do.
+    half of ``others`` reference episodes of its task do, each at its own likest step. One vote an episode: the likest
+    steps of a pause are those of another pause, and the few that pause would outvote the many who do not.
 
     A loop is closed where no coordinate is farther from where it was than a tolerance, in fast steps of that coordinate
-    (its 90 % quantile), and no discrete one changed. The tolerance is the task's own: 0.6 of that at which its median
-    episode would begin to lose steps (6 fast steps at most, 1 where there are fewer than 5 episodes). A cut takes out
-    what was commanded in the loop, so it begins and ends earlier than the motion by the robot's lag.
+    (its 90 % quantile), or than two fifths of how far it strayed, and no discrete one changed. The tolerance is the
+    task's own: half of that at which its median episode would begin to lose steps (2 fast steps at most, 1 where there
+    are fewer than 5 episodes). What actions move is taken to be where it will be 0.7 of the robot's lag later; by the
+    rest of the lag a cut begins and ends earlier than the motion, for it takes out what was commanded in the loop.
 
     Metrics: ``dropped_fraction``, the share of the steps in such loops; ``confidence``, how many of the votes on them
     lose less than half as long, null where nothing is dropped; ``length``. ``step_values``: the keep mask, 1 keep and 0
@@ -65,7 +66,7 @@ class Extraneous(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="extraneous",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("dropped_fraction", "fraction of steps", "lower"),
@@ -101,9 +102,13 @@ class Extraneous(Scorer):
 
     def _learn(self, found: list[RawEpisode], view: View, device: str) -> _Habits:
         measured = [view.measure(raw) for raw in found]
-        courses = [_course(one) for one in measured]
-        unit = units(courses, np.array([levels for *_, levels in view.position], bool))
+        courses, actions = [_course(one) for one in measured], [one.action for one in measured]
+        levels = np.array([levels for *_, levels in view.position], bool)
         fps = found[0].dataset.fps
+        lag = response_lag(courses, actions, units(courses, levels), min(round(fps / 2), 10))
+        lead = _AHEAD * lag * (driven(courses, actions) & ~levels)
+        courses = [ahead(course, lead) for course in courses]
+        unit = units(courses, levels)
         spread = [gaps(course, unit, _longest(fps)) for course in courses]
         habits = _Habits(
             unit=unit,
@@ -111,7 +116,8 @@ class Extraneous(Scorer):
             owner=_thinned(np.repeat(np.arange(len(found)), [len(course) for course in courses])),
             lost=_thinned(np.zeros(sum(map(len, courses)), np.float32)),
             contents=[raw.content_hash for raw in found],
-            lag=response_lag(courses, [one.action for one in measured], unit, min(round(fps / 2), 10)),
+            lead=lead,
+            lag=round((1 - _AHEAD) * lag) if lead.any() else lag,
             reach=_USUAL,
         )
         if len(found) >= 5:
@@ -124,7 +130,7 @@ class Extraneous(Scorer):
                 dropped = [
                     bool((loss > self._charge(vote, habits, fps)[:, None]).any())
                     for loss, vote in zip(losses, votes, strict=False)
-                    if len(vote[0])
+                    if len(vote)
                 ]
                 low, high = (low, reach) if np.mean(dropped) > 0.5 else (reach, high)
             reach = _SHARE * low
@@ -157,7 +163,7 @@ class Extraneous(Scorer):
         if reason is not None or view is None or habits is None:
             return [ScoreRow(name, None, "undefined", reason) for name in ("dropped_fraction", "confidence")] + [length]
         measured = view.measure(raw)
-        spread = gaps(_course(measured), habits.unit, _longest(raw.dataset.fps))
+        spread = gaps(ahead(_course(measured), habits.lead), habits.unit, _longest(raw.dataset.fps))
         votes = habits.votes(measured, device)
         cuts = best_cuts(lost(spread, habits.reach), self._charge(votes, habits, raw.dataset.fps))
         rows = np.flatnonzero(raw.finite)
@@ -168,7 +174,7 @@ class Extraneous(Scorer):
             start, stop = max(start - habits.lag, 0), max(stop - habits.lag, 1)
             keep[rows[start:stop]] = 0.0
             spans.append(Span(int(rows[start]), int(rows[stop - 1]) + 1, "extraneous"))
-        agreed = [habits.lost[votes[0][start]][votes[1][start]] < (stop - start) / 2 for start, stop in cuts]
+        agreed = [habits.lost[votes[start]] < (stop - start) / 2 for start, stop in cuts]
         sure = float(np.concatenate(agreed).mean()) if cuts else None
         return [
             ScoreRow(
@@ -181,30 +187,25 @@ class Extraneous(Scorer):
             length,
         ]
 
-    def _charge(self, votes: tuple[np.ndarray, np.ndarray], habits: _Habits, fps: float) -> np.ndarray:
+    def _charge(self, votes: np.ndarray, habits: _Habits, fps: float) -> np.ndarray:
         """[n]: what a loop from each finite step on has to lose, the others' usual loss and ``least_s``."""
-        index, known = votes
-        others = habits.lost[index]
-        if known.all():
-            usual = np.quantile(others, _HARSH, axis=1)
-        elif known.any():
-            usual = np.nan_to_num(np.nanquantile(np.where(known, others, np.nan), _HARSH, axis=1))
-        else:
-            usual = np.zeros(len(index))
+        usual = np.median(habits.lost[votes], axis=1) if votes.shape[1] else np.zeros(len(votes))
         return usual + max(self.least_s * fps, _LEAST_STEPS)
 
 
-_ARRAYS = ("unit", "place", "owner", "lost")
+_ARRAYS = ("unit", "lead", "place", "owner", "lost")
 _FACTS = ("contents", "lag", "reach")
 
 
 @dataclass(frozen=True)
 class _Habits:
-    """What is known of a task: a fast step of each coordinate (``unit`` [d]); where its reference steps are (``place``
-    float32 [m, ds + da]), whose (``owner`` [m], an index into ``contents``), and how many steps are lost from each on
-    (``lost`` float32 [m]); the robot's ``lag`` in steps; how far open a loop may be (``reach``)."""
+    """What is known of a task: a fast step of each coordinate (``unit`` [d]) and how many steps ahead it is looked
+    (``lead`` [d]); where its reference steps are (``place`` float32 [m, ds + da]), whose (``owner`` [m], an index into
+    ``contents``), and how many the loop through each loses (``lost`` float32 [m]); by how many steps a cut is earlier
+    than the loop (``lag``); how far open a loop may be (``reach``)."""
 
     unit: np.ndarray
+    lead: np.ndarray
     place: np.ndarray
     owner: np.ndarray
     lost: np.ndarray
@@ -214,17 +215,15 @@ class _Habits:
 
     def at(self, reach: float, losses: list[np.ndarray]) -> _Habits:
         """The same with another ``reach``; ``losses``: what the loops of each reference episode lose at it."""
-        found = np.concatenate([loss.max(axis=1, initial=0.0) for loss in losses])
-        return _Habits(self.unit, self.place, self.owner, _thinned(found), self.contents, self.lag, reach)
+        found = np.concatenate([through(loss) for loss in losses])
+        return replace(self, lost=_thinned(found), reach=reach)
 
-    def votes(self, view: EpisodeView, device: str) -> tuple[np.ndarray, np.ndarray]:
-        """The likest reference steps of other episodes for each step: index [n, votes], and whether there is one."""
-        own = self.contents.index(view.content_hash) if view.content_hash in self.contents else -1
-        distance, index = nearest(
-            _embedding(view), self.place, _VOTES, owner=np.full(len(view.state), own), pool_owner=self.owner,
-            device=device,
-        )  # fmt: skip
-        return np.maximum(index, 0), np.isfinite(distance)
+    def votes(self, view: EpisodeView, device: str) -> np.ndarray:
+        """For each step the likest one of each other reference episode, int64 [n, others], a row of ``place``."""
+        edges = np.searchsorted(self.owner, np.arange(len(self.contents) + 1))
+        _, index = nearest_of_each(_embedding(view), self.place, edges, device)
+        others = np.array([content != view.content_hash for content in self.contents])
+        return index[:, others & (np.diff(edges) > 0)]
 
 
 def _longest(fps: float) -> int:

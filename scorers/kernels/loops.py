@@ -1,5 +1,8 @@
 """Loops of a course: stretches that end where they began, in units of how far each coordinate goes in a fast step.
 
+What is slow to follow its command comes to rest some steps after it was told to, and starts some steps late. Seen as it
+is, it is never twice in one place for as long as the command rested; seen ``ahead``, where it is about to be, it is.
+
 A step is held against the ``longest`` steps after it alone, so everything is O(n longest d) in time.
 """
 
@@ -7,10 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["best_cuts", "gaps", "lost", "response_lag", "units"]
+__all__ = ["ahead", "best_cuts", "driven", "gaps", "lost", "response_lag", "through", "units"]
 
 _FAST = 0.9  # quantile of the steps in which a coordinate moves
 _MOVES = 1e-3  # of its standard deviation: less is rest
+_ANSWERS = 0.1  # share of what its own last change leaves open that actions explain
+_OFF = 0.4  # of how far it strayed: what comes back no nearer than this has not come back
+_WIDE = 3.0  # times the reach: nor has what is farther off than this, however far it strayed
 _OPEN = 1e6  # a discrete coordinate that changed: nothing makes up for that
 
 
@@ -40,10 +46,24 @@ def gaps(course: np.ndarray, unit: np.ndarray, longest: int) -> np.ndarray:
 def lost(gap: np.ndarray, reach: float) -> np.ndarray:
     """float32 [n, longest]: the steps that each loop of ``gap`` takes, less two for each fast step that it stays open.
 
-    The straight way takes one for each; with two, a loop takes in nothing of it. 0 for those more open than ``reach``.
+    The straight way takes one for each; with two, a loop takes in nothing of it. 0 for those that are no loops: more
+    open than ``reach``, and than two fifths of how far they strayed (three times ``reach`` at most). A slow way onwards
+    ends as far off as it ever was, a detour does not.
     """
     taken = np.arange(1, gap.shape[1] + 1, dtype=np.float32)
-    return np.where(gap <= reach, np.maximum(taken - 2 * np.minimum(gap, reach), 0), 0).astype(np.float32)
+    strayed = np.maximum.accumulate(np.where(np.isfinite(gap), gap, 0.0), axis=1)
+    closed = gap <= np.maximum(reach, np.minimum(_WIDE * reach, _OFF * strayed))
+    return np.where(closed, np.maximum(taken - 2 * np.where(closed, gap, 0.0), 0), 0).astype(np.float32)
+
+
+def through(loss: np.ndarray) -> np.ndarray:
+    """float32 [n]: what the loop that takes in each step, wherever it begins, loses at most; ``loss`` as :func:`lost`
+    tells it. Which step of a rest another one is most like is chance; that it is of a rest is not."""
+    longer = np.maximum.accumulate(loss[:, ::-1], axis=1)[:, ::-1]
+    found = longer[:, 0].copy()
+    for k in range(1, min(longer.shape[1], len(found))):
+        np.maximum(found[k:], longer[:-k, k], out=found[k:])
+    return found
 
 
 def best_cuts(gain: np.ndarray, charge: np.ndarray) -> list[tuple[int, int]]:
@@ -84,3 +104,23 @@ def response_lag(courses: list[np.ndarray], actions: list[np.ndarray], unit: np.
                 each.append(np.corrcoef(size, speed)[0, 1])
         found.append(np.median(each) if each else 0.0)
     return int(np.argmax(found))
+
+
+def driven(courses: list[np.ndarray], actions: list[np.ndarray]) -> np.ndarray:
+    """bool [d]: the coordinates of ``courses`` ([n, d] each) that answer ``actions`` ([n, da] each): a tenth of the
+    change that their own last one leaves open (least squares, of all episodes together) is explained by them."""
+    change = [np.diff(course, axis=0) for course in courses]
+    before, after = (np.concatenate([one[rows] for one in change]) for rows in (slice(None, -1), slice(1, None)))
+    action = np.concatenate([action[1:-1] for action in actions])
+    action = np.c_[action, np.ones(len(action))]
+    found = np.zeros(after.shape[1], bool)
+    for j, y in enumerate(after.T):
+        own, both = np.c_[before[:, j], np.ones(len(y))], np.c_[before[:, j], action]
+        left, least = (float(np.square(y - x @ np.linalg.lstsq(x, y, rcond=None)[0]).sum()) for x in (own, both))
+        found[j] = left > 0 and 1 - least / left > _ANSWERS
+    return found
+
+
+def ahead(course: np.ndarray, lead: np.ndarray) -> np.ndarray:
+    """``course`` [n, d] with each coordinate where it will be ``lead`` [d] steps on, at its present velocity."""
+    return course + np.gradient(course, axis=0) * lead if len(course) > 1 else course

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorers.kernels.loops import best_cuts, gaps, lost, response_lag, units
+from scorers.kernels.loops import ahead, best_cuts, driven, gaps, lost, response_lag, through, units
 
 PLAIN = np.zeros(1, bool)
 
@@ -71,3 +71,38 @@ def test_the_lag_is_found_and_none_where_nothing_moves():
     courses = [np.cumsum(np.concatenate([np.zeros((3, 1)), action[:-3]]), axis=0) for action in actions]
     assert response_lag(courses, actions, np.ones(1), 8) == 2  # the step after the third is the first to go as far
     assert response_lag([np.zeros((20, 1))], actions[:1], np.ones(1), 8) == 0
+
+
+def test_a_slow_way_onwards_is_no_loop_and_what_came_back_nearly_all_the_way_is():
+    slow = gaps(np.arange(0, 10, 0.1)[:, None], np.ones(1), 60)
+    assert lost(slow, 1.0)[0].argmax() + 1 == 10  # one fast step, and no farther
+    back = gaps(line((10, 0), (2, 0)), np.ones(1), 60)
+    assert lost(back, 1.0)[0, -1] == 18 - 2 * 2  # two steps off after ten
+    assert lost(back, 0.5)[0, -1] == 0  # that is more than three times the reach
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 2**31))
+def test_what_is_lost_through_a_step_is_that_of_the_loop_around_it(n, longest, seed):
+    loss = np.random.default_rng(seed).random((n, longest)).astype(np.float32)
+    around = [[(i, k) for i in range(at + 1) for k in range(at - i, longest)] for at in range(n)]
+    want = [max((loss[i, k] for i, k in some), default=0.0) for some in around]
+    np.testing.assert_array_equal(through(loss), np.array(want, np.float32))
+
+
+def test_a_rest_of_what_follows_late_is_as_long_as_it_was_told_when_it_is_looked_at_ahead():
+    draw = np.random.default_rng(2)
+    courses, actions = [], []
+    for _ in range(4):
+        action = draw.uniform(0.5, 1.0, (60, 1))
+        action[25:40] = 0
+        speed = np.zeros(61)
+        for i, told in enumerate(action[:, 0]):
+            speed[i + 1] = 0.75 * speed[i] + 0.25 * told
+        courses.append(np.c_[np.cumsum(speed)[:-1], draw.normal(size=60).cumsum()])
+        actions.append(action)
+    assert driven(courses, actions).tolist() == [True, False]
+    seen, looked = courses[0], ahead(courses[0], np.array([3.0, 0.0]))
+    near = [float(np.abs(np.ptp(x[27:39, 0]))) for x in (seen, looked)]
+    assert near[1] < 0.5 * near[0]
+    np.testing.assert_array_equal(looked[:, 1], seen[:, 1])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from scorers.kernels.phases import phases
+from scorers.kernels.phases import nearest_of_each, phases
 
 
 def test_it_is_the_phase_of_the_nearest_step_and_of_equals_the_earlier():
@@ -19,6 +19,11 @@ def test_it_is_the_phase_of_the_nearest_step_and_of_equals_the_earlier():
             assert distance[row, i] / 2**28 == pytest.approx(apart[at], abs=1e-3)
             assert phase[row, i] == (at / (len(course) - 1) if len(course) > 1 else 1.0)
     assert phase[-1, 3] == 7 / 46
+
+
+def test_a_course_of_no_steps_has_no_nearest():
+    distance, index = nearest_of_each(np.zeros((2, 1)), np.array([[1.0], [0.5], [2.0]]), np.array([0, 0, 2, 3]))
+    assert np.isinf(distance[:, 0]).all() and index.tolist() == [[-1, 1, 2]] * 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
