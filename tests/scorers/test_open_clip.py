@@ -51,6 +51,17 @@ def test_vectors_are_the_models_own(towers, eyes):
     np.testing.assert_allclose(np.linalg.norm(towers.images(frames), axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_sees_and_reads_the_same(towers, eyes):
+    frames = scenes.scenes(3, kinds=("progress",))[0].frames()
+    there = OpenClip(checkpoint=str(eyes))
+    for here, found in [
+        (towers.images(frames), there.images(frames, "cuda")),
+        (towers.texts(["a red gripper"]), there.texts(["a red gripper"], "cuda")),
+    ]:
+        np.testing.assert_allclose((here * found).sum(axis=1), 1, atol=1e-4)
+
+
 def test_the_version_is_of_what_the_model_holds_not_of_where_it_lies(towers, eyes, tmp_path):
     from safetensors.torch import save_file
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -139,6 +140,27 @@ def test_what_is_no_ones_fault_is_raised(error):
     with pytest.raises(type(error)):
         gathered(batch_of([9], frames=frames), every_s=None)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_only_a_few_batches_are_held_however_long_the_episodes():
+    size, threads, total = 8, 3, 4 * 800
+    seen, lock = [], threading.Lock()
+
+    def frames(episode, camera, times):
+        with lock:
+            seen.extend(times)
+        return shown(episode, camera, times)
+
+    batch = batch_of([800] * 4, cameras=("a",), shared=False, frames=frames)
+    stream = decoded(batch, plan(batch, None), lambda frame: frame, (4, 4), size, threads)
+    for taken in range(1, 4):
+        next(stream)
+        before = -1
+        while before != len(seen):  # until the decoders wait for the model
+            before = len(seen)
+            time.sleep(0.05)
+        assert len(seen) <= (taken + 3 * threads) * size < total
+    stream.close()
 
 
 def test_leaving_early_ends_the_threads():
