@@ -12,11 +12,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from scorers.kernels.neighbours import squared_distances, to_grid
+from scorers.kernels.neighbours import chunks, squared_distances, to_grid
 
 __all__ = ["pointwise"]
 
-_ROWS = 512  # 4 MB of distances at once
+_HELD = 4  # matrices of distances held at once
 
 
 def pointwise(
@@ -50,8 +50,7 @@ def pointwise(
     left = m - (last - first)
     s, a = to_grid(state, device), to_grid(action, device)
     rs, ra = to_grid(reference_state, device), to_grid(reference_action, device)
-    for start in range(0, len(s), _ROWS):
-        rows = slice(start, start + _ROWS)
+    for rows in chunks(len(s), _HELD * m, device):
         # exact whole numbers: float32 keeps their order, merging only what agrees to 7 digits
         ds, da = squared_distances(s[rows], rs).float(), squared_distances(a[rows], ra).float()
         for stretch, own in _own(first[rows], last[rows]):

@@ -16,6 +16,7 @@ __all__ = ["GRID", "chunks", "nearest", "squared_distances", "to_grid", "within"
 
 GRID = float(2**14)
 _CELLS = 2**21  # distances held at once: 16 MB
+_MANY = 2**26  # the same on an accelerator, where starting a small piece takes longer than computing it: 512 MB
 
 
 def to_grid(x: np.ndarray, device: str = "cpu") -> torch.Tensor:
@@ -28,9 +29,9 @@ def squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.addmm((y * y).sum(1)[None], x, y.T, alpha=-2).add_((x * x).sum(1)[:, None])
 
 
-def chunks(rows: int, columns: int) -> Iterator[slice]:
-    """Row ranges such that rows x ``columns`` distances stay within a fixed memory."""
-    step = max(_CELLS // max(columns, 1), 1)
+def chunks(rows: int, columns: int, device: str = "cpu") -> Iterator[slice]:
+    """Row ranges such that rows x ``columns`` distances stay within a fixed memory of ``device``."""
+    step = max((_CELLS if device == "cpu" else _MANY) // max(columns, 1), 1)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
@@ -62,7 +63,7 @@ def nearest(
     y_scaled = (y * (-2.0 * m)).T.contiguous()
     taken = min(k, m)
     own, pool_own = (None if o is None else torch.from_numpy(np.asarray(o)).to(device) for o in (owner, pool_owner))
-    for rows in chunks(n, m):
+    for rows in chunks(n, m, device):
         part = x[rows]
         keys = torch.addmm(y_key, part, y_scaled)
         if own is not None and pool_own is not None:
@@ -94,7 +95,7 @@ def within(
         return counts
     x, y = to_grid(queries, device), to_grid(pool, device)
     own, pool_own = (None if o is None else torch.from_numpy(np.asarray(o)).to(device) for o in (owner, pool_owner))
-    for rows in chunks(len(x), len(y)):
+    for rows in chunks(len(x), len(y), device):
         near = squared_distances(x[rows], y) <= (radius * GRID) ** 2
         if own is not None and pool_own is not None:
             near &= own[rows, None] != pool_own[None]
