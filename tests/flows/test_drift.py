@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from data_engine import registry
@@ -26,7 +27,7 @@ def fill(lake: Lake, values: dict[str, list[float]], dataset: str = "a", scorer:
         lake.append_rows(
             "scores",
             [{"unit_kind": "episode", "unit_id": name, "content_hash": name, "scorer": scorer, "metric": METRIC,
-              "version": "1", "config_hash": "c", "fit_id": "f", "value": value}
+              "version": "1", "config_hash": "c", "fit_id": "f", "value": value, "run_id": run}
              for name, value in zip(names, those, strict=True)], transaction=f"s{dataset}{run}",
         )  # fmt: skip
 
@@ -59,3 +60,17 @@ def test_the_distance_and_its_chance_are_those_of_scipy(lake):
 def test_few_episodes_say_nothing(lake):
     fill(lake, {"first": [0.0] * 30, "second": [9.0] * 7})
     assert drift(Snapshot.take(lake), "second") == []
+
+
+def test_the_run_that_first_scores_them_tells_of_episodes_that_another_brought(lake):
+    fill(lake, {"first": [float(value % 5) for value in range(30)], "brought": [9.0 + value for value in range(20)]})
+    rows = lake.scan("scores").collect().with_columns(pl.lit("scored").alias("run_id"), pl.lit("g").alias("fit_id"))
+    assert drift(Snapshot.take(lake), "ingest") == []
+    (row,) = drift(Snapshot.take(lake), "brought")
+    assert (row["drifted"], row["new"], row["old"]) == (True, 20, 30)
+    fill(lake, {"third": [100.0 + value for value in range(10)]}, scorer="smoothness")  # brought, and not scored by it
+    third = [{**rows.row(0, named=True), "unit_id": f"a_third_{at}", "content_hash": f"a_third_{at}",
+              "value": 100.0 + at} for at in range(10)]  # fmt: skip
+    lake.append_rows("scores", rows.to_dicts() + third, transaction="anew")  # by a later run, with a fit of its own
+    (row,) = drift(Snapshot.take(lake), "scored")
+    assert (row["score"], row["drifted"], row["new"], row["old"]) == ("integrity", True, 10, 50)
