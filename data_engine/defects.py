@@ -12,7 +12,7 @@ import numpy as np
 
 from data_engine.model import ACTION, STATE, Feature
 
-__all__ = ["CODES", "Defect", "of_features", "of_frames"]
+__all__ = ["CODES", "Defect", "of_features", "of_frames", "of_times"]
 
 CODES = {
     "episodes_absent": "the source declares episodes that are not there",
@@ -25,6 +25,8 @@ CODES = {
     "camera_black": "every frame looked at is black",
     "camera_frozen": "every frame looked at is the same picture while the state moves",
     "action_short": "the action has fewer joints than the state",
+    "clock_back": "timestamps do not increase",
+    "clock_differs": "timestamps advance at another rate than the source states",
     "duplicate": "the same recording is there already, under another key or in another dataset",
 }
 """What each code means."""
@@ -70,3 +72,23 @@ def of_frames(frames: np.ndarray, moving: bool) -> str | None:
         if apart.mean(axis=(1, 2)).max() <= _FEW:
             return "camera_frozen"
     return None
+
+
+def of_times(times: np.ndarray, offsets: np.ndarray, fps: float) -> list[list[Defect]]:
+    """What the clocks of episodes show, whose ``times`` float64 [n] in seconds lie behind one another.
+
+    Episode i is ``[offsets[i], offsets[i + 1])``. Of a clock that goes on, more than half of the steps must take within
+    a half of ``1 / fps``: recorders pause and jitter, and a clock in other units or of another rate does neither.
+    """
+    gaps = np.diff(times)
+    back, off = ~(gaps > 0), ~(np.abs(gaps * fps - 1) < 0.5)  # NaN is both
+    starts, stops = offsets[:-1], offsets[1:] - 1
+    backs, offs = (np.diff(np.append(0, np.cumsum(bad))[[starts, stops]], axis=0)[0] for bad in (back, off))
+    found: list[list[Defect]] = [[] for _ in starts]
+    for i in np.flatnonzero((backs > 0) | (2 * offs > stops - starts)).tolist():
+        if backs[i]:
+            found[i].append(Defect("clock_back", "timestamps stand still, go back or are missing"))
+        else:
+            usual = float(np.median(gaps[starts[i] : stops[i]]))
+            found[i].append(Defect("clock_differs", f"a step takes {usual:.3g} s, at the stated rate {1 / fps:.3g} s"))
+    return found

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_engine.canonical import canonical_json
-from data_engine.defects import Defect
+from data_engine.defects import Defect, of_times
 from data_engine.errors import EngineError, SourceError
 from data_engine.formats import SourceEpisode, Unreadable
 from data_engine.model import ACTION, STATE, TIMESTAMP, Dataset, episode_id
@@ -73,7 +73,8 @@ class RunWriter:
             absent = sorted(set(self.dataset.cameras) - set(given))
             raise SourceError(f"camera {absent[0]!r} is declared and absent", code="missing_camera")
         videos: list[dict[str, Any]] = []
-        seen = [list(episode.defects) for episode in run]
+        clocks = of_times(times, offsets, self.dataset.fps)
+        seen = [[*episode.defects, *clock] for episode, clock in zip(run, clocks, strict=True)]
         if given:
             if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
                 raise SourceError("timestamps do not increase: its frames belong to no step", code="bad_timestamps")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Progress", "logged", "silent", "terminal"]
+__all__ = ["Progress", "logged", "printable", "silent", "terminal"]
 
 _EVERY_S = 1.0  # a line of a log
+_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # controls, directions
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with what a terminal would obey written out: a source may name its episodes anything."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Progress:
@@ -59,13 +66,13 @@ class Progress:
     def say(self, line: str) -> None:
         """One line of what is about to happen."""
         if self.warnings:
-            print(line, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
 
     def warn(self, line: str) -> None:
         """One line that a person should read; kept for the report."""
         self.warned.append(line)
         if self.warnings:
-            print(f"warning: {line}", file=sys.stderr)
+            print(f"warning: {printable(line)}", file=sys.stderr)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import polars as pl
 
 from flows import charts
 from flows.charts import Group, Mark, number
+from flows.progress import printable
 
 __all__ = ["render", "table"]
 
@@ -89,7 +90,7 @@ def table(report: Mapping[str, Any], width: int = 110) -> str:
     headlines = [_score(score, episodes) for score in reversed(headline.values())]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("")
-    for name in ("kept", "of", "share", "weight", *(_printable(score["scorer"]) for score in headlines)):
+    for name in ("kept", "of", "share", "weight", *(printable(score["scorer"]) for score in headlines)):
         grid.add_column(Text(name), justify="right", overflow="fold")
     for key in ("operator", "dataset", "task"):
         shares = _shares(episodes, key)
@@ -99,7 +100,7 @@ def table(report: Mapping[str, Any], width: int = 110) -> str:
         for share in shares:
             medians = [_median(score["frame"].filter(pl.col(key) == share["label"])) for score in headlines]
             kept = (f"{share['kept']}", f"{share['of']}", _percent(share["share"]), _percent(share["weight"]))
-            cells = (f"  {_printable(share['label'])}", *kept, *map(number, medians))
+            cells = (f"  {printable(share['label'])}", *kept, *map(number, medians))
             grid.add_row(*map(Text, cells))
         grid.add_section()
     targets = episodes.filter("is_target")
@@ -113,7 +114,7 @@ def table(report: Mapping[str, Any], width: int = 110) -> str:
         console.print(grid)
     for label, value in (("mixture", report.get("mixture_id")), ("report", report.get("report"))):
         if value:
-            console.print(Text(f"{label:8} {_printable(str(value))}"), soft_wrap=True)
+            console.print(Text(f"{label:8} {printable(str(value))}"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
@@ -321,11 +322,6 @@ def _percent(share: float | None) -> str:
 
 def _clip(text: str, length: int = 4000) -> str:
     return text if len(text) <= length else f"{text[:length]}… ({len(text) - length:,} more characters)"
-
-
-def _printable(text: str) -> str:
-    """``text`` without control characters, which a terminal would obey."""
-    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 @cache

@@ -404,6 +404,13 @@ def unicode_paths(at: Path, outside: Path) -> Path:
     return write_robomimic(folder / "démo #1?*.hdf5", 3)
 
 
+@source(0)
+def names_that_are_no_unicode(at: Path, outside: Path) -> None:
+    at.mkdir()
+    film(at / "sound.mp4")
+    (at / os.fsdecode(b"\xff\xfe.mp4")).write_bytes((at / "sound.mp4").read_bytes())
+
+
 @source(1)
 def unicode_names(at: Path, outside: Path) -> None:
     lerobot_sets.write_v2(at, [4])

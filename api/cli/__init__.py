@@ -28,6 +28,7 @@ from api.cli import (  # noqa: F401  (each hangs its verbs on the group)
 from api.cli.verb import cli
 from data_engine.errors import EngineError
 from data_engine.outages import is_outage
+from flows.progress import printable
 
 __all__ = ["fail", "main"]
 
@@ -74,5 +75,5 @@ def fail(error: Mapping[str, Any], code: int, as_json: bool) -> int:
         print(json.dumps({"error": dict(error)}))
     else:
         fix = f" ({error['fix']})" if error.get("fix") else ""
-        print(f"error: {error['message']}{fix}", file=sys.stderr)
+        print(f"error: {printable(error['message'] + fix)}", file=sys.stderr)
     return code

@@ -173,6 +173,7 @@ def duplicates(
 @click.option("--deep", is_flag=True, help="Decode each stream's first and last frame against its receipt, too.")
 def check(lake: str, fingerprint: bool, quick: bool, deep: bool) -> dict[str, Any]:
     """Verify the lake: every byte, row, count and receipt. Exit 1 where something is wrong."""
+    from flows.progress import printable
     from storage import check as checks
 
     if quick and deep:
@@ -184,7 +185,7 @@ def check(lake: str, fingerprint: bool, quick: bool, deep: bool) -> dict[str, An
         answer["fingerprint"] = checks.fingerprint(target)
     if problems:
         for problem in problems:
-            print(f"{problem['path']}: {problem['what']}", file=sys.stderr)
+            print(printable(f"{problem['path']}: {problem['what']}"), file=sys.stderr)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DefectError(f"{problems[0]['path']}: {problems[0]['what']}{more}", code="damaged_lake")
     text = "sound" + (f"\n{answer['fingerprint']}" if fingerprint else "")

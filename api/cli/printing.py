@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flows.progress import printable
+
 __all__ = ["show", "table"]
+
+_COLOURS_AND_LINES = re.compile(r"(\x1b\[[\d;]*m|[\n\t])")  # all of what a terminal obeys that a text may hold
 
 
 def show(answer: Mapping[str, Any], as_json: bool) -> None:
@@ -18,7 +23,8 @@ def show(answer: Mapping[str, Any], as_json: bool) -> None:
         print(json.dumps(facts, default=str))
     elif "text" in answer:
         if answer["text"]:
-            print(answer["text"])
+            kept = enumerate(_COLOURS_AND_LINES.split(answer["text"]))
+            print("".join(part if number % 2 else printable(part) for number, part in kept))
     elif isinstance(answer.get("items"), list):
         print(table(answer["items"]))
     else:
@@ -51,6 +57,4 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list | dict):
-        return json.dumps(value, default=str)
-    return str(value)
+    return printable(json.dumps(value, default=str) if isinstance(value, list | dict) else str(value))

@@ -304,8 +304,15 @@ def _probed(form: Format, source: Source) -> Probe | None:
         raise SourceError(
             f"{source.uri} declares more than can be held, read as {form.name}: {what}", code="too_large"
         ) from error
-    if probe is not None and not probe.episodes:
+    if probe is None:
+        return None
+    if not probe.episodes:
         raise SourceError(f"{source.uri} holds no episodes", code="no_episodes")
+    names = (name for ref in probe.episodes for name in (ref.key, *ref.files))
+    for name in (*(feature.name for feature in probe.features), *names):
+        if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):  # bytes that are no UTF-8
+            said = name.encode("utf-8", "backslashreplace").decode()
+            raise SourceError(f"{source.uri} holds a name that is no UTF-8: {said}", code="bad_name", fix="rename it")
     return probe
 
 

@@ -72,10 +72,14 @@ class NpzArray(Rows):
 
 
 def npz_arrays(archive: zipfile.ZipFile) -> dict[str, NpzArray]:
-    """Every member of an open npz by its name. Raises ``SourceError`` for pickled, compound and lying ones."""
+    """Every member of an open npz by its name. Raises ``SourceError`` for pickled, compound and lying ones, and for two
+    of one name.
+    """
     members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
     if len(members) > _MEMBERS:
         raise SourceError(f"an npz of {len(members)} members", code="too_large")
+    if len({info.filename for info in members}) < len(members):
+        raise SourceError("an npz holds two arrays of one name", code="bad_zip", fix="keep the right one")
     for info in members:  # by any other way a few bytes unpack to all there is, whatever size is asked for
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise SourceError(f"{info.filename} is neither stored nor deflated", code="bad_zip", fix="pack it so")

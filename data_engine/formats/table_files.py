@@ -131,9 +131,9 @@ def open_table(source: Source, path: str) -> TableFile:
                 options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
                 return pa.ipc.open_file(data, options=options)
 
-            return _Arrow(path, opened)
+            return _distinct(_Arrow(path, opened), path)
         if head.startswith(b"\xff\xff\xff\xff"):
-            return _Stream(path, pa.ipc.open_stream(_mapped(found)))
+            return _distinct(_Stream(path, pa.ipc.open_stream(_mapped(found))), path)
     except FileNotFoundError as error:
         raise SourceError(f"{path} is not there", code="missing_file") from error
     except FAULTS as error:
@@ -155,17 +155,32 @@ def _mapped(found: Source) -> pa.MemoryMappedFile:
 
 
 def open_parquet(source: Source, path: str, *, once: bool = False) -> pq.ParquetFile:
-    """The Parquet file at ``path`` of ``source``. Raises ``SourceError`` where it is none.
+    """The Parquet file at ``path`` of ``source``. Raises ``SourceError`` where it is none or holds a column twice.
 
     Its footer is kept for the next to ask, unless the file is read ``once``.
     """
     try:
         found = member(source, path)
-        return _open(found, None if once else _footer(found, found.stamp()))
+        file = _open(found, None if once else _footer(found, found.stamp()))
     except FileNotFoundError as error:
         raise SourceError(f"{path} is not there", code="missing_file") from error
     except (OSError, pa.ArrowException, EngineError) as error:
         raise SourceError(f"{path} is not readable: {error}", code="bad_file") from error
+    _check_names(file.schema_arrow, path)
+    return file
+
+
+def _distinct(file: TableFile, path: str) -> TableFile:
+    _check_names(file.schema, path)
+    return file
+
+
+def _check_names(schema: pa.Schema, path: str) -> None:
+    """Of two columns of one name a reader would take either, and say nothing."""
+    names = schema.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SourceError(f"{path} holds two columns called {twice!r}", code="duplicate_column", fix="rename one")
 
 
 @lru_cache(maxsize=2)  # one of thousands of row groups takes long to parse, and much memory: 1 kB a group and column

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_engine.defects import CODES, of_features, of_frames
+from data_engine.defects import CODES, of_features, of_frames, of_times
 from data_engine.model import ACTION, STATE, Feature
 
 JOINTS = ("shoulder", "lift", "elbow", "flex", "roll", "jaw")
@@ -57,6 +57,19 @@ def test_a_dim_scene_with_something_in_it_is_not_black() -> None:
     frames = np.full((3, 48, 64, 3), 16, np.uint8)
     frames[:, :10, :10] = 120
     assert of_frames(frames, moving=False) is None
+
+
+def test_clocks_in_other_units_of_another_rate_and_going_back() -> None:
+    even = np.arange(5) / 10
+    pausing = np.array([0.0, 0.1, 0.2, 3.0, 3.1])
+    clocks = [even, even * 1000, pausing, even[::-1], even * 2, np.array([0.0, np.nan, 0.2]), np.zeros(1), even * 1.3]
+    offsets = np.cumsum([0, *map(len, clocks)])
+    found = of_times(np.concatenate(clocks), offsets, 10.0)
+    assert [[seen.code for seen in each] for each in found] == [
+        [], ["clock_differs"], [], ["clock_back"], ["clock_differs"], ["clock_back"], [], []
+    ]  # fmt: skip
+    assert found[1][0].what == "a step takes 100 s, at the stated rate 0.1 s"
+    assert of_times(np.zeros(1), np.array([0, 1]), 10.0) == [[]]
 
 
 def test_every_code_has_a_meaning() -> None:

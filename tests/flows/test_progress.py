@@ -63,3 +63,10 @@ def test_what_is_asked_moves_the_bar_and_gives_a_rate(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "20/20" in err and "frames/s" in err
+
+
+def test_a_line_stays_one_and_steers_no_terminal(capsys):
+    progress = terminal()
+    progress.warn("demo\n\x1b[31m\udcff is quarantined")
+    assert capsys.readouterr().err == "warning: demo" + r"\n\x1b[31m\udcff is quarantined" + "\n"
+    assert progress.warned == ["demo\n\x1b[31m\udcff is quarantined"]

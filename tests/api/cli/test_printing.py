@@ -46,3 +46,10 @@ def test_text_is_for_people_and_facts_for_programs(capsys, as_json):
     assert json.loads(capsys.readouterr().out) == {"episodes": 3}
     show({"text": ""}, False)
     assert capsys.readouterr().out == ""
+
+
+def test_what_a_source_calls_its_episodes_is_shown_and_not_obeyed(capsys):
+    name = "demo\x1b]0;owned\x07\u202e\r"
+    assert table([{"key": name + "\n"}]).splitlines()[1] == r"demo\x1b]0;owned\x07\u202e\r\n"
+    show({"text": f"\x1b[1mkey\x1b[0m\n{name}\tä 日"}, False)
+    assert capsys.readouterr().out == "\x1b[1mkey\x1b[0m\n" + r"demo\x1b]0;owned\x07\u202e\r" + "\tä 日\n"

@@ -91,3 +91,14 @@ def test_a_bomb_is_read_a_block_at_a_time() -> None:
     found = npz_arrays(archive)["a"]
     block = next(found.blocks(0, len(found)))
     assert block.nbytes <= 8 << 20
+
+
+def test_of_two_arrays_of_one_name_neither_is_taken() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        for value in (1.0, 2.0):
+            content = io.BytesIO()
+            np.save(content, np.full(3, value))
+            archive.writestr("a.npy", content.getvalue())
+    with zipfile.ZipFile(buffer) as archive, pytest.raises(SourceError, match="two arrays of one name"):
+        npz_arrays(archive)

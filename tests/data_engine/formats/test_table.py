@@ -307,6 +307,11 @@ def test_files_that_lie_are_noted_or_refused(tmp_path: Path) -> None:
     (tmp_path / "e.parquet").write_bytes(b"ffconcat version 1.0")
     with pytest.raises(SourceError, match="neither Parquet nor Arrow"):
         Table().probe(Source(str(tmp_path / "e.parquet")))
+    twice = pa.table([pa.array([1.0]), pa.array([2.0])], names=["action", "action"])
+    for suffix in (".parquet", ".arrow", ".arrows"):
+        write(tmp_path / f"twice{suffix}", twice)
+        with pytest.raises(SourceError, match="two columns called 'action'"):
+            Table().probe(Source(str(tmp_path / f"twice{suffix}")))
     (tmp_path / "nothing").mkdir()
     assert Table().probe(Source(str(tmp_path / "nothing"))) is None
 
