@@ -13,7 +13,8 @@ from data_engine.sampling import Unit, WeightKind
 from data_engine.statistics import FeatureStatistics
 
 __all__ = [
-    "EPISODES", "FILES", "FORMAT_VERSION", "Entry", "LabelColumn", "MixtureDocument", "ScorerLineage", "group_name",
+    "EPISODES", "FILES", "FORMAT_VERSION", "Clustering", "Entry", "LabelColumn", "MixtureDocument", "ScorerLineage",
+    "group_name",
 ]  # fmt: skip
 
 FORMAT_VERSION = 1
@@ -80,6 +81,15 @@ class LabelColumn(_Part):
     fit_id: str | None = None
 
 
+class Clustering(_Part):
+    """Groups of the episodes by an embedding space (:mod:`data_engine.groups`)."""
+
+    name: str
+    space: str
+    encoder_version: str
+    count: int = Field(ge=1)
+
+
 class MixtureDocument(_Part):
     """``mixture.json``. What ``recorded`` and ``contents`` hold, and the name, are outside the identity.
 
@@ -87,9 +97,9 @@ class MixtureDocument(_Part):
     ``quotas``: provenance -> its share in what a split draws; empty where weights alone say
     (:mod:`data_engine.quotas`).
     ``conversions`` are applied to the steps by whoever reads them; ``datasets`` describe them as they then are.
-    ``columns``: those of annotations, whose values lie beside. ``contents``: sha256 of the tables beside; ``seal`` that
-    of the document itself. ``status`` is ``broken`` once a takedown removed something it needs, and ``reason`` then
-    says what.
+    ``columns``: those of annotations, whose values lie beside, as do the groups of ``clusters``. ``contents``: sha256
+    of the tables beside; ``seal`` that of the document itself. ``status`` is ``broken`` once a takedown removed
+    something it needs, and ``reason`` then says what.
     """
 
     format_version: Literal[1] = 1
@@ -107,6 +117,7 @@ class MixtureDocument(_Part):
     scorers: tuple[ScorerLineage, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     columns: tuple[LabelColumn, ...] = ()
+    clusters: tuple[Clustering, ...] = ()
     recorded: dict[str, JsonValue] = Field(default_factory=dict)
     contents: dict[str, str] = Field(default_factory=dict)
     status: Literal["frozen", "broken"] = "frozen"

@@ -20,12 +20,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from data_engine import relabelled
+from data_engine import groups, relabelled
 from data_engine.canonical import canonical_json, digest, round_significant, seal
 from data_engine.conventions.agreement import refuse_unlike
 from data_engine.conventions.convert import Conversion, convert_steps, converted
 from data_engine.conventions.convert import resolve as resolve_conversions
-from data_engine.document import EPISODES, FILES, Entry, LabelColumn, MixtureDocument, ScorerLineage, group_name
+from data_engine.document import (
+    EPISODES,
+    FILES,
+    Clustering,
+    Entry,
+    LabelColumn,
+    MixtureDocument,
+    ScorerLineage,
+    group_name,
+)
 from data_engine.errors import RequestError, SourceError
 from data_engine.fs import filesystem, join, resolve, write_atomic
 from data_engine.model import Dataset
@@ -46,12 +55,14 @@ _IDENTITY = (
 
 @dataclass(frozen=True)
 class Frozen:
-    """A mixture that lies nowhere yet: the document and its tables; ``labels`` where annotations give columns."""
+    """A mixture that lies nowhere yet: the document and its tables; ``labels`` where annotations give columns,
+    ``clusters`` where episodes were grouped."""
 
     document: MixtureDocument
     episodes: pa.Table
     files: pa.Table
     labels: pa.Table | None = None
+    clusters: pa.Table | None = None
 
     @property
     def mixture_id(self) -> str:
@@ -77,6 +88,8 @@ def freeze(
     conversions: Sequence[Any] = (),
     columns: Sequence[LabelColumn] = (),
     labels: pa.Table | None = None,
+    clusterings: Sequence[Clustering] = (),
+    clusters: pa.Table | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> Frozen:
     """Freeze a mixture. Pure; reads every step once, through ``steps``, for the statistics.
@@ -87,7 +100,8 @@ def freeze(
     asked in the order of the files. ``splits``: fractions that sum to 1, by default all ``train``. ``quotas``: the
     share of each provenance in what is drawn (:mod:`data_engine.quotas`). ``conversions``:
     :class:`Conversion` or mappings of its fields. ``labels``: the values of ``columns`` that annotations give, a row a
-    row of ``episodes`` (:mod:`data_engine.relabelled`). ``recorded``: table versions, recipe hash and the like, kept
+    row of ``episodes`` (:mod:`data_engine.relabelled`). ``clusters``: the group of each row in each of ``clusterings``
+    (:mod:`data_engine.groups`). ``recorded``: table versions, recipe hash and the like, kept
     outside the identity.
 
     Raises ``RequestError`` for weights that are not positive, an entry without episodes, fractions that do not sum to
@@ -118,6 +132,9 @@ def freeze(
     order = pc.sort_indices(given, sort_keys=[(key, "ascending") for key in keys])
     ordered = given.take(order).combine_chunks()
     labels = None if labels is None else labels.take(order).combine_chunks()
+    if clusters is not None:
+        groups.check(clusters, clusterings, given.num_rows)
+        clusters = groups.renumbered(clusters.take(order))
     document = MixtureDocument(
         mixture_id="",
         name=name,
@@ -133,14 +150,17 @@ def freeze(
         scorers=tuple(_scorer(scorer) for scorer in scorers),
         conversions=resolved,
         columns=tuple(columns),
+        clusters=tuple(clusterings),
         recorded=json.loads(canonical_json(dict(recorded or {}))),
     )
-    document = document.model_copy(update={"mixture_id": identity(document, ordered, labels)})
-    return Frozen(document, ordered, _files(ordered, files), labels)
+    document = document.model_copy(update={"mixture_id": identity(document, ordered, labels, clusters)})
+    return Frozen(document, ordered, _files(ordered, files), labels, clusters)
 
 
-def identity(document: MixtureDocument, episodes: pa.Table, labels: pa.Table | None = None) -> str:
-    """sha256 in hex of what the mixture is: see the module's docstring. ``episodes`` and ``labels`` in frozen order."""
+def identity(
+    document: MixtureDocument, episodes: pa.Table, labels: pa.Table | None = None, clusters: pa.Table | None = None
+) -> str:
+    """sha256 in hex of what the mixture is: see the module's docstring. The tables in frozen order."""
     sha = hashlib.sha256()
     for batch in episodes.select(_IDENTITY).to_batches(max_chunksize=65_536):
         for row in batch.to_pylist():
@@ -165,6 +185,9 @@ def identity(document: MixtureDocument, episodes: pa.Table, labels: pa.Table | N
             for column in document.columns
         ]
         described["labels"] = relabelled.content(labels)
+    if clusters is not None:
+        described["clusters"] = [each.model_dump(mode="json") for each in document.clusters]
+        described["groups"] = groups.content(clusters)
     return digest(
         {**described, "scorers": scorers, "entries": entries, "features": features, "episodes": sha.hexdigest()}
     )
@@ -184,6 +207,8 @@ def write(frozen: Frozen, lake: str, storage_options: Mapping[str, str] | None =
     tables = {"episodes.parquet": frozen.episodes, "files.parquet": frozen.files}
     if frozen.labels is not None:
         tables[relabelled.LABELS] = frozen.labels
+    if frozen.clusters is not None:
+        tables[groups.CLUSTERS] = frozen.clusters
     for name, table in tables.items():
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")

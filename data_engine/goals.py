@@ -27,8 +27,9 @@ class Goals:
     ``future``, ``final``, ``here`` and ``random`` are the shares of each kind and sum to 1. ``future``: one of the
     steps t + 1 to stop - 1 (the last step has itself), uniformly, or with ``discount`` geometrically, step t + d at a
     chance of (1 - discount) discount^(d - 1), what lies beyond the range at its last step. ``final``: the last step.
-    ``here``: t itself. ``random``: any step of the same split and dataset, each alike; with ``clusters`` (episode id
-    -> number, of whatever space and index) of episodes of the same cluster alone.
+    ``here``: t itself. ``random``: any step of the same split and dataset, each alike; with ``clusters`` of
+    episodes of the same cluster alone: the name of those that were frozen with the mixture (its recipe's ``clusters``),
+    or your own (episode id -> number).
 
     ``columns`` and ``cameras``: what the goal is shown by, ``goal.<column>`` and ``goal.observation.images.<camera>``.
     """
@@ -40,7 +41,7 @@ class Goals:
     discount: float | None = None
     columns: tuple[str, ...] = (STATE,)
     cameras: tuple[str, ...] = ()
-    clusters: Mapping[str, int] | None = None
+    clusters: str | Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         shares = self.shares

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from data_engine import references, relabelled
+from data_engine import groups, references, relabelled
 from data_engine.cache import DEFAULT_BYTES, LRU, Cache
 from data_engine.coded import Coded, coded, decode
 from data_engine.conventions.convert import Conversion, convert_steps
@@ -80,9 +80,10 @@ class Mixture:
         storage_options: Mapping[str, str] | None = None,
         cache: Cache | None = None,
         labels: pa.Table | None = None,
+        clusters: pa.Table | None = None,
     ) -> None:
         self.uri, self.root = uri, uri.rsplit("/", 2)[0]
-        self.document, self.coded, self.labels = document, rows, labels
+        self.document, self.coded, self.labels, self._clusters = document, rows, labels, clusters
         self.storage_options, self.cache = storage_options, cache or Cache()
         self._files: Mapping[str, tuple[int, str]] = _Files(files)
         self._reset()
@@ -158,6 +159,20 @@ class Mixture:
                 name = names[dataset[i]].as_py()
                 found[files[file[i]].as_py()] = [c for c in self.document.conversions if c.dataset == name]
         return found
+
+    def clusters(self, name: str) -> np.ndarray:
+        """int32 [R]: the group of each row in the clustering ``name``, frozen with the mixture.
+
+        Raises ``RequestError`` where it has none of that name.
+        """
+        if self._clusters is None or name not in self._clusters.column_names:
+            known = ", ".join(each.name for each in self.document.clusters) or "none"
+            raise RequestError(
+                f"mixture {self.name!r} holds no clusters {name!r}",
+                code="unknown_clusters",
+                fix=f"there are: {known}; name them in the mixture's recipe: clusters: [{{space: {name}}}]",
+            )
+        return self._clusters[name].to_numpy()
 
     def labelled(self, i: int, steps: pa.Table) -> pa.Table:
         """``steps`` of row ``i`` with the columns that annotations give."""
@@ -318,7 +333,10 @@ def open(
     labels = None
     if document.columns:
         labels = table(relabelled.LABELS, relabelled.schema(document.columns))
-    mixture = Mixture(uri, document, Coded(rows), files, storage_options, cache, labels)
+    clusters = None
+    if document.clusters:
+        clusters = table(groups.CLUSTERS, groups.schema(document.clusters))
+    mixture = Mixture(uri, document, Coded(rows), files, storage_options, cache, labels, clusters)
     if "episodes.parquet" in small:
         mixture.episodes = small["episodes.parquet"]
     return mixture

@@ -17,6 +17,7 @@ from data_engine.errors import RequestError
 from data_engine.fs import resolve as resolve_uri
 from data_engine.recipe_parts import (
     Base,
+    ClusteringRecipe,
     ColumnRecipe,
     EntryRecipe,
     ExportRecipe,
@@ -34,9 +35,10 @@ from data_engine.recipe_parts import (
 )
 
 __all__ = [
-    "Base", "ColumnRecipe", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixRecipe", "MixtureRecipe", "Recipe",
-    "ScheduleRecipe", "ScoreRecipe", "SegmentsRecipe", "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target",
-    "apply_overrides", "parse", "read", "render", "render_mix", "schema", "template", "validate", "validate_mix",
+    "Base", "ClusteringRecipe", "ColumnRecipe", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixRecipe",
+    "MixtureRecipe", "Recipe", "ScheduleRecipe", "ScoreRecipe", "SegmentsRecipe", "SelectRecipe", "SourceRecipe",
+    "SpaceRecipe", "Target", "apply_overrides", "parse", "read", "render", "render_mix", "schema", "template",
+    "validate", "validate_mix",
 ]  # fmt: skip
 
 _MOST_VALUES = 100_000  # of a YAML file
@@ -293,6 +295,7 @@ mixture:
   quotas: {}                   # e.g. {real: 0.6, sim: 0.4}: each provenance's share of an epoch, whatever the weights
   conversions: []              # e.g. {dataset: x, column: action, from: deg, to: rad}; nothing else is rescaled
   columns: []                  # e.g. {name: reward, producer: uvd}: what a labeller gave each step, as a column
+  clusters: []                 # e.g. {space: trajectory, count: 16}: groups that a loader draws goals from
 
 export:
   - {format: lerobot_v3, uri: "out/my_mixture-{mixture}"}   # {mixture}: the first digits of its id

@@ -15,9 +15,9 @@ from data_engine.conventions.convert import Conversion
 from data_engine.fs import resolve as resolve_uri
 
 __all__ = [
-    "Base", "ColumnRecipe", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixRecipe", "MixtureRecipe", "Recipe",
-    "ScheduleRecipe", "ScoreRecipe", "SegmentsRecipe", "SelectRecipe", "SourceRecipe", "SpaceRecipe", "Target",
-    "dataset_name",
+    "Base", "ClusteringRecipe", "ColumnRecipe", "EntryRecipe", "ExportRecipe", "LabelRecipe", "MixRecipe",
+    "MixtureRecipe", "Recipe", "ScheduleRecipe", "ScoreRecipe", "SegmentsRecipe", "SelectRecipe", "SourceRecipe",
+    "SpaceRecipe", "Target", "dataset_name",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -35,6 +35,12 @@ Name = Annotated[str, BeforeValidator(_name)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _unique(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{what} {name!r} is named twice")
 
 
 class SourceRecipe(_Part):
@@ -192,6 +198,23 @@ class ColumnRecipe(_Part):
     of: Literal["number", "text"] = "number"
 
 
+class ClusteringRecipe(_Part):
+    """Groups of the mixture's episodes by a space, at most ``count``, that random goals keep to.
+
+    ``Goals(clusters=NAME)`` names them, by the space where they have no ``name``.
+    """
+
+    name: Name | None = None
+    space: Name = "trajectory"
+    count: int = Field(default=16, ge=1, le=100_000)
+    seed: int = 0
+
+    @property
+    def called(self) -> str:
+        """What goals name them by."""
+        return self.name or self.space
+
+
 class MixtureRecipe(_Part):
     """What is frozen. Exactly one weight kind and an explicit unit, because every trainer means something else."""
 
@@ -205,9 +228,11 @@ class MixtureRecipe(_Part):
     quotas: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
     conversions: tuple[Conversion, ...] = ()
     columns: tuple[ColumnRecipe, ...] = ()
+    clusters: tuple[ClusteringRecipe, ...] = ()
 
     @model_validator(mode="after")
     def _whole(self) -> MixtureRecipe:
+        _unique("clusters", [each.called for each in self.clusters])
         if abs(sum(self.splits.values()) - 1.0) > 1e-9:
             raise ValueError(f"splits sum to {sum(self.splits.values()):g}, not 1")
         return self
@@ -290,6 +315,10 @@ class Recipe(_Part):
                     f"mixture names selection {entry.selection!r}; the recipe makes {', '.join(sorted(known))}"
                 )
         spaces = {space.name for space in self.spaces}
+        for clusters in self.mixture.clusters:
+            if clusters.space not in spaces:
+                made = ", ".join(sorted(spaces)) or "none"
+                raise ValueError(f"clusters {clusters.called!r} name space {clusters.space!r}; the recipe makes {made}")
         for selection in self.select:
             method = registry.load("selectors", selection.method)
             if (method.needs_vectors or method.needs_clips) and selection.space not in spaces:
@@ -313,9 +342,3 @@ def dataset_name(uri: str) -> str:
         path = os.path.dirname(path)
     stem = re.sub(_CONTAINERS, "", os.path.basename(path), flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:100] or "dataset"
-
-
-def _unique(what: str, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{what} {name!r} is named twice")

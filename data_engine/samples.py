@@ -240,7 +240,10 @@ class Samples:
         """The steps that random goals may be."""
         group = self._dataset[self._rows]
         clusters = self.windows.goals.clusters if self.windows.goals else None
-        if clusters is not None:
+        if isinstance(clusters, str):
+            named = self.mixture.clusters(clusters)[self._rows].astype(np.int64)
+            group = group * (named.max(initial=0) + 1) + named
+        elif clusters is not None:
             ids = self._episode_ids[self._rows].tolist()
             lost = next((name for name in ids if name not in clusters), None)
             if lost is not None:

@@ -132,6 +132,7 @@ class _Curation:
                 selections=pinned,
                 scorers=lineage,
                 fits=fits,
+                encoders=versions,
             ),
         )
         exports = [

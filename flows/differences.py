@@ -22,7 +22,7 @@ def mixture_difference(lake: Lake, first: str, second: str) -> dict[str, Any]:
     """
     one, two = (mixtures.open(locate(lake, name)) for name in (first, second))
     told = ("weight_kind", "unit", "epoch_size", "seed", "entries", "splits", "quotas", "scorers", "conversions",
-            "columns")  # fmt: skip
+            "columns", "clusters")  # fmt: skip
     documents = [each.document.model_dump(mode="json", include=set(told)) for each in (one, two)]
     settings = {
         name: {"first": documents[0][name], "second": documents[1][name]}

@@ -15,6 +15,7 @@ from data_engine.canonical import digest
 from data_engine.errors import RequestError
 from data_engine.recipe import MixtureRecipe
 from data_engine.steps import EPISODE_ID, STEP
+from flows.clusterings import clustered
 from flows.label_columns import given
 from flows.select import stored
 from flows.weigh import weigh
@@ -32,12 +33,14 @@ def mix(
     selections: Mapping[str, str] | None = None,
     fits: Mapping[str, str] | None = None,
     scorers: Sequence[Mapping[str, Any]] = (),
+    encoders: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Freeze a mixture, the newest of its name then, and return ``{"mixture_id", "name", "uri", "episodes", "steps"}``.
 
     ``selections`` pins selection ids by name, ``fits`` those of labellers whose columns it gives; otherwise the newest
-    of each name counts. ``scorers`` is the lineage that the selections rest on. Raises ``RequestError`` for a selection
-    that is not there or whose episodes changed since.
+    of each name counts. ``encoders`` pins the version of each space that episodes are grouped by. ``scorers`` is the
+    lineage that the selections rest on. Raises ``RequestError`` for a selection that is not there or whose episodes
+    changed since.
     """
     if not recipe.entries:
         raise RequestError("the mixture has no entries", code="bad_mixture", fix="name at least one selection")
@@ -60,6 +63,7 @@ def mix(
         {"steps_file": row["steps_file"], "row_start": row["row_start"], "row_count": row["row_count"]} for row in rows
     )
     columns, labels = given(lake, recipe.columns, rows, fits)
+    clusterings, clusters = clustered(lake, recipe.clusters, rows, encoders)
     frozen = mixtures.freeze(
         name=recipe.name or "mixture",
         episodes=episodes,
@@ -77,6 +81,8 @@ def mix(
         conversions=list(recipe.conversions),
         columns=columns,
         labels=labels,
+        clusterings=clusterings,
+        clusters=clusters,
         recorded={
             "lake": lake.uri,
             "recipe_hash": recipe_hash,

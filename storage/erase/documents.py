@@ -51,10 +51,11 @@ def rewrite_mixtures(lake: Lake, plan: Plan) -> list[str]:
             broken.append(PurePosixPath(folder).name)
         moved = pa.Table.from_pylist([plan.row(row) for row in kept.to_pylist()], schema=rows.schema)
         files = listed.slice(0, 0) if document["status"] == "broken" else _listed(lake, moved, listed)
-        if document["status"] == "broken" and f"{folder}/labels.parquet" in there:
-            labels = pq.read_table(io.BytesIO(lake.read_bytes(f"{folder}/labels.parquet")))
-            if len(labels):
-                lake.write_bytes(f"{folder}/labels.parquet", _parquet(labels.slice(0, 0)))
+        for name in ("labels", "clusters"):
+            if document["status"] == "broken" and f"{folder}/{name}.parquet" in there:
+                beside = pq.read_table(io.BytesIO(lake.read_bytes(f"{folder}/{name}.parquet")))
+                if len(beside):
+                    lake.write_bytes(f"{folder}/{name}.parquet", _parquet(beside.slice(0, 0)))
         for name, before, after in (("episodes", rows, moved), ("files", listed, files)):
             if not after.equals(before):
                 lake.write_bytes(f"{folder}/{name}.parquet", _parquet(after))

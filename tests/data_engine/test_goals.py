@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from data_engine.document import Clustering
 from data_engine.errors import RequestError
 from data_engine.goals import Goals, Peers
 from data_engine.loader import MixtureStream
+from data_engine.mixture import Mixture
 from data_engine.samples import Samples
 from data_engine.windows import Windows
 from tests.data_engine.formats.lerobot_sets import write_v3
@@ -91,6 +96,32 @@ def test_goals_of_a_cluster(toy, tmp_path) -> None:
     assert (own != goal).any()
     with pytest.raises(RequestError, match="ep_a_3 is in no cluster"):
         Samples(mixture, Windows(goals=Goals(clusters=dict(list(clusters.items())[:3]))))
+
+
+def test_goals_of_a_frozen_cluster(toy, tmp_path) -> None:
+    """Whoever opens the mixture draws the same goals, with neither the space nor its vectors."""
+    made = toy({"a": [12, 5, 9, 30], "b": [8, 20]})
+    said = Clustering(name="look", space="look", encoder_version="v", count=2)
+
+    def frozen(numbers: list[int]) -> Mixture:
+        return made.mixture(tmp_path, clusterings=[said], clusters=pa.table({"look": pa.array(numbers, pa.int32())}))
+
+    mixture = frozen([0, 1, 0, 1, 0, 0])
+    windows = Windows(goals=Goals(future=0.0, random=1.0, clusters="look"))
+    samples = Samples(mixture, windows)
+    batch = samples.read(0, np.arange(samples.size()))
+    own, goal = batch["observation.state"][:, -1, 0].astype(int), batch["goal.observation.state"][:, 0].astype(int)
+    of_a = np.array(batch["dataset"]) == "a"
+    assert set(zip(own.tolist(), goal.tolist(), strict=True)) >= {(0, 2), (2, 0), (3, 1), (5, 4)}
+    assert (own[of_a] % 2 == goal[of_a] % 2).all() and (goal[~of_a] >= 4).all()
+    again = Samples(pickle.loads(pickle.dumps(mixture)), windows).read(0, batch["index"])
+    assert np.array_equal(again["goal.observation.state"], batch["goal.observation.state"])
+    assert frozen([7, 3, 7, 3, 7, 7]).id == mixture.id != frozen([0, 0, 1, 1, 0, 0]).id
+    assert mixture.id != made.mixture(tmp_path).id
+    with pytest.raises(RequestError, match=r"no clusters 'feel' \(there are: look"):
+        Samples(mixture, Windows(goals=Goals(clusters="feel")))
+    with pytest.raises(RequestError, match="in no cluster"):
+        frozen([0, 1, 0, 1, 0, None])
 
 
 @pytest.mark.parametrize(
