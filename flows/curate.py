@@ -49,7 +49,7 @@ def curate(
     lake_uri: str,
     recipe: Recipe,
     *,
-    executor: str = "local",
+    executor: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
     stage: Stage = plainly,

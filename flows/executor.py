@@ -169,8 +169,12 @@ def _cores() -> float:
     return cores
 
 
-def executor(name: str, workers: int | None = None) -> Executor:
-    """The executor called ``name``: ``local`` or ``ray``. ``workers``: None for as many as pay, on Ray one a CPU."""
+def executor(name: str | None = None, workers: int | None = None) -> Executor:
+    """The executor called ``name``: ``local`` or ``ray``; default: as ``DATA_ENGINE_EXECUTOR`` says, else ``local``.
+
+    ``workers``: None for as many as pay, on Ray one a CPU.
+    """
+    name = name or os.environ.get("DATA_ENGINE_EXECUTOR") or "local"
     if name == "local":
         return Local(workers)
     if name == "ray":

@@ -8,6 +8,7 @@ called ``storage`` or ``api`` would shadow ours otherwise.
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,12 +21,19 @@ from storage.lake import Lake
 __all__ = ["Ray"]
 
 
+_AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
 class Ray(Executor):
-    """The cluster that ``RAY_ADDRESS`` names, else a local one that ends with this process."""
+    """The cluster that ``RAY_ADDRESS`` names, with the token that Ray's own variables hold; else a local one that ends
+    with this process. Ray listens where other machines reach it, so a local one wants a token that nobody else knows.
+    """
 
     def __init__(self, workers: int | None = None) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if not os.environ.get("RAY_ADDRESS") and not any(os.environ.get(name) for name in _AUTH):
+            os.environ.update({_AUTH[0]: "token", _AUTH[1]: secrets.token_hex(32)})  # before Ray reads them
         import ray
 
         self._ray = ray

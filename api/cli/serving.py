@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import click
 from pydantic import SecretStr
 
-from api.cli.verb import cli, existing, seconds, verb
+from api.cli.verb import EXECUTOR, cli, existing, seconds, verb
 from data_engine.errors import RequestError
 
 
@@ -29,6 +29,7 @@ from data_engine.errors import RequestError
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="Runs at a time; others wait.")
 @click.option("--gpu-runs", default=1, show_default=True, type=click.IntRange(1), help="Of all lakes, runs at a time "
               "that compute where this machine has a GPU.")  # fmt: skip
+@EXECUTOR
 @click.option("--webhook", "webhooks", multiple=True, metavar="URL", help="Told, signed with the secret in "
               "DATA_ENGINE_WEBHOOK_SECRET, of every run that ends and of scores that drift.")  # fmt: skip
 @click.option("--schedules/--no-schedules", default=True, show_default=True, help="Whether it keeps schedules, with a "
@@ -36,7 +37,7 @@ from data_engine.errors import RequestError
 def serve(
     lake: str, host: str, port: int, keys: bool | None, allow: tuple[str, ...], hosts: tuple[str, ...],
     origins: tuple[str, ...], environment: tuple[str, ...], rate: float, runs: int, gpu_runs: int,
-    webhooks: tuple[str, ...], schedules: bool,
+    executor: Any, webhooks: tuple[str, ...], schedules: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Serve the lake over REST until interrupted, and run what is scheduled (`schedule add`).
 
@@ -73,7 +74,7 @@ def serve(
     settings = Settings(
         lake=lake, keys=wanted, hosts=tuple(name.lower() for name in hosts) + named, origins=origins, allow=allow,
         environment=environment, rate=rate, burst=max(1, int(4 * rate)), runs=runs,
-        gpu_runs=gpu_runs, schedules=schedules, webhooks=webhooks, secret=SecretStr(secret),
+        gpu_runs=gpu_runs, executor=executor, schedules=schedules, webhooks=webhooks, secret=SecretStr(secret),
     )  # fmt: skip
     run(settings, host, port)
     return {"text": ""}

@@ -145,7 +145,8 @@ def seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                        envvar="DATA_ENGINE_EXECUTOR", show_envvar=True)  # fmt: skip
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes or Ray workers; as many as pay by default.")
 WHERE = click.option("--where", metavar="EXPR", help="A SQL boolean expression over episodes and scores.")
 FITS = click.option("--fit", "fits", multiple=True, metavar="SCORER=FIT", help="Which fit's scores count.")

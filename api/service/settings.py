@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -32,6 +33,7 @@ class Settings(BaseModel):
     folder: str | None = Field(default=None, description="Where runs are kept; default: in the user's cache.")
     runs: int = Field(default=1, ge=1, description="Runs at a time; others wait.")
     gpu_runs: int = Field(default=1, ge=1, description="Runs at a time that compute where this machine has a GPU.")
+    executor: Literal["local", "ray"] = Field(default="local", description="What runs compute on.")
     webhooks: tuple[str, ...] = Field(default=(), description="Told of runs that end and of scores that drift.")
     secret: SecretStr = Field(default=SecretStr(""), description="Signs what webhooks are told.")
     schedules: bool = Field(default=False, description="Whether it keeps schedules, with Prefect.")

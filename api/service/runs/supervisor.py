@@ -194,7 +194,7 @@ class Supervisor:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "flows.guard", str(os.getpid()), "api.service.runs.child", str(folder),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **environment, APART: "1"},
+                env={**os.environ, **environment, APART: "1", "DATA_ENGINE_EXECUTOR": self._live.settings.executor},
             )  # fmt: skip
         self._children[run_id] = child
         self._say(run_id, "running")

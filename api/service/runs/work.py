@@ -156,7 +156,7 @@ def _perform(lake_uri: str, work: Work, flow_run: str | None) -> dict[str, Any]:
     lake = Lake.open(lake_uri)
     progress = logged()
     asked = work.model_dump(mode="json")
-    with recorded(lake, work.verb, asked) as run, executor("local", None) as on:
+    with recorded(lake, work.verb, asked) as run, executor() as on:
         common = {"progress": progress, "run_id": run.id}
         if isinstance(work, Ingest):
             receipt = ingest(lake, work.source, on=on, **common)
