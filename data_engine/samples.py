@@ -103,7 +103,7 @@ class Samples:
     def read(self, epoch: int, k: np.ndarray) -> dict[str, Any]:
         """The samples ``k`` (int64 [n]) of ``epoch``, batch first.
 
-        ``observation.state`` [n, H, ...], ``action`` [n, A, ...] (floats as float32, integers as int64),
+        ``observation.state`` [n, H, ...], ``action`` [n, A, ...] (floats as float32, integers as int64 or uint64),
         ``observation_is_pad`` bool [n, H], ``action_is_pad`` bool [n, A], ``observation.images.<camera>`` uint8 [n,
         H, 3, h, w], other columns [n, ...], ``timestamp`` float64 [n], ``step``, ``epoch`` and ``index`` (k) int64
         [n], and lists of n texts: episode_id, task, dataset, embodiment, control_mode and those asked for. Missing
@@ -405,6 +405,11 @@ class _Batch:
         if found.dtype != column.dtype:
             if found.dtype.kind == "f" and not column.has_nan:
                 raise SourceError(f"{name!r} in {file} holds {found.dtype}, no {column.dtype}", code="wrong_dtype")
+            if found.dtype == np.uint64 and column.dtype == np.int64 and found.max(initial=0) >= 2**63:
+                raise SourceError(
+                    f"{name!r} in {file} holds {found.max()}, other datasets have a sign: no dtype fits both",
+                    code="wrong_dtype",
+                )
             found = found.astype(column.dtype)
         if values.ndim == 1:
             found = found[..., None]

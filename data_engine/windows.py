@@ -178,7 +178,11 @@ def _dtype(mixture: Mixture, name: str) -> np.dtype[Any]:
         for dataset in mixture.datasets.values()
         if (feature := dataset.feature(name)) is not None and _is_numeric(feature)
     }
-    return np.dtype(np.float32 if "f" in kinds or not kinds else np.bool_ if kinds == {"b"} else np.int64)
+    if "f" in kinds or not kinds:
+        return np.dtype(np.float32)
+    widest = [feature.dtype for dataset in mixture.datasets.values() if (feature := dataset.feature(name)) is not None]
+    whole = np.uint64 if "uint64" in widest and "i" not in kinds else np.int64
+    return np.dtype(np.bool_ if kinds == {"b"} else whole)
 
 
 def _is_numeric(feature: Feature) -> bool:

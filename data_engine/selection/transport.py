@@ -65,6 +65,16 @@ class _Space:
             return np.asarray(self.similarity.max(axis=1))
         return nearest(self.units.theirs, self.units.ours, 1)[1][:, 0].astype(np.float64)
 
+    @property
+    def two_nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [n, 2], float64 [n, 2]: each candidate's two nearest targets and their cosines."""
+        if self.similarity is None:
+            rows, cosine = nearest(self.units.theirs, self.units.ours, 2)
+            return rows, cosine.astype(np.float64)
+        rows = np.argpartition(-self.similarity, 1, axis=1)[:, :2]
+        rows = np.take_along_axis(rows, np.argsort(-np.take_along_axis(self.similarity, rows, 1), axis=1), 1)
+        return rows, np.take_along_axis(self.similarity, rows, 1)
+
     def layers(self, count: int) -> np.ndarray:
         """int64 [n]: the round in which each candidate is reached by a target, deep enough for ``count`` of them.
 
@@ -116,8 +126,8 @@ class Transport(Selector):
     Fixed budget: the union of the 1st, 2nd, ... nearest candidates of every target until it is full; inside a round,
     and so in the last one, the smallest source potential first.
 
-    ``auto``: as many as are like the targets by ``automatic``: ``share`` holds each target out against the others and
-    asks what share of the candidates lies as near (:mod:`data_engine.selection.share`). ``folds`` is the authors' rule,
+    ``auto``: as many as are like the targets by ``automatic``: ``share`` holds each target out and asks what share
+    of the candidates lies as near to the others (:mod:`data_engine.selection.share`). ``folds`` is the authors' rule,
     which chooses two to four times too many where targets are few or of several kinds: targets are split into K =
     min(``folds``, targets) folds; for each the k nearest candidates (cosine above 0) of its targets are held against
     the other folds' targets by transport distance; k grows until the distance has not fallen for ``patience`` steps;
@@ -260,7 +270,7 @@ class Transport(Selector):
 
     def _alike(self, space: _Space, report: dict[str, Any]) -> int:
         """How many candidates are like the targets; ``report`` says by what. Raises ``RequestError`` where none is."""
-        found = share_alike(space.best, cosines(space.theirs, space.theirs))
+        found = share_alike(*space.two_nearest, cosines(space.theirs, space.theirs))
         report["automatic_budget"] = asdict(found)
         count = round(found.share * space.shape[0])
         if not count:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,44 @@ def test_one_dtype_for_all_datasets_whoever_comes_first(toy, tmp_path) -> None:
         for name, step, reward in zip(batch["dataset"], batch["step"], batch["reward"], strict=True):
             wanted = whole[int(step)].as_py() if name == "a" else float(step == 6)
             assert np.array_equal(reward, np.nan if wanted is None else wanted, equal_nan=True)
+
+
+def test_uint64_comes_with_every_digit(toy, tmp_path) -> None:
+    """Kept as decimals in the lake; with int64 of another dataset only as far as that holds it."""
+    made, most = toy({"a": [4], "b": [3]}), 2**64 - 1
+    values = {"a": [most, None, 7, 2**63], "b": [1, 2, 3]}
+    kinds = {"a": ("uint64", pa.decimal128(20, 0)), "b": ("uint32", pa.int64())}
+
+    def mixture(**options):
+        for number, (name, said) in enumerate(values.items()):
+            file = Path(made.lake) / made.files[number]["path"]
+            table = pq.read_table(file)
+            ticks = pa.array([None if v is None else Decimal(v) for v in said] if name == "a" else said, kinds[name][1])
+            at = table.schema.get_field_index("ticks")
+            table = table.append_column("ticks", ticks) if at < 0 else table.set_column(at, "ticks", ticks)
+            pq.write_table(table, file)
+            made.files[number] |= {
+                "bytes": file.stat().st_size,
+                "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            }
+            known = tuple(f for f in made.datasets[name].features if f.name != "ticks")
+            added = Feature(name="ticks", dtype=kinds[name][0])
+            made.datasets[name] = made.datasets[name].model_copy(update={"features": (*known, added)})
+        return made.mixture(tmp_path, weight_kind="repeat", **options)
+
+    batch = Samples(mixture(), Windows(columns=("ticks",))).read(0, np.arange(7))
+    assert batch["ticks"].dtype == np.uint64
+    for name, step, tick, missing in zip(
+        batch["dataset"], batch["step"], batch["ticks"], batch["ticks_is_missing"], strict=True
+    ):
+        wanted = values[name][int(step)]
+        assert (int(tick), bool(missing)) == (wanted or 0, wanted is None)
+    kinds["b"] = ("int64", pa.int64())
+    with pytest.raises(SourceError, match="no dtype fits both"):
+        Samples(mixture(), Windows(columns=("ticks",))).read(0, np.arange(7))
+    values["a"] = [5, None, 7, 8]
+    batch = Samples(mixture(seed=1), Windows(columns=("ticks",))).read(0, np.arange(7))
+    assert batch["ticks"].dtype == np.int64 and set(batch["ticks"].tolist()) == {0, 1, 2, 3, 5, 7, 8}
 
 
 def test_wrong_requests_get_one_line(toy, tmp_path) -> None:

@@ -214,7 +214,7 @@ def test_the_automatic_size_is_about_what_was_planted(units, share, m):
     assert truth[chosen.order].mean() > 0.8
     found = chosen.report["automatic_budget"]
     assert found["share"] == pytest.approx(len(chosen.order) / 600, abs=1e-3)
-    assert found["candidates"] / found["targets"] == pytest.approx(found["share"])
+    assert found["candidates"] / found["alike"] == pytest.approx(found["share"])
 
 
 def test_duplicates_tie_and_bad_vectors_spoil_nobody(units):
