@@ -14,6 +14,7 @@ Tables are ``pyarrow.Table``; ``polars.from_arrow(table)`` takes one over withou
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -106,9 +107,23 @@ class Client:
         with self._open("GET", path) as answer:
             return answer.read()
 
-    def search(self, episode_id: str, *, space: str = "trajectory", k: int = 10, where: str | None = None) -> list[Any]:
-        """The ``k`` episodes nearest to one, nearest first, with ``similarity``."""
-        body = {"episode": episode_id, "space": space, "k": k, "where": where}
+    def search(
+        self, episode_id: str | None = None, *, steps: tuple[int, int] | None = None, camera: str | None = None,
+        text: str | None = None, image: str | os.PathLike[str] | bytes | None = None,
+        vector: Sequence[float] | None = None, space: str = "trajectory", k: int = 10, where: str | None = None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """The ``k`` episodes nearest to one, or to a text, a picture (its file, or the file's bytes) or a vector; the
+        nearest first, with ``similarity``.
+
+        With ``steps`` (first, one past the last) of the episode, as ``camera`` shows them: the parts of other episodes
+        nearest to that part, with ``cost``. Texts, pictures and parts want a ``space`` of frames.
+        """
+        start, stop = (None, None) if steps is None else (int(step) for step in steps)
+        if image is not None:
+            image = base64.b64encode(image if isinstance(image, bytes) else Path(image).read_bytes()).decode()
+        numbers = None if vector is None else [float(number) for number in vector]
+        body = {"episode": episode_id, "start": start, "stop": stop, "camera": camera, "text": text, "image": image,
+                "vector": numbers, "space": space, "k": k, "where": where}  # fmt: skip
         return list(self._json("POST", "/search", body)["items"])
 
     def distribution(self, score: str, where: str | None = None, bins: int = 50) -> dict[str, Any]:

@@ -24,10 +24,10 @@ def drift(lake: Snapshot, run_id: str) -> list[dict[str, Any]]:
     them or an earlier run did, against those of the others.
 
     Both sides come from the run's own fit, so that it is the recordings that differ and not the measure. Rows:
-    ``dataset``, ``score``, ``new``, ``old`` (episodes with a value), ``median_new``, ``median_old``, ``distance`` (two-sample
-    Kolmogorov-Smirnov statistic, 0 to 1), ``chance`` (its asymptotic p-value, times the comparisons made: Bonferroni)
-    and ``drifted``: distance at least 0.25 at a chance of at most 0.01. A revision of an episode counts as new. A
-    dataset with fewer than eight values on a side is left out. O(scores).
+    ``dataset``, ``score``, ``new``, ``old`` (episodes with a value), ``median_new``, ``median_old``, ``distance``
+    (two-sample Kolmogorov-Smirnov statistic, 0 to 1), ``chance`` (its asymptotic p-value, times the comparisons made:
+    Bonferroni) and ``drifted``: distance at least 0.25 at a chance of at most 0.01. A revision of an episode counts as
+    new. A dataset with fewer than eight values on a side is left out. O(scores).
     """
     rows = []
     first = _first_scored(lake, run_id)

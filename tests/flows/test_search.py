@@ -141,3 +141,37 @@ def test_a_vector_in_a_file_finds_where_it_came_from(looked, capsys, tmp_path):
         assert "is no vector" in refusal(capsys, "search", "--vector", tmp_path / name, *lake)
     np.save(tmp_path / "short.npy", np.zeros(3))
     assert "have 64 numbers, not 3" in refusal(capsys, "search", "--vector", tmp_path / "short.npy", *lake)
+
+
+def test_the_client_finds_over_rest_what_is_found_here(looked, tmp_path):
+    import io
+
+    from PIL import Image
+
+    from data_engine.client import Client
+    from flows.retrieve import parts_like
+    from flows.search import like
+    from tests.api.service.conftest import serving
+
+    def pairs(items):
+        return [(item["episode_id"], item["start"], item["stop"]) for item in items]
+
+    png = io.BytesIO()
+    Image.fromarray(scenes(400)[3].frames()[10]).save(png, "PNG")
+    (tmp_path / "seen.png").write_bytes(png.getvalue())
+    where, name = "operator = 'progress'", looked.episodes()["episode_id"][0]
+    vector = looked.scan("embeddings/frames").select("vector").head(1).collect().item().to_numpy()
+    with serving(shutil.copytree(looked.root, tmp_path / "lake")) as service:
+        client = Client(service.url, service.tokens["read"])
+        of = {"space": "frames", "k": 4, "where": where}
+        words = instruction(TASKS[0])
+        assert pairs(client.search(text=words, **of)) == pairs(seen(looked, "frames", text=words, k=4, where=where))
+        wanted = pairs(seen(looked, "frames", image=str(tmp_path / "seen.png"), k=4, where=where))
+        assert pairs(client.search(image=tmp_path / "seen.png", **of)) == wanted
+        assert pairs(client.search(image=png.getvalue(), **of)) == wanted
+        assert pairs(client.search(vector=vector, **of)) == pairs(like(looked, "frames", vector, k=4, where=where))
+        parts = parts_like(looked, "frames", name, 4, 16, k=4, where=where)["items"]
+        assert client.search(name, steps=(4, 16), **of) == parts
+        assert all(item["cost"] >= 0 for item in parts) and len(parts) == 4
+        with pytest.raises(RequestError, match="one thing"):
+            client.search(name, text=words, **of)
