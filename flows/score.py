@@ -19,6 +19,7 @@ import pyarrow as pa
 from data_engine import registry
 from data_engine.asking import Asking
 from data_engine.canonical import canonical_json, digest
+from data_engine.device import device
 from data_engine.errors import RequestError
 from data_engine.model import SCORES, TIMESTAMP
 from data_engine.recipe import ScoreRecipe
@@ -265,13 +266,6 @@ def chunks(episodes: pl.DataFrame, steps: int = _SHARD_STEPS) -> Iterator[pl.Dat
         shard = (part["n_steps"].cum_sum() - part["n_steps"]) // steps
         for _, chunk in part.with_columns(_shard=shard).group_by("_shard", maintain_order=True):
             yield chunk.drop("_shard")
-
-
-def device() -> str:
-    """``cuda`` where there is one, else ``cpu``."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _named(lake: Lake, ids: Sequence[str]) -> pl.DataFrame:

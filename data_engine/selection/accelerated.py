@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_engine.device import device
 from data_engine.selection.costs import Cheapest, UnitCosts
 
 __all__ = ["TorchCosts", "unit_costs"]
@@ -49,11 +50,6 @@ class TorchCosts(UnitCosts):
 def unit_costs(ours: Any, theirs: Any) -> UnitCosts:
     """sqrt(2 - 2 cos) between unit vectors float [n, d] and [m, d]: on CUDA where there is one and they are many."""
     ours, theirs = (np.ascontiguousarray(side, np.float32) for side in (ours, theirs))
-    if len(ours) * len(theirs) >= _LARGE:
-        try:
-            import torch
-        except ImportError:
-            return UnitCosts(ours, theirs)
-        if torch.cuda.is_available():
-            return TorchCosts(ours, theirs)
+    if len(ours) * len(theirs) >= _LARGE and (where := device()) != "cpu":
+        return TorchCosts(ours, theirs, where)
     return UnitCosts(ours, theirs)
