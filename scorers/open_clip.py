@@ -58,7 +58,7 @@ class Weights(Plugin):
 
 
 class OpenClip(Weights, ImageEncoder):
-    """The image tower of an open_clip model, and its text tower beside it (:meth:`texts`).
+    """The image tower of an open_clip model, with its text tower beside it. For that see :meth:`texts`.
 
     ``model``: open_clip's name (``ViT-B-32``) with ``pretrained``, a tag (``laion2b_s34b_b79k``), or with
     ``checkpoint``, a file; or ``hf-hub:org/name``. With a ``checkpoint`` alone the architecture is the JSON beside it:

@@ -12,6 +12,7 @@ import click
 from api.cli.verb import existing, verb
 from data_engine import registry
 from data_engine.errors import RequestError
+from data_engine.registry import Plugin
 
 
 @verb()
@@ -131,15 +132,28 @@ def scorers(lake: str) -> dict[str, Any]:
 
 @verb()
 def labellers(lake: str) -> dict[str, Any]:
-    """The installed labellers, the kinds of annotations each makes, and the numbers that sum an episode up."""
+    """The installed labellers, the annotations each makes, the numbers that sum an episode up, and its options."""
     items = []
     for name in registry.names("labellers"):
-        spec = registry.load("labellers", name).spec
+        kind = registry.load("labellers", name)
+        spec = kind.spec
         items.append(
             {"name": name, "kinds": ", ".join(spec.kinds), "metrics": ", ".join(each.name for each in spec.metrics),
-             "version": spec.version}
+             "version": spec.version, "options": _options(kind)}
         )  # fmt: skip
     return {"items": items}
+
+
+@verb()
+def encoders(lake: str) -> dict[str, Any]:
+    """The installed encoders, what each embeds, and its options."""
+    kinds = {name: registry.load("encoders", name) for name in registry.names("encoders")}
+    return {
+        "items": [
+            {"name": name, "what": _sentence(kind), "version": kind.spec.version, "options": _options(kind)}
+            for name, kind in kinds.items()
+        ]
+    }
 
 
 @verb()
@@ -157,6 +171,21 @@ def formats(lake: str) -> dict[str, Any]:
             for name in sorted({*readers, *writers})
         ]
     }
+
+
+def _options(kind: type[Plugin]) -> str:
+    """What ``-o`` takes for a plug-in: the names that must be given first, then each with its default, as YAML."""
+    fields = kind.model_fields
+    asked = [name for name, field in fields.items() if field.is_required()]
+    given = {
+        name: field.get_default(call_default_factory=True) for name, field in fields.items() if not field.is_required()
+    }
+    return ", ".join([*asked, *(f"{name}={json.dumps(value, default=str)}" for name, value in given.items())])
+
+
+def _sentence(kind: type) -> str:
+    """The first sentence that ``kind`` says of itself."""
+    return " ".join((kind.__doc__ or "").split()).partition(". ")[0].rstrip(".").replace("``", "")
 
 
 def _what(kind: type) -> str:

@@ -14,7 +14,9 @@ def test_a_lake_that_is_not_there_is_named(capsys, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("verb", ["datasets", "receipts", "mixtures", "runs", "scorers", "formats", "fits"])
+@pytest.mark.parametrize(
+    "verb", ["datasets", "receipts", "mixtures", "runs", "scorers", "labellers", "encoders", "formats", "fits"]
+)
 def test_lists_are_items_with_names_and_a_line_each(capsys, curated, verb):
     lake = ("--lake", curated / "lake")
     items = answer(capsys, verb, *lake)["items"]
@@ -30,6 +32,15 @@ def test_a_format_is_listed_with_what_it_is(capsys):
     assert items["rlds"]["what"].startswith("RLDS (")
     assert (items["lerobot_v3"]["read"], items["lerobot_v3"]["written"]) == (True, True)
     assert all(len(item["what"]) > 20 for item in items.values())
+
+
+def test_what_must_be_given_stands_before_what_has_a_default(capsys):
+    options = {item["name"]: item["options"] for item in answer(capsys, "labellers")["items"]}
+    assert options["vlm_reward"].startswith("goal, baseline, ")
+    assert options["vlm_reward"].endswith(", alpha=0.5")
+    found = {item["name"]: item for item in answer(capsys, "encoders")["items"]}
+    assert found["timm"]["options"].startswith("model, ") and "pretrained=false" in found["timm"]["options"]
+    assert len({item["what"] for item in found.values()}) == len(found)
 
 
 def test_datasets_and_mixtures_count(capsys, curated):
