@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from api.cli import main
+from flows.prefect_server import start_server, stop_server
 from storage.fingerprint import fingerprint
 from storage.lake import Lake
 from tests.recordings import write_robomimic
@@ -38,9 +40,10 @@ def run(*arguments: object) -> None:
 class Served:
     """`data-engine serve` as a process of its own, in a cache folder of its own."""
 
-    def __init__(self, lake: Path, cache: Path, *options: str) -> None:
+    def __init__(self, lake: Path, cache: Path, *options: str, **environment: str) -> None:
         self.environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
         self.environment.pop("PREFECT_API_URL", None)
+        self.environment |= environment
         command = [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--lake", str(lake), *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self.environment)
         url = re.search(r"http://127\.0\.0\.1:\d+", self.process.stderr.readline())
@@ -80,6 +83,11 @@ def children(cache: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def prefect_servers(cache: Path) -> list[int]:
+    """Those of :func:`children` that are Prefect's."""
+    return [pid for pid in children(cache) if b"prefect.server.api" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def gone(cache: Path) -> bool:
@@ -123,6 +131,17 @@ def test_a_schedule_runs_and_survives_a_kill_and_what_was_missed_is_seen(lake, t
         completed = of(done, "completed")[-1]["run_id"]
         assert first.until(f"/v1/runs/{completed}", lambda facts: facts["result"])["result"]["mixture_id"]
         assert first.client.get("/v1/datasets/reach").json()["episodes"] == 12
+
+        first.client.post("/v1/schedules/nightly/pause")
+        first.until("/v1/schedules/nightly", lambda told: not of(told, "running", "waiting"))
+        (server,) = prefect_servers(tmp_path / "cache")
+        os.kill(server, signal.SIGKILL)  # Prefect's server dies by itself: another one takes its place
+        first.until("/v1/schedules", lambda said: said["standing"] != "up")
+        first.up()
+        newest = of(first.client.get("/v1/schedules/nightly").json(), "completed")[0]["run_id"]
+        first.client.post("/v1/schedules/nightly/resume")
+        first.until("/v1/schedules/nightly", lambda told: of(told, "completed")[0]["run_id"] > newest)
+        assert prefect_servers(tmp_path / "cache") not in ([], [server])
     finally:
         first.kill()
     assert gone(tmp_path / "cache")  # neither Prefect's server nor a run outlives the service
@@ -143,11 +162,23 @@ def test_a_schedule_runs_and_survives_a_kill_and_what_was_missed_is_seen(lake, t
     assert same_as_by_hand(lake, recipe)
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """The address of a Prefect server that somebody else runs, and the key that it asks for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    server, url, key = start_server(str(tmp_path / "another"), schedules=True)
+    monkeypatch.undo()
+    yield url, key
+    stop_server(server)
+
+
 @pytest.mark.timeout(900)
-def test_a_scheduled_run_is_cancelled_midway_and_run_again_to_the_same_lake(lake, tmp_path):
+def test_a_run_is_cancelled_midway_and_run_again_to_the_same_lake_by_a_prefect_elsewhere(lake, tmp_path, elsewhere):
+    url, key = elsewhere
     run("schedule", "add", write(lake, SLOW), "--cron", "0 3 1 1 *", "--lake", lake)
     run("schedule", "run", "nightly", "--lake", lake)  # before anything serves: it is begun once something does
-    served = Served(lake, tmp_path / "cache")
+    named = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": key}
+    served = Served(lake, tmp_path / "cache", **named)
     try:
         on = served.until("/v1/schedules/nightly", lambda told: of(told, "running"))
         slow = of(on, "running")[0]["run_id"]
@@ -155,6 +186,10 @@ def test_a_scheduled_run_is_cancelled_midway_and_run_again_to_the_same_lake(lake
         assert served.client.post(f"/v1/runs/{slow}/cancel").status_code == 202
         assert served.until(f"/v1/runs/{slow}", lambda facts: facts["state"] != "running")["state"] == "cancelled"
         served.until("/v1/schedules/nightly", lambda told: of(told, "cancelled"))
+        assert prefect_servers(tmp_path / "cache") == []  # it started none of its own
+        who = httpx.BasicAuth(*key.split(":", 1))
+        known = httpx.post(f"{url}/deployments/filter", json={}, auth=who).json()
+        assert any("nightly" in str(each) for each in known), known
         assert served.client.delete("/v1/schedules/nightly").status_code == 200
         recipe = write(lake, SLOW.replace("100_000", "20"))
         run("schedule", "add", recipe, "--cron", "0 3 1 1 *", "--lake", lake)
