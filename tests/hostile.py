@@ -478,6 +478,12 @@ def zarr_declared_shape(at: Path, outside: Path, shape: Any) -> None:
 
 
 @source(0)
+def zarr_most_chunks(at: Path, outside: Path) -> None:
+    metadata = zarr_store(at) / "data" / "action" / ".zarray"
+    edited(metadata, shape=[20, 1 << 26], chunks=[1, 1], dtype="|b1")
+
+
+@source(0)
 def zarr_declared_chunks(at: Path, outside: Path) -> None:
     zarr_store(at)
     edited(at / "data" / "state" / ".zarray", chunks=[1 << 40, 3])

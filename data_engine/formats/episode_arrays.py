@@ -22,7 +22,7 @@ from data_engine.formats import EpisodeRef, Format, Probe, RawFrames, Source, So
 from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec, to_rgb
 from data_engine.formats.attributes import pick, plain
 from data_engine.formats.pictures import Pictures, pictures
-from data_engine.formats.rows import FAULTS, Rows, damage_of
+from data_engine.formats.rows import FAULTS, Rows, damage_of, unstored
 from data_engine.fragile import avoided, reading
 
 __all__ = ["EpisodeArrays", "Recording", "Survey"]
@@ -232,7 +232,7 @@ class EpisodeArrays(Format):
         cameras = {camera: path for camera, path in layout.cameras.items() if path in arrays}
         used = {path for paths in layout.columns.values() for path in paths} | set(cameras.values())
         notes = [*recording.notes, *(f"no frames of camera {name}" for name in layout.cameras if name not in cameras)]
-        notes += [f"{path} was never written and reads as its fill value" for path in arrays if arrays[path].unwritten]
+        notes += [note for path, rows in arrays.items() for note in unstored(path, rows)]
         notes += [
             f"{path}: the source holds {rows.kind} files; "
             + ("frames" if path in cameras.values() else "planes, kept as numbers,")

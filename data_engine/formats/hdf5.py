@@ -103,10 +103,18 @@ class Array(Rows):
         """Bytes of all values once read."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    @property
-    def unwritten(self) -> bool:
-        """Whether it declares values and stores none: it reads as its fill value."""
-        return 0 not in self.shape and self.id.get_offset() is None and not self.id.get_storage_size()
+    @cached_property
+    def absent(self) -> tuple[int, int]:
+        """See :attr:`Rows.absent`."""
+        import h5py
+
+        if 0 in self.shape or self.id.get_offset() is not None:
+            return 0, 1
+        plan = self.id.get_create_plist()
+        if plan.get_layout() != h5py.h5d.CHUNKED:
+            return int(not self.id.get_storage_size()), 1
+        parts = math.prod(-(-side // part) for side, part in zip(self.shape, plan.get_chunk(), strict=True))
+        return parts - self.id.get_num_chunks(), parts
 
     @cached_property
     def _measured(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from data_engine.errors import SourceError
 from data_engine.formats.arrays import BLOCK_BYTES, EPISODE_BYTES, Spec
 
-__all__ = ["FAULTS", "Entries", "Held", "Kept", "Rows", "Span", "block_rows", "bounded", "damage_of"]
+__all__ = ["FAULTS", "Entries", "Held", "Kept", "Rows", "Span", "block_rows", "bounded", "damage_of", "unstored"]
 
 FAULTS = (
     OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError,
@@ -52,9 +52,9 @@ class Rows(ABC):
         return len(self) * self.spec.size * width
 
     @property
-    def unwritten(self) -> bool:
-        """Whether the container declares values and stores none."""
-        return False
+    def absent(self) -> tuple[int, int]:
+        """How many of the parts that it declares the container does not store, and how many it declares."""
+        return 0, 1
 
 
 class Held(Rows):
@@ -101,9 +101,9 @@ class Kept(Rows):
             yield self._kept[1][max(start - base, 0) : stop - base]
 
     @property
-    def unwritten(self) -> bool:
-        """See :attr:`Rows.unwritten`."""
-        return self.rows.unwritten
+    def absent(self) -> tuple[int, int]:
+        """See :attr:`Rows.absent`."""
+        return self.rows.absent
 
 
 class Span(Rows):
@@ -125,9 +125,9 @@ class Span(Rows):
         return self.rows.read(self.start + start, self.start + stop)
 
     @property
-    def unwritten(self) -> bool:
-        """See :attr:`Rows.unwritten`."""
-        return self.rows.unwritten
+    def absent(self) -> tuple[int, int]:
+        """See :attr:`Rows.absent`."""
+        return self.rows.absent
 
 
 class Entries(Rows):
@@ -144,10 +144,25 @@ class Entries(Rows):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def absent(self) -> tuple[int, int]:
+        """See :attr:`Rows.absent`."""
+        return self.rows.absent
+
     def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """See :meth:`Rows.blocks`."""
         for block in self.rows.blocks(start, stop):
             yield block.reshape(len(block), self.rows.spec.size)[:, self.start : self.stop]
+
+
+def unstored(name: str, rows: Rows) -> list[str]:
+    """A note where nobody stored some of the values of ``rows``, by the ``name`` that the source gives."""
+    absent, parts = rows.absent
+    if not absent:
+        return []
+    if absent == parts:
+        return [f"{name} was never written and reads as its fill value"]
+    return [f"{absent} of {parts} chunks of {name} are not stored and read as its fill value"]
 
 
 def block_rows(spec: Spec, chunk: int = 1) -> int:

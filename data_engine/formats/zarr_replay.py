@@ -15,6 +15,7 @@ from data_engine.errors import RequestError, SourceError
 from data_engine.formats import EpisodeRef, Format, Probe, RawFrames, Source, SourceEpisode, Unreadable
 from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec, free_name, to_rgb
 from data_engine.formats.attributes import pick, plain
+from data_engine.formats.rows import unstored
 from data_engine.formats.zarr_store import Rows, Store, open_store
 from data_engine.model import ACTION, STATE
 
@@ -191,9 +192,7 @@ def _arrays(store: Store, ends: np.ndarray) -> tuple[dict[str, Rows], list[str]]
         if found.spec.size == 0:
             notes.append(f"{name} has no numbers a step and is left out")
             continue
-        absent = array.nchunks - array.nchunks_initialized
-        if absent:
-            notes.append(f"{absent} of {array.nchunks} chunks of {name} are not stored and read as its fill value")
+        notes += unstored(name, found)
         rows[name] = found
     if not rows:
         raise SourceError(f"{store.uri} has no arrays under data", code="no_arrays")

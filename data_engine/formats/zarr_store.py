@@ -8,6 +8,7 @@ import posixpath
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = ["Rows", "Store", "open_store"]
 _MARKS = (".zgroup", "zarr.json")
 _METADATA = (*_MARKS, ".zarray", ".zattrs", ".zmetadata")
 _MEMBER_BYTES = 4 << 30  # a member of a zip that declares more is refused
+_MOST_CHUNKS = 1 << 22  # of one array, files of a folder each
 _PIECE = 1 << 20
 
 
@@ -68,6 +70,13 @@ class Store:
         metadata = found.metadata.to_dict()
         if any("pickle" in str(metadata.get(codecs)) for codecs in ("codecs", "filters", "compressor")):
             raise SourceError(f"{path} of {self.uri} is pickled, which is never decoded", code="bad_array")
+        stored = math.prod(
+            -(-side // part) for side, part in zip(found.shape, found.shards or found.chunks, strict=True)
+        )
+        if stored > _MOST_CHUNKS:  # whoever looks for those that are there looks for each
+            raise SourceError(
+                f"{path} of {self.uri} declares {stored} chunks", code="too_large", fix="store it in larger ones"
+            )
         self.handle.limits[path] = _chunk_limit(found, metadata)
         return found
 
@@ -135,6 +144,11 @@ class Rows(rows.Rows):
 
     def __len__(self) -> int:
         return int(self.array.shape[0])
+
+    @cached_property
+    def absent(self) -> tuple[int, int]:
+        """See :attr:`Rows.absent`."""
+        return self.array.nchunks - self.array.nchunks_initialized, self.array.nchunks
 
     def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """Rows ``start`` to ``stop`` in order, some at a time. Raises ``SourceError`` for a damaged chunk."""

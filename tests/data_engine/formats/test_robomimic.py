@@ -16,6 +16,7 @@ from data_engine.formats import Probe, Source, SourceEpisode, Unreadable, detect
 from data_engine.formats.robomimic import Robomimic
 from data_engine.formats.robosuite import Robosuite
 from data_engine.fs import options
+from tests.recordings import write_robomimic
 
 
 def demo(n: int, seed: int = 0, **extra: np.ndarray) -> dict[str, np.ndarray]:
@@ -386,3 +387,22 @@ def test_over_http(s3: str, tmp_path: Path) -> None:
         assert episode.steps.equals(there[key].steps)
     frames = np.stack(list(episodes["demo_0"].cameras["agentview_image"].frames()))
     np.testing.assert_array_equal(frames, arrays["obs/agentview_image"])
+
+
+def test_values_that_nobody_wrote_are_noted(tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "demos.hdf5", 3)
+    with h5py.File(path, "r+") as file:
+        for number, (chunks, written) in enumerate((((5, 3), 7), (None, 0), ((5, 3), 99))):
+            demo = file[f"data/demo_{number}"]
+            actions = demo["actions"][()]
+            del demo["actions"]
+            stored = demo.create_dataset("actions", actions.shape, actions.dtype, chunks=chunks)
+            if written:
+                stored[:written] = actions[:written]
+    probe = Robomimic().probe(Source(str(path)))
+    notes = [episode.notes for episode in Robomimic().read(Source(str(path)), probe, [r.key for r in probe.episodes])]
+    assert [[note for note in found if "fill value" in note] for found in notes] == [
+        ["4 of 6 chunks of actions are not stored and read as its fill value"],
+        ["actions was never written and reads as its fill value"],
+        [],
+    ]
