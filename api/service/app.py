@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api.console import pages
 from api.service import problems
+from api.service.examples import illustrate
 from api.service.gate import OPEN, Gate
 from api.service.live import Live
 from api.service.meter import Meter
@@ -110,7 +111,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
                 if path not in OPEN:
                     operation["security"] = [{"key": []}]
                 if method == "post":
-                    operation.setdefault("parameters", []).append(_ONCE)
+                    operation.setdefault("parameters", []).append({**_ONCE})
+                illustrate(path, operation)
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -53,3 +53,25 @@ def test_nothing_made_up_from_the_document_ends_in_what_it_does_not_say(service)
             wrong.append(f"{operation.label}: {error}")
     assert not wrong, "\n\n".join(wrong)
     assert seen > 35
+
+
+def test_every_parameter_and_body_has_an_example_and_bodies_are_of_the_shape_asked_for(service):
+    told = 0
+    with service.client("admin") as client:
+        document = client.get("/v1/openapi.json").json()
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                assert operation.get("description") or operation.get("summary"), (method, path)
+                for parameter in operation.get("parameters", ()):
+                    schema = parameter["schema"]
+                    assert {"example", "examples", "default"} & {*parameter, *schema, *schema.get("anyOf", [{}])[0]}, (
+                        path,
+                        parameter,
+                    )
+                if "requestBody" in operation:
+                    body = operation["requestBody"]["content"]["application/json"]["example"]
+                    answer = client.request(method, path, json=body)
+                    assert answer.status_code < 500, answer.text
+                    assert answer.json().get("code") != "bad_request", (path, answer.text)  # of no such shape
+                    told += 1
+    assert told > 10
