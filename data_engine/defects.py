@@ -85,7 +85,7 @@ def of_times(times: np.ndarray, offsets: np.ndarray, fps: float) -> list[list[De
     starts, stops = offsets[:-1], offsets[1:] - 1
     backs, offs = (np.diff(np.append(0, np.cumsum(bad))[[starts, stops]], axis=0)[0] for bad in (back, off))
     found: list[list[Defect]] = [[] for _ in starts]
-    for i in np.flatnonzero((backs > 0) | (2 * offs > stops - starts)).tolist():
+    for i in np.flatnonzero((stops > starts) & ((backs > 0) | (2 * offs > stops - starts))).tolist():
         if backs[i]:
             found[i].append(Defect("clock_back", "timestamps stand still, go back or are missing"))
         else:

@@ -12,10 +12,10 @@ from data_engine.arrays import is_numeric, to_array
 from data_engine.conventions import infer
 from data_engine.conventions.control import control_mode
 from data_engine.conventions.settle import settle
-from data_engine.defects import Defect
+from data_engine.defects import Defect, of_times
 from data_engine.errors import SourceError
 from data_engine.formats import Format, Probe, Source, SourceEpisode, Unreadable
-from data_engine.model import ACTION, STATE, Feature
+from data_engine.model import ACTION, STATE, TIMESTAMP, Feature
 from flows.apart import watched
 
 __all__ = ["Conventions", "conventions"]
@@ -56,7 +56,8 @@ def conventions(fmt: Format, probe: Probe, source: Source, fps: float, without: 
             unreadable.append(item)
             continue
         samples.append(_sample(item, wanted))
-        for defect in item.defects:
+        clock = item.steps.column(TIMESTAMP).to_numpy() if TIMESTAMP in item.steps.column_names else np.zeros(1)
+        for defect in (*item.defects, *of_times(clock, np.array([0, len(clock)]), fps)[0]):
             defects.setdefault(defect, []).append(item.key)
     stated = fmt.control_mode or probe.control_mode
     mode, evidence = stated, "stated"

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from data_engine import registry
 from data_engine.conventions.cameras import camera_class
-from data_engine.defects import Defect, of_features, of_frames
+from data_engine.defects import Defect, of_features, of_frames, of_times
 from data_engine.errors import EngineError
 from data_engine.formats import EncodedVideo, Format, Probe, RawFrames, Source, Unreadable, detect
 from data_engine.formats.video_folder import SUFFIXES, local_video
@@ -277,7 +277,8 @@ def _see(
             seen.unreadable[item.key] = Unreadable(item.key, error.code, error.message)
             continue
         seen.tables[item.key] = table
-        seen.defects += item.defects
+        times = table.column(TIMESTAMP).to_numpy()
+        seen.defects += [*item.defects, *of_times(times, np.array([0, len(times)]), fmt.fps or probe.fps)[0]]
         read = time.perf_counter()
         for name, camera in item.cameras.items() if filmed else ():
             try:

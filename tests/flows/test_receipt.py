@@ -12,7 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_engine.recipe import SourceRecipe
 from data_engine.video import encode
+from flows.ingest_probe import preview
+from flows.progress import silent
+from flows.survey import survey
 from storage.check import check
 from tests.data_engine.formats.lerobot_sets import write_v3
 from tests.flows.test_ingest import bring
@@ -139,6 +143,21 @@ def test_an_action_one_joint_short(lake, g1):
         at = table.column_names.index("action")
         pq.write_table(table.set_column(at, "action", pa.array(short, pa.list_(pa.float32()))), path)
     assert f"joint_{size - 1}" in codes(bring(lake, g1))["action_short"]["what"]
+
+
+def test_a_clock_in_milliseconds(lake, tmp_path):
+    write_v3(tmp_path / "set", [6, 5])
+    (path,) = (tmp_path / "set" / "data").glob("*/*.parquet")
+    table = pq.read_table(path)
+    at = table.column_names.index("timestamp")
+    milliseconds = pa.array(table["timestamp"].to_numpy() * 1000)
+    pq.write_table(table.set_column(at, "timestamp", milliseconds), path)
+    found = codes(bring(lake, tmp_path / "set"))["clock_differs"]
+    assert found["episodes"] == 2
+    recipe = SourceRecipe(name="set", uri=str(tmp_path / "set"))
+    assert {"clock_differs"} <= {defect["code"] for defect in preview(recipe)["defects"]}
+    (seen,) = survey([recipe.uri], progress=silent())["items"]
+    assert {"clock_differs"} <= {defect["code"] for defect in seen["defects"]}
 
 
 def test_discarded_takes_inside_a_shared_video(lake, tmp_path):
