@@ -26,7 +26,7 @@ CODES = {
     "camera_frozen": "every frame looked at is the same picture while the state moves",
     "action_short": "the action has fewer joints than the state",
     "clock_back": "timestamps do not increase",
-    "clock_differs": "timestamps advance at another rate than the source states",
+    "clock_differs": "timestamps advance at another rate than that of the dataset",
     "duplicate": "the same recording is there already, under another key or in another dataset",
 }
 """What each code means."""
@@ -90,5 +90,7 @@ def of_times(times: np.ndarray, offsets: np.ndarray, fps: float) -> list[list[De
             found[i].append(Defect("clock_back", "timestamps stand still, go back or are missing"))
         else:
             usual = float(np.median(gaps[starts[i] : stops[i]]))
-            found[i].append(Defect("clock_differs", f"a step takes {usual:.3g} s, at the stated rate {1 / fps:.3g} s"))
+            found[i].append(
+                Defect("clock_differs", f"a step takes {usual:.3g} s, at the rate of the dataset {1 / fps:.3g} s")
+            )
     return found

@@ -68,7 +68,7 @@ def test_clocks_in_other_units_of_another_rate_and_going_back() -> None:
     assert [[seen.code for seen in each] for each in found] == [
         [], ["clock_differs"], [], ["clock_back"], ["clock_differs"], ["clock_back"], [], []
     ]  # fmt: skip
-    assert found[1][0].what == "a step takes 100 s, at the stated rate 0.1 s"
+    assert found[1][0].what == "a step takes 100 s, at the rate of the dataset 0.1 s"
     assert of_times(np.zeros(1), np.array([0, 1]), 10.0) == [[]]
 
 

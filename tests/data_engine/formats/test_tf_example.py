@@ -46,6 +46,16 @@ def test_any_example_decodes_as_protobuf_decodes_it(values: dict[str, list]) -> 
             assert list(map(bytes, found)) == items
 
 
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 129, 16382, 16383, 16384, 70_000])
+def test_lengths_of_one_two_and_three_bytes(size: int) -> None:
+    text, numbers = bytes(range(256)) * (size // 256) + bytes(size % 256), list(range(size))
+    data = built({"n" * (size % 300): [text, b"", text], "integers": numbers, "flags": [1] * size}).SerializeToString()
+    found = Example(data)
+    assert list(map(bytes, found.get("n" * (size % 300)))) == [text, b"", text]
+    assert list(found.get("integers")) == numbers
+    assert list(found.get("flags")) == [1] * size
+
+
 def varint(value: int) -> bytes:
     out = b""
     while value > 127:
