@@ -46,7 +46,7 @@ class Live:
         self._snapshot: Snapshot | None = None
         self._keyring, self._keys_version = Keyring(()), None
         self._turn = threading.Lock()
-        self._turns = CapacityLimiter(len(os.sched_getaffinity(0)))
+        self._turns = CapacityLimiter(2 * len(os.sched_getaffinity(0)))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_after, name="snapshot", daemon=True)
 
@@ -94,8 +94,8 @@ class Live:
             self.refresh_s = time.monotonic() - began
 
     async def in_turn(self, answer: Callable[[], T]) -> T:
-        """What ``answer`` returns, on a thread of its own. As many at once as there are cores, in the order in which
-        they came: questions over all rows that share a core all end late.
+        """What ``answer`` returns, on a thread of its own. Two at once for each core, in the order in which they came:
+        one waits for polars while the other speaks Python, and of more on a core all would end late.
         """
         return await to_thread.run_sync(answer, limiter=self._turns)
 
