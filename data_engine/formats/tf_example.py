@@ -39,7 +39,7 @@ class Example:
             for start, stop in _contents(data, 0, len(data)):
                 for at, end in _contents(data, start, stop):
                     name, feature = _entry(data, at, end)
-                    self._features[name.decode()] = feature
+                    self._features[name] = feature
         except IndexError as error:
             raise _damaged("it ends inside a field") from error
         except UnicodeDecodeError as error:
@@ -72,7 +72,7 @@ class Example:
         return []
 
 
-def _entry(data: bytes, at: int, stop: int) -> tuple[bytes, tuple[int, int]]:
+def _entry(data: bytes, at: int, stop: int) -> tuple[str, tuple[int, int]]:
     """Name and place of the ``Feature`` in an entry of the map."""
     size = data[at + 1]
     here = at + 2 + size
@@ -81,12 +81,12 @@ def _entry(data: bytes, at: int, stop: int) -> tuple[bytes, tuple[int, int]]:
         if length > 0x7F:
             length, start = _varint(data, here + 1)
         if start + length == stop:
-            return data[at + 2 : here], (start, stop)
-    name, feature = b"", (stop, stop)
+            return data[at + 2 : here].decode(), (start, stop)
+    name, feature = "", (stop, stop)
     while at < stop:
         number, wire, start, at = _field(data, at, stop)
         if wire == _LENGTH and number == 1:
-            name = data[start:at]
+            name = data[start:at].decode()
         elif wire == _LENGTH and number == 2:
             feature = (start, at)
     return name, feature

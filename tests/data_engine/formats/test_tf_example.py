@@ -102,6 +102,7 @@ def test_unusual_but_legal_encodings(feature: bytes) -> None:
         wrapped(field(3, field(1, b"\x80"))),  # a number that does not end
         wrapped(field(3, field(1, b"\x80" * 11 + b"\x01"))),
         wrapped(b"", name=b"\xff\xfe"),
+        field(1, field(1, field(1, b"\xff") + field(1, b"x") + field(2, b""))),  # a name said twice, once wrongly
     ],
 )
 def test_what_is_no_example_says_so(data: bytes) -> None:
