@@ -26,6 +26,8 @@ after a miss on button-press-topdown was seen; how was chosen on ten other tasks
 How ``extraneous`` looks ahead, and what closes a loop to it, was chosen on the ``fix`` half and on pauses in
 coffee-button, handle-press, faucet-open and door-open; that a vote counts the whole rest that it lies in was seen to be
 needed from the tolerance that one draw of detours in window-open was given.
+That ``consistency`` holds contact against who else was there was seen to be needed in door-open of ``uplift_sets``, and
+its constants are guesses that were tried there and on recording defects of the ``fix`` half.
 """
 
 from __future__ import annotations

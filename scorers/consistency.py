@@ -3,13 +3,14 @@
 How motion responds to action is learned per (embodiment, control mode), cross-fitted by episode and robust against up
 to half of the episodes being wrong (:mod:`scorers.dynamics`, :mod:`scorers.kernels.response`). An episode whose actions
 are late, swapped, negated, in another unit or of another episode then no longer calls for the motion that is there; one
-that was cut together or teleports moves as no action could make it.
+that was cut together or teleports moves as no action could make it. Contact resists everybody: what others of the task
+show in the same places is what an episode is held against (:mod:`scorers.places`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, Sc
 from data_engine.view import fit_views
 from scorers.dynamics import MIN_EPISODES, MIN_ROWS, Dynamics, learn
 from scorers.kernels.response import Response, Rows, concordance, respond
+from scorers.places import Places
 from scorers.pool import worst_spans
 from scorers.suspicions import LAGS, what_explains
 
@@ -29,6 +31,7 @@ _REFERENCE_STEPS = 20_000
 _SUSPECT = 0.6  # of the usual agreement lost, from where on a reason is looked for
 _WINDOW = 9  # steps that agree or contradict together
 _SEAM = 0.5  # share of the moving coordinates that jump in one step where two recordings were joined
+_WITNESS = 0.5  # of the usual agreement: what is lost is never told in units of less
 _BETTER = 0.05  # of the error: what another lag has to explain more
 
 
@@ -37,10 +40,11 @@ class Consistency(Scorer):
 
     Metrics: ``inconsistency``, the headline: the share of its usual agreement that the worst coordinate which actions
     drive has lost (0 usual or better, 1 nothing to do with each other, 2 opposite), or 1 - 1 / ``jump`` where that is
-    more. ``agreement``: the worst coordinate's concordance of the motion that its past does not explain with what the
-    actions call for. ``correlation``: the same without regard to size. ``gain``: the size of the motion over what the
-    actions call for, all coordinates together. ``lag_steps``, ``lag_ms``: by how much actions come later than usual in
-    the group (best lag by cross-correlation within 12 steps; 0 unless another explains a twentieth of the error).
+    more; where other episodes of its task (three at least) show less in the same places, that is the usual.
+    ``agreement``: the worst coordinate's concordance of the motion that its past does not explain with what the actions
+    call for. ``correlation``: the same without regard to size. ``gain``: the size of the motion over what the actions
+    call for, all coordinates together. ``lag_steps``, ``lag_ms``: by how much actions come later than usual in the
+    group (best lag by cross-correlation within 12 steps; 0 unless another explains a twentieth of the error).
     ``jump``: the largest unexplained motion of what actions drive, over the usual. ``length``, the baseline to beat.
 
     Reasons of spans: ``lagged``, ``reversed``, ``negated``, ``swapped``, ``rescaled``, ``foreign_action`` (of the whole
@@ -54,7 +58,7 @@ class Consistency(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="consistency",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("inconsistency", "share of usual agreement lost", "lower"),
@@ -75,13 +79,17 @@ class Consistency(Scorer):
         """Learn each group's response, and what is usual in it."""
         reference = Reference(batches, seed=seed, budget=_REFERENCE_STEPS)
         views = fit_views(reference)
-        arrays, kept = {}, {}
+        arrays: dict[str, np.ndarray] = {}
+        kept: dict[str, dict[str, Any]] = {}
         for number, (group, found) in enumerate(reference.groups.items()):
             dynamics = learn(found, views[group], seed, device)
             if dynamics is None:
                 continue
-            kept[group] = {"number": number, "view": dynamics.view.as_dict()}
+            kept[group] = {"number": number, "view": dynamics.view.as_dict(), "tasks": []}
             arrays |= {f"{number}.{name}": values for name, values in dynamics.arrays().items()}
+            for task, places in _places(found, dynamics, seed, device).items():
+                arrays |= {f"{number}.{len(kept[group]['tasks'])}.{n}": x for n, x in places.arrays().items()}
+                kept[group]["tasks"].append(task)
         return self.learned(
             reference.seen,
             seed=seed,
@@ -92,10 +100,18 @@ class Consistency(Scorer):
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """Every metric of every episode, by the model that has not seen it."""
-        known = {group: _load(fit, found["number"], found["view"]) for group, found in fit.meta["groups"].items()}
-        return [self._one(raw, known.get(raw.group), device) for raw in episodes(batch)]
+        groups = fit.meta["groups"]
+        known = {group: _load(fit, found["number"], found["view"]) for group, found in groups.items()}
+        places = {
+            (group, task): Places.load(_named(fit, f"{found['number']}.{i}."))
+            for group, found in groups.items()
+            for i, task in enumerate(found["tasks"])
+        }
+        return [
+            self._one(raw, known.get(raw.group), places.get((raw.group, raw.task)), device) for raw in episodes(batch)
+        ]
 
-    def _one(self, raw: RawEpisode, dynamics: Dynamics | None, device: str) -> list[ScoreRow]:
+    def _one(self, raw: RawEpisode, dynamics: Dynamics | None, places: Places | None, device: str) -> list[ScoreRow]:
         if raw.problem is not None or dynamics is None:
             return self._undefined(raw, raw.problem or f"fewer than {MIN_EPISODES} reference episodes of {raw.group}")
         course = dynamics.course(raw)
@@ -123,6 +139,11 @@ class Consistency(Scorer):
             return [first, *(ScoreRow(name, None, "undefined", reason) for name in names), *last]
         agreement = concordance(response.surprise, response.call)
         usual, unit = dynamics.agreement
+        there = places.expected(raw, found, response, dynamics.view, device) if places is not None else None
+        if there is not None:
+            there = np.minimum(there, usual)
+            unit = unit * np.clip(there / np.where(usual > 0, usual, 1.0), _WITNESS, 1.0)
+            usual = there
         lost = np.where(seen, (usual - agreement) / np.where(unit > 0, unit, 1.0), -np.inf)
         worst = int(lost.argmax())
         value = max(float(lost[worst]), by_jump, 0.0)
@@ -182,9 +203,23 @@ class Consistency(Scorer):
 
 
 def _load(fit: Fit, number: int, view: dict[str, object]) -> Dynamics:
-    prefix = f"{number}."
-    arrays = {name[len(prefix) :]: values for name, values in fit.arrays.items() if name.startswith(prefix)}
-    return Dynamics.load(view, arrays)
+    return Dynamics.load(view, _named(fit, f"{number}."))
+
+
+def _named(fit: Fit, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of ``fit`` whose names begin so, by what follows."""
+    return {name[len(prefix) :]: values for name, values in fit.arrays.items() if name.startswith(prefix)}
+
+
+def _places(found: Sequence[RawEpisode], dynamics: Dynamics, seed: int, device: str) -> dict[str, Places]:
+    """What the episodes of each task show of a group's dynamics where they are."""
+    seen: dict[str, list[tuple[RawEpisode, Rows, Response]]] = {}
+    for raw in found:
+        rows = dynamics.rows(dynamics.course(raw))
+        if len(rows) >= MIN_ROWS:
+            response = respond(rows, dynamics.model(raw.content_hash), device)
+            seen.setdefault(raw.task, []).append((raw, rows, response))
+    return {task: Places.learn(some, dynamics.view, seed) for task, some in sorted(seen.items())}
 
 
 def _lag(found: Rows, response: Response, weight: np.ndarray) -> int:
