@@ -30,6 +30,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/one_less.py
 	$(BIN)/python benchmarks/mutual_information.py
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/learned.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/rlds.py
 	$(BIN)/python benchmarks/vision.py
