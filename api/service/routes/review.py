@@ -46,7 +46,7 @@ class Queue(BaseModel):
     matched: int
 
 
-class Tally(BaseModel):
+class ReviewTally(BaseModel):
     """What was said so far."""
 
     verdicts: int
@@ -84,9 +84,9 @@ def queue(
 
 
 @router.get("/tally")
-def tally(lake: Held) -> Tally:
+def tally(lake: Held) -> ReviewTally:
     """Verdicts by reviewer, how far reviewers agree, and how often each reason was right."""
-    return Tally(**reviews.tally(lake, _candidates(lake)))
+    return ReviewTally(**reviews.tally(lake, _candidates(lake)))
 
 
 @router.post("/verdicts", status_code=201)
