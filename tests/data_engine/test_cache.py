@@ -178,3 +178,14 @@ def test_an_lru_forgets_the_oldest() -> None:
     for key in (1, 2, 1, 3, 1, 2):
         assert lru(key) == key
     assert made == [1, 2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    "made", [np.arange(12.0).reshape(3, 4), np.arange(6).reshape(2, 3).T, np.float32(3), np.zeros(0)]
+)
+def test_what_was_made_comes_back_as_it_was(tmp_path, made) -> None:
+    cache = Cache(tmp_path / "cache")
+    first = cache.array("0" * 64, "made", lambda: np.asarray(made))
+    again = cache.array("0" * 64, "made", lambda: pytest.fail("it is there"))
+    assert np.array_equal(first, again) and first.dtype == again.dtype and again.shape == np.shape(made)
+    assert again.flags.writeable
