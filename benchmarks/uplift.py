@@ -316,6 +316,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="write every arm's figures there")
     asked = parser.parse_args()
+    if asked.seeds is not None and asked.seeds < 2:
+        parser.error("--seeds: intervals are over trainings, of which two of each task are needed at least")
     how = QUICK if asked.quick else Settings()
     how = replace(how, **{name: getattr(asked, name) for name in ("seeds", "rollouts") if getattr(asked, name)})
     how = replace(how, **{name: tuple(getattr(asked, name)) for name in ("tasks", "budgets") if getattr(asked, name)})
