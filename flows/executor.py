@@ -11,15 +11,18 @@ import ctypes
 import importlib
 import math
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -108,22 +111,17 @@ class Local(Executor):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """``shards`` by index in ``workers`` processes; ``helping``: beside this one, which begins at the other end."""
         import multiprocessing
-        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=_worker, initargs=(os.getpid(),)) as pool:
-            futures = {
-                pool.submit(execute, lake.uri, function, shards[index], resources.cpus): index
-                for index in sorted(shards, reverse=helping)
-            }
+            give = partial(pool.submit, execute, lake.uri, function)
+            fed = _Fed(give, shards, resources.cpus, ahead=2 * workers, backwards=helping)
             try:
-                for future, index in [*reversed(futures.items())] if helping else ():
-                    if not future.cancel():  # the helpers have come to here
-                        break
-                    del futures[future]
+                while helping and (index := fed.take()) is not None:
                     yield index, execute(lake.uri, function, shards[index], resources.cpus)
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
+                    yield from fed.ended(wait=False)
+                yield from fed.ended(wait=True)
             except BrokenExecutor as error:
                 raise EngineError(
                     "a worker was killed, perhaps for want of memory",
@@ -131,8 +129,70 @@ class Local(Executor):
                     fix="run it again with fewer --workers: it goes on",
                 ) from error
             except BaseException:
+                fed.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+class _Fed:
+    """Shards that a pool is given a few at a time, ``ahead`` of its work, so that the others can be taken back.
+
+    No future is cancelled for that: where a worker dies, a cancelled one keeps the pool of Python 3.11 from ending the
+    other workers (InvalidStateError), and those keep this process from ending.
+    """
+
+    def __init__(
+        self,
+        give: Callable[[Shard, int], Future[Any]],
+        shards: Mapping[int, Shard],
+        cpus: int,
+        *,
+        ahead: int,
+        backwards: bool,
+    ) -> None:
+        self._give, self._shards, self._cpus = give, shards, cpus
+        self._waiting = deque(sorted(shards, reverse=backwards))
+        self._over: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._given = self._told = 0
+        for _ in range(ahead):
+            self._feed()
+
+    def take(self) -> int | None:
+        """The shard that the pool would be given last, which it is not given now; None where it has them all."""
+        with self._lock:
+            return self._waiting.pop() if self._waiting else None
+
+    def stop(self) -> None:
+        """Give the pool no more."""
+        with self._lock:
+            self._waiting.clear()
+
+    def ended(self, *, wait: bool) -> Iterator[tuple[int, Any]]:
+        """(index, result) of shards of the pool as they end, all of them or those that did; errors are raised."""
+        while self._told < self._given and (wait or not self._over.empty()):
+            index, future = self._over.get()
+            self._told += 1
+            yield index, future.result()
+
+    def _feed(self) -> None:
+        with self._lock:
+            if not self._waiting:
+                return
+            index = self._waiting.popleft()
+            self._given += 1
+        try:
+            future = self._give(self._shards[index], self._cpus)
+        except RuntimeError as error:  # the pool broke, or was shut down
+            future = Future()
+            future.set_exception(error)
+        future.add_done_callback(partial(self._end, index))
+
+    def _end(self, index: int, future: Future[Any]) -> None:
+        """In the pool's own thread: feed it before this is told, so that what was given is known once all is told."""
+        if not future.cancelled() and future.exception() is None:
+            self._feed()
+        self._over.put((index, future))
 
 
 def _worker(parent: int) -> None:

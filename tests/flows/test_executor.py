@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -112,6 +113,14 @@ def test_long_work_is_helped_by_another_process(lake, tmp_path, monkeypatch):
     assert [result["value"] for result in found] == [0, 1, 2, 3, 4]
     assert found[0]["pid"] == os.getpid() != found[-1]["pid"]
     assert len({result["pid"] for result in found}) == 2
+
+
+def test_a_killed_helper_is_told_of_too(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.executor._WORTH_S", 1e-9)
+    monkeypatch.setattr("flows.executor._cores", lambda: 2.0)
+    with pytest.raises(EngineError, match="a worker was killed"):
+        run(lake, shards(tmp_path, 12), Local(None), "tests.flows.work:vanish_elsewhere")
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -22,6 +23,17 @@ def refuse(lake, payload, fingerprint, cpus):
 
 def vanish(lake, payload, fingerprint, cpus):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def vanish_elsewhere(lake, payload, fingerprint, cpus):
+    """Killed where it runs in a helper; here every shard but the first waits until that is so."""
+    log = Path(payload["log"])
+    if multiprocessing.parent_process() is not None:
+        log.write_text("gone")
+        os.kill(os.getpid(), signal.SIGKILL)
+    while payload["value"] and not log.exists():
+        time.sleep(0.02)
+    return {"value": payload["value"], "pid": os.getpid()}
 
 
 def sleep(lake, payload, fingerprint, cpus):
