@@ -165,7 +165,7 @@ def _leading(values: pl.Series, verdict: pl.Series | None, down: bool, count: in
     """
     among = values.filter(verdict) if verdict is not None else values
     ends = among.top_k(count) if down else among.bottom_k(count)  # null only where nothing else is left
-    if len(ends) < count or ends.null_count():
+    if len(ends) < count or ends.null_count() or (ends.dtype.is_float() and ends.is_nan().any()):  # no least of NaN
         return verdict if verdict is not None else pl.repeat(True, len(values), eager=True)
     edge = pl.lit(ends.min() if down else ends.max(), dtype=values.dtype)
     ahead = pl.col(values.name) >= edge if down else pl.col(values.name) <= edge

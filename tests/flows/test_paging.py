@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import nan
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_engine.errors import RequestError
-from flows.paging import page
+from flows.paging import _leading, page
 from storage.lake import Lake
 from storage.snapshot import Snapshot
 
@@ -87,3 +89,13 @@ def test_what_is_unknown_is_refused(held, given_, code):
     with pytest.raises(RequestError) as caught:
         page(held, **given_)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("values", [[1.0, nan, nan, None], [3.0, 1.0, 2.0, 2.0], [None, None, 1.0, 2.0]])
+def test_what_a_page_is_sorted_from_holds_its_first_rows(values, down):
+    """By polars' own order, in which NaN is the greatest."""
+    column = pl.Series("value", values, pl.Float64)
+    for count in (1, 2, 3):
+        kept = column.filter(_leading(column, None, down, count)).sort(descending=down, nulls_last=True)
+        assert kept.head(count).equals(column.sort(descending=down, nulls_last=True).head(count))
