@@ -11,6 +11,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from data_engine.errors import EngineError
@@ -20,8 +21,13 @@ from storage.lake import Lake
 
 __all__ = ["Ray"]
 
-
 _AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@cache
+def _token() -> str:
+    """One for the whole process: Ray reads it once and keeps it, so a second cluster must want the same."""
+    return secrets.token_hex(32)
 
 
 class Ray(Executor):
@@ -32,8 +38,6 @@ class Ray(Executor):
     def __init__(self, workers: int | None = None) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if not os.environ.get("RAY_ADDRESS") and not any(os.environ.get(name) for name in _AUTH):
-            os.environ.update({_AUTH[0]: "token", _AUTH[1]: secrets.token_hex(32)})  # before Ray reads them
         import ray
 
         self._ray = ray
@@ -44,6 +48,8 @@ class Ray(Executor):
         self._owns = not ray.is_initialized()
         if self._owns:
             address = os.environ.get("RAY_ADDRESS")
+            if not address and not any(os.environ.get(name) for name in _AUTH):
+                os.environ["RAY_AUTH_TOKEN"] = _token()
             local = {} if address else {"include_dashboard": False, "num_cpus": max(workers or 0, os.cpu_count() or 1)}
             try:
                 ray.init(

@@ -26,10 +26,12 @@ def healthy(address: str, **environment: str) -> bool:
 
 @pytest.mark.timeout(600)
 def test_a_local_cluster_wants_its_token_and_runs_over_rest_compute_on_it(tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with executor("ray", 1):
+        pass  # a cluster before it, whose token this process has read and keeps
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, "")  # what is made up is forgotten afterwards
+        monkeypatch.delenv(name)
     source = write_robomimic(tmp_path / "reach.hdf5", episodes=4)
     Lake.open(str(tmp_path / "lake"), create=True)
     with executor("ray", 1):
