@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -17,9 +16,8 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -123,16 +121,18 @@ class Cache:
                 np.save(out, convert(_read(file, column, fill), conversions), allow_pickle=False)
             return _mapped(temporary)  # stays mapped whatever becomes of the name
 
-    def array(self, sha256: str, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """What ``make`` makes of the file with this hash, under a name that says what it depends on besides."""
+    def kept(self, sha256: str, name: str) -> np.ndarray | None:
+        """What :meth:`keep` was given last of the file with this hash under ``name``; None where it is gone."""
         kept = self._entry("made", sha256) / f"{name}.npy"
         if self._use(kept):
             with contextlib.suppress(FileNotFoundError):  # another process made room just now
-                return _small(kept)
-        made = make()
-        with self._new(kept) as temporary, temporary.open("wb") as out:
+                return np.asarray(np.load(kept, allow_pickle=False))
+        return None
+
+    def keep(self, sha256: str, name: str, made: np.ndarray) -> None:
+        """Keep what was made of the file with this hash, under a name that says what it depends on besides."""
+        with self._new(self._entry("made", sha256) / f"{name}.npy") as temporary, temporary.open("wb") as out:
             np.save(out, made, allow_pickle=False)
-        return made
 
     def table(self, sha256: str, make: Callable[[], pa.Table | None]) -> pa.Table | None:
         """What ``make`` makes of the table with this hash, mapped: copied by no process. None is not kept."""
@@ -228,21 +228,6 @@ def verify(file: Path, sha256: str, name: str) -> None:
 
 def _mapped(file: Path) -> np.ndarray:
     return np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-
-
-def _small(file: Path) -> np.ndarray:
-    """An array as ``np.save`` wrote it. Thousands share a header, and reading that is most of the work."""
-    data = file.read_bytes()
-    if data[:8] != b"\x93NUMPY\x01\x00":
-        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-    start = 10 + int.from_bytes(data[8:10], "little")
-    shape, in_columns, dtype = _header(data[8:start])
-    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if in_columns else "C").copy()
-
-
-@lru_cache(64)
-def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    return np.lib.format.read_array_header_1_0(io.BytesIO(data))
 
 
 def _mapped_table(file: Path) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data_engine.arrays import to_array
 from data_engine.errors import RequestError
 from data_engine.exports.lerobot_features import DEFAULTS, Columns, hf_features, lerobot_name
-from data_engine.exports.lerobot_stats import vector_stats
+from data_engine.exports.lerobot_stats import episode_stats
 from data_engine.exports.values import arrow_type, nested, restored
 from data_engine.model import TIMESTAMP, Feature
 
@@ -102,8 +102,8 @@ class DataFiles:
         matrix = np.column_stack([*numbers, *derived]).astype(np.float64, copy=False)
         table = pa.Table.from_arrays([*arrays, *(pa.array(values) for values in derived)], schema=self.schema)
         self._writer_for(table.nbytes).write_table(table, row_group_size=len(frame))
+        self.stats.extend(episode_stats(matrix, starts))
         for row, first, stop in zip(rows, starts.tolist(), stops.tolist(), strict=True):
-            self.stats.append(vector_stats(matrix[first:stop]))
             self.places.append((self._file, self.written + first, self.written + stop))
             self.starts.append(float(times[first]))
             self.rows.append(row)

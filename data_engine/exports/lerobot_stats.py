@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["NAMES", "QUANTILES", "aggregate", "image_stats", "vector_stats"]
+__all__ = ["NAMES", "QUANTILES", "aggregate", "episode_stats", "image_stats", "vector_stats"]
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 NAMES = ("min", "max", "mean", "std", *QUANTILES)
@@ -29,6 +29,43 @@ def vector_stats(values: np.ndarray) -> np.ndarray:
     below, above = ranked[:, low], ranked[:, np.ceil(at).astype(np.int64)]
     moments = [ranked[:, 0], ranked[:, -1], values.mean(axis=0), values.std(axis=0)]
     return np.vstack([*moments, (below + (above - below) * (at - low)).T])
+
+
+def episode_stats(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """float64 [episodes, 9, d]: :func:`vector_stats` of each run of ``values`` float64 [n, d] that begins at ``starts``
+    int64 [episodes], ascending from 0.
+
+    Episodes of like length are done together, padded to at most twice their length: a call of numpy costs more than
+    what there is to do for one of them.
+    """
+    lengths = np.diff(np.append(starts, len(values)))
+    found = np.empty((len(starts), len(NAMES), values.shape[1]))
+    whole = np.logical_and.reduceat(np.isfinite(values).all(axis=1), starts)
+    kind = np.where(whole, np.frexp(lengths)[1], -1 - np.arange(len(starts)))
+    for some in (np.flatnonzero(kind == each) for each in np.unique(kind)):
+        if len(some) == 1:
+            first = starts[some[0]]
+            found[some[0]] = vector_stats(values[first : first + lengths[some[0]]])
+        else:
+            found[some] = _together(values, starts[some], lengths[some])
+    return found
+
+
+def _together(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """:func:`vector_stats` of the finite runs of ``values`` at ``starts`` of ``lengths``: [runs, 9, d]."""
+    at = np.arange(lengths.max())
+    inside = (at < lengths[:, None])[:, None]
+    runs = values.T[:, np.minimum(starts[:, None] + at, len(values) - 1)].transpose(1, 0, 2)  # [runs, d, steps]
+    n = lengths[:, None]
+    mean = np.where(inside, runs, 0.0).sum(axis=2) / n
+    deviation = np.sqrt((np.where(inside, runs - mean[:, :, None], 0.0) ** 2).sum(axis=2) / n)
+    ranked = np.sort(np.where(inside, runs, np.inf), axis=2)
+    rank = _LEVELS * (n - 1)
+    low = np.floor(rank).astype(np.int64)
+    below, above = (np.take_along_axis(ranked, k[:, None], axis=2) for k in (low, np.ceil(rank).astype(np.int64)))
+    quantiles = (below + (above - below) * (rank - low)[:, None]).transpose(0, 2, 1)
+    last = np.take_along_axis(ranked, (n - 1)[:, None], axis=2)[:, :, 0]
+    return np.concatenate([np.stack([ranked[:, :, 0], last, mean, deviation], axis=1), quantiles], axis=1)
 
 
 def image_stats(frames: Iterable[np.ndarray]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,6 +105,7 @@ def write_camera(
         file.bytes += size
         file.members.append(number)
         file.cuts.append(found)
+    kept = _Kept(cache, fps, sampled)
     places: dict[int, Place] = {}
     stats: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
@@ -117,9 +119,9 @@ def write_camera(
             clip, n = clips[number], clips[number].frames
             shown = np.unique(np.linspace(0, n - 1, min(sampled, n)).round().astype(int))
             measure = partial(_measured, written, out, from_s + shown / fps)
-            known = cache is not None and clip.sha256 is not None and number not in transcoded
-            stats[number] = _kept(cache, clip, fps, sampled, measure) if known and cache else measure()
+            stats[number] = measure() if number in transcoded else kept(clip, measure)
             counts[number] = len(shown)
+        kept.write()
         for cut in file.cuts:
             if Path(cut.piece.path).parent == scratch:
                 Path(cut.piece.path).unlink(missing_ok=True)
@@ -174,14 +176,45 @@ def _measured(readers: Callable[[Path], FrameReader], path: Path, times: np.ndar
     return image_stats([_downsampled(readers(path).at(times, TOLERANCE_S))])
 
 
-def _kept(cache: Cache, clip: Clip, fps: float, sampled: int, measure: Callable[[], np.ndarray]) -> np.ndarray:
-    """What ``measure`` finds, or found before in the file as it is now. Without a place to write, nothing is kept."""
-    now = clip.path.stat()
-    name = digest("image_stats", [now.st_ino, now.st_size, now.st_mtime_ns, clip.start_s, clip.frames, fps, sampled])
-    try:
-        return cache.array(str(clip.sha256), name, measure)
-    except RequestError:
-        return measure()
+class _Kept:
+    """Statistics of copied clips, kept by the file that they lie in as it is now."""
+
+    def __init__(self, cache: Cache | None, fps: float, sampled: int) -> None:
+        self._cache, self._settings = cache, [fps, sampled]
+        self._known: dict[tuple[str, str], dict[tuple[float, int], np.ndarray]] = {}
+        self._grown: set[tuple[str, str]] = set()
+        self._names: dict[Path, str] = {}
+
+    def __call__(self, clip: Clip, measure: Callable[[], np.ndarray]) -> np.ndarray:
+        """What ``measure`` finds of ``clip``, or found before."""
+        if self._cache is None or clip.sha256 is None:
+            return measure()
+        place = clip.sha256, self._name(clip.path)
+        if place not in self._known:
+            table = self._cache.kept(*place)
+            rows = () if table is None else table
+            self._known[place] = {(float(row[0]), int(row[1])): row[2:].reshape(-1, 3) for row in rows}
+        known, key = self._known[place], (clip.start_s, clip.frames)
+        if key not in known:
+            known[key] = measure()
+            self._grown.add(place)
+        return known[key]
+
+    def write(self) -> None:
+        """Keep what was measured since. Without a place to write, nothing is kept."""
+        for sha256, name in self._grown:
+            rows = [[*key, *stats.ravel()] for key, stats in self._known[sha256, name].items()]
+            with contextlib.suppress(RequestError):
+                if self._cache is not None:
+                    self._cache.keep(sha256, name, np.array(rows))
+        self._grown.clear()
+
+    def _name(self, path: Path) -> str:
+        if path not in self._names:
+            now = path.stat()
+            state = [now.st_ino, now.st_size, now.st_mtime_ns, *self._settings]
+            self._names[path] = digest("image_stats", state)
+        return self._names[path]
 
 
 def _downsampled(frames: np.ndarray) -> np.ndarray:

@@ -185,7 +185,10 @@ def test_an_lru_forgets_the_oldest() -> None:
 )
 def test_what_was_made_comes_back_as_it_was(tmp_path, made) -> None:
     cache = Cache(tmp_path / "cache")
-    first = cache.array("0" * 64, "made", lambda: np.asarray(made))
-    again = cache.array("0" * 64, "made", lambda: pytest.fail("it is there"))
-    assert np.array_equal(first, again) and first.dtype == again.dtype and again.shape == np.shape(made)
-    assert again.flags.writeable
+    assert cache.kept("0" * 64, "made") is None
+    cache.keep("0" * 64, "made", np.ones(2))
+    cache.keep("0" * 64, "made", np.asarray(made))
+    again = cache.kept("0" * 64, "made")
+    assert again is not None and again.flags.writeable
+    assert np.array_equal(made, again) and again.dtype == np.asarray(made).dtype and again.shape == np.shape(made)
+    assert cache.kept("0" * 64, "another") is None and cache.kept("1" * 64, "made") is None

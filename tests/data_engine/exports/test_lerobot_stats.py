@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from data_engine.exports.lerobot_stats import NAMES, QUANTILES, aggregate, image_stats, vector_stats
+from data_engine.exports.lerobot_stats import NAMES, QUANTILES, aggregate, episode_stats, image_stats, vector_stats
 
 finite = st.floats(-1e6, 1e6, width=32)
 blocks = arrays.arrays(np.float64, st.tuples(st.integers(1, 30), st.integers(1, 4)), elements=finite)
@@ -51,6 +51,16 @@ def test_episodes_pool_to_the_whole(episodes: list[np.ndarray]) -> None:
     whole = dict(zip(NAMES, by_numpy(np.concatenate(episodes)), strict=True))
     for name in ("min", "max", "mean", "std"):
         np.testing.assert_allclose(found[name], whole[name], rtol=1e-6, atol=1e-2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(holed, st.data())
+def test_episodes_together_are_episodes_one_by_one(values: np.ndarray, data: st.DataObject) -> None:
+    cuts = data.draw(st.sets(st.integers(0, len(values) - 1)))
+    starts = np.array(sorted(cuts | {0}))
+    found = episode_stats(values, starts)
+    for stats, episode in zip(found, np.split(values, starts[1:]), strict=True):
+        np.testing.assert_allclose(stats, vector_stats(episode), rtol=1e-9, atol=1e-6)
 
 
 def test_one_episode_of_nan_poisons_nobody() -> None:
