@@ -35,7 +35,8 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
 @dataclass(frozen=True)
 class Difference:
     """``mean`` of one arm less another, its interval ``low`` to ``high``, and ``detectable``: the least true difference
-    that this many trainings would have found (two-sided at the interval's level) with the power asked for."""
+    that this many trainings, as unlike each other as these, would have found (two-sided at the interval's level) with
+    the power asked for."""
 
     mean: float
     low: float
@@ -56,9 +57,10 @@ def paired_difference(
     entry i of both is the same training seed and initial conditions.
 
     Tasks weigh alike and are taken as they are; trainings stand for others, and are drawn anew inside each task, one
-    fewer than there are, which leaves the variance of a small sample unbiased (McCarthy and Snowden 1985). Percentile
-    interval. Raises ``ValueError`` where a task has fewer than two trainings or the arms do not pair. O(draws x
-    trainings).
+    fewer than there are, which leaves the variance of a small sample unbiased (McCarthy and Snowden 1985). The ends of
+    the percentile interval lie as many times further out as Student's quantile is above the normal one: few trainings
+    tell their own spread badly. Degrees of freedom by Welch and Satterthwaite. Raises ``ValueError`` where a task has
+    fewer than two trainings or the arms do not pair. O(draws x trainings).
     """
     if len(one) != len(other) or any(len(a) != len(b) for a, b in zip(one, other, strict=True)):
         raise ValueError("the arms do not pair")
@@ -67,11 +69,34 @@ def paired_difference(
         raise ValueError("at least two trainings of each task are needed")
     draw = np.random.default_rng(seed)
     means = np.mean([gap[draw.integers(len(gap), size=(draws, len(gap) - 1))].mean(axis=1) for gap in gaps], axis=0)
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    error = np.sqrt(sum(gap.var(ddof=1) / len(gap) for gap in gaps)) / len(gaps)
-    reach = NormalDist().inv_cdf(0.5 + level / 2) + NormalDist().inv_cdf(power)
-    mean = float(np.mean([gap.mean() for gap in gaps]))
-    return Difference(mean, float(low), float(high), float(reach * error))
+    parts = np.array([gap.var(ddof=1) / len(gap) for gap in gaps])
+    mean, error = float(np.mean([gap.mean() for gap in gaps])), float(np.sqrt(parts.sum())) / len(gaps)
+    free = _freedom(parts, np.array([len(gap) - 1 for gap in gaps]))
+    reach = _student(0.5 + level / 2, free)
+    wider = reach / NormalDist().inv_cdf(0.5 + level / 2)
+    low, high = mean + wider * (np.quantile(means, [0.5 - level / 2, 0.5 + level / 2]) - mean)
+    return Difference(mean, float(low), float(high), (reach + _student(power, free)) * error)
+
+
+def _freedom(parts: np.ndarray, each: np.ndarray) -> float:
+    """Degrees of freedom of a sum of the variances ``parts`` that have ``each`` (Satterthwaite 1946, Welch 1947)."""
+    if not parts.any():
+        return float(each.sum())
+    share = parts / parts.sum()
+    return float(1 / (share**2 / each).sum())
+
+
+def _student(p: float, free: float) -> float:
+    """Student's quantile at ``p`` of at least a half, for ``free`` degrees of freedom, whole or not; to three digits.
+
+    At t = sqrt(free) tan(a) the density of the angle a is as cos(a) ** (free - 1), which has no tail to cut off.
+    """
+    if free > 10_000:
+        return NormalDist().inv_cdf(p)
+    angle = np.linspace(0, np.pi / 2, 20_001)
+    density = np.cos(angle) ** (free - 1)
+    below = np.r_[0, np.cumsum(density[1:] + density[:-1])]
+    return float(np.sqrt(free) * np.tan(np.interp((2 * p - 1) * below[-1], below, angle)))
 
 
 def mcnemar(only_one: int, only_other: int) -> float:

@@ -88,9 +88,9 @@ def compare_arms(lake: Lake, first: str, second: str, *, by: By = "mixture_id") 
 
     Returns ``{"first", "second", "tasks": [{"task", "first", "second"}], "difference", "of", "mcnemar", "winner",
     "note"}``: of each arm and task successes, rollouts, rate and Wilson's interval. ``difference``
-    (:func:`data_engine.outcomes.paired_difference`) pairs ``of`` trainings, by seed over the tasks that both have, or
-    single rollouts where no task has two trainings: it speaks of these very policies then. None with a ``note`` where
-    nothing pairs. ``mcnemar``: ``{"only_first", "only_second", "p"}`` over the same rollouts. ``winner`` is an arm only
+    (:func:`data_engine.outcomes.paired_difference`) pairs ``of`` trainings over the tasks that both have, by seed or,
+    where they share no seed, one by one in the order of seeds; or single rollouts where no task has two trainings: it
+    speaks of these very policies then. None with a ``note`` where nothing pairs. ``mcnemar``: ``{"only_first", "only_second", "p"}`` over the same rollouts. ``winner`` is an arm only
     where the interval leaves 0 out and the difference is no less than the least that would have been detected. Rollouts
     whose success is null do not count. Raises ``RequestError`` where an arm has no rollout.
     """
@@ -159,8 +159,8 @@ def _rate(arm: pl.DataFrame) -> dict[str, Any]:
 
 def _difference(one: pl.DataFrame, other: pl.DataFrame) -> dict[str, Any]:
     pairs = one.join(other, on=_CONDITIONS, suffix="_other")
-    if not len(pairs):  # seeds of trainings that have nothing to do with each other
-        pairs = one.join(other, on=["task", "initial_condition"], suffix="_other")
+    if not len(pairs):  # seeds of trainings that have nothing to do with each other: one by one, each but once
+        pairs = _numbered(one).join(_numbered(other), on=_CONDITIONS, suffix="_other")
     apart = pairs.select(
         one=(pl.col("success") & ~pl.col("success_other")).sum(),
         other=(pl.col("success_other") & ~pl.col("success")).sum(),
@@ -178,6 +178,11 @@ def _difference(one: pl.DataFrame, other: pl.DataFrame) -> dict[str, Any]:
     values = [[part[name].to_numpy() for part in parts] for name in ("success", "success_other")]
     tested = {"only_first": apart[0], "only_second": apart[1], "p": mcnemar(*apart)}
     return {"difference": asdict(paired_difference(*values)), "of": of, "mcnemar": tested, "note": None}
+
+
+def _numbered(arm: pl.DataFrame) -> pl.DataFrame:
+    """The first training of each task as seed 1, the second as 2, ..."""
+    return arm.with_columns(pl.col("seed").rank("dense").over("task"))
 
 
 def _preferences(lake: Lake, names: Sequence[str], by: By, draws: int) -> list[dict[str, Any]] | None:

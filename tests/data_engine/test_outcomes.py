@@ -49,33 +49,51 @@ def test_a_paired_difference_is_the_mean_of_the_tasks_and_does_not_see_what_both
     assert other.mean == pytest.approx(-0.2)
 
 
-def test_the_detectable_difference_is_that_of_the_normal_approximation():
+@pytest.mark.parametrize(
+    ("trainings", "quantiles"),  # Student's at 0.975 and 0.8, of any table; the last are nearly the normal ones
+    [(2, 12.7062 + 1.3764), (3, 4.3027 + 1.0607), (5, 2.7764 + 0.9410), (31, 2.0423 + 0.8538), (20_000, 2.8016)],
+)
+def test_the_detectable_difference_is_that_of_so_few_trainings(trainings, quantiles):
+    gaps = np.random.default_rng(0).normal(0.1, 0.2, trainings)
+    found = paired_difference([gaps], [np.zeros(trainings)], draws=10)
+    assert found.detectable == pytest.approx(quantiles * gaps.std(ddof=1) / np.sqrt(trainings), rel=1e-3)
+
+
+def test_tasks_that_vary_unlike_each_other_have_the_degrees_of_freedom_of_welch():
     gaps = [np.array([0.1, 0.3, -0.1, 0.2, 0.0]), np.array([0.0, 0.2, 0.4])]
     found = paired_difference(gaps, [np.zeros(5), np.zeros(3)])
     error = np.sqrt(0.025 / 5 + 0.04 / 3) / 2  # by hand: sample variances 0.025 and 0.04
-    assert found.detectable == pytest.approx((1.959964 + 0.841621) * error, rel=1e-5)
+    # they are 3.53: between four and three
+    assert (2.7764 + 0.9410) * error < found.detectable < (3.1824 + 0.9785) * error
 
 
 def test_the_bootstrap_has_the_variance_of_the_mean():
     gaps = np.random.default_rng(1).normal(0, 1, 6)
     found = paired_difference([gaps], [np.zeros(6)], draws=40_000, level=0.6827)
-    error = gaps.std(ddof=1) / np.sqrt(6)
+    error = gaps.std(ddof=1) / np.sqrt(6) * 1.1105  # Student's quantile of 5 degrees of freedom at one deviation
     assert (found.high - found.low) / 2 == pytest.approx(error, rel=0.08)
 
 
-def test_an_interval_holds_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize("spread", [(0.2, 0.2, 0.2), (0.2, 0.01, 0.01)])  # in the second one task decides alone
+def test_an_interval_holds_the_truth_about_as_often_as_it_says(spread):
     draw = np.random.default_rng(2)
     held = 0
-    for number in range(300):
-        gaps = [draw.normal(0.1, 0.2, 6) for _ in range(3)]
-        found = paired_difference(gaps, [np.zeros(6)] * 3, draws=500, seed=number)
+    for number in range(400):
+        gaps = [draw.normal(0.1, each, 5) for each in spread]
+        found = paired_difference(gaps, [np.zeros(5)] * 3, draws=500, seed=number)
         held += found.low <= 0.1 <= found.high
-    assert 0.88 <= held / 300 <= 0.98
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_two_trainings_seldom_show_a_difference_that_is_none():
+    draw = np.random.default_rng(4)
+    found = [paired_difference([draw.normal(0, 0.2, 2)], [np.zeros(2)], draws=10) for _ in range(400)]
+    assert np.mean([abs(each.mean) >= each.detectable for each in found]) < 0.08
 
 
 def test_a_true_difference_of_the_detectable_size_is_found_about_as_often_as_the_power():
     draw = np.random.default_rng(3)
-    size = (1.959964 + 0.841621) * 0.2 / np.sqrt(24)
+    size = (2.0687 + 0.8575) * 0.2 / np.sqrt(24)  # Student's quantiles of 23 degrees of freedom
     found = [paired_difference([draw.normal(size, 0.2, 24)], [np.zeros(24)], draws=500).low > 0 for _ in range(300)]
     assert 0.72 <= np.mean(found) <= 0.9
 

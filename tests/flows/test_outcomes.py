@@ -74,6 +74,18 @@ def test_one_training_of_each_is_paired_by_rollouts(lake):
     assert answer["mcnemar"] == {"only_first": 14, "only_second": 0, "p": pytest.approx(2 / 2**14)}
 
 
+def test_trainings_of_other_seeds_are_paired_once_each_so_that_the_luck_of_both_counts(lake):
+    lucky = (19, 1, 18, 2, 20)
+    bring_outcomes(lake, [rollout("c", seed, start, start < 4) for seed in range(5) for start in range(20)])
+    bring_outcomes(lake, [rollout("d", 10 + k, start, start < lucky[k]) for k in range(5) for start in range(20)])
+    answers = [compare_arms(lake, *arms) for arms in (("c", "d"), ("d", "c"))]
+    for answer in answers:  # whichever comes first, it is the luck of d that leaves it open
+        assert (answer["of"], answer["winner"]) == ("trainings", None)
+        tested = answer["mcnemar"]
+        assert {tested["only_first"], tested["only_second"]} == {15 + 14 + 16, 3 + 2}  # of 100 pairs, not of 500
+    assert answers[0]["difference"]["detectable"] == pytest.approx(answers[1]["difference"]["detectable"])
+
+
 def test_preferences_rank_policies_that_nobody_called_successful(lake):
     said = [rollout("a", 0, start, None, over="b-0") for start in range(12)]
     said += [rollout("b", 0, start + 100, None, over="a-0") for start in range(2)]
