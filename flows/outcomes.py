@@ -90,9 +90,10 @@ def compare_arms(lake: Lake, first: str, second: str, *, by: By = "mixture_id") 
     "note"}``: of each arm and task successes, rollouts, rate and Wilson's interval. ``difference``
     (:func:`data_engine.outcomes.paired_difference`) pairs ``of`` trainings over the tasks that both have, by seed or,
     where they share no seed, one by one in the order of seeds; or single rollouts where no task has two trainings: it
-    speaks of these very policies then. None with a ``note`` where nothing pairs. ``mcnemar``: ``{"only_first", "only_second", "p"}`` over the same rollouts. ``winner`` is an arm only
-    where the interval leaves 0 out and the difference is no less than the least that would have been detected. Rollouts
-    whose success is null do not count. Raises ``RequestError`` where an arm has no rollout.
+    speaks of these very policies then. None with a ``note`` where nothing pairs. ``mcnemar``:
+    ``{"only_first", "only_second", "p"}`` over the same rollouts. ``winner`` is an arm only where the interval leaves 0
+    out and the difference is no less than the least that would have been detected. Rollouts whose success is null do
+    not count. Raises ``RequestError`` where an arm has no rollout.
     """
     arms = [_arm(lake, name, by) for name in (first, second)]
     names = [arm[by][0] for arm in arms]
