@@ -37,7 +37,7 @@ from benchmarks import uplift_sets as sets
 from benchmarks.acting import end_with_parent
 from benchmarks.kept import Kept
 from benchmarks.measures import baselines, batch_of, measure
-from benchmarks.uplift_arms import ALL, METHODS, ORACLE, PARTS, QUICK, RIVAL, Arm, Found, Settings, arms
+from benchmarks.uplift_arms import ALL, METHODS, ORACLE, PARTS, QUICK, RIVAL, Arm, Found, Settings, arms, of_pusht
 from benchmarks.uplift_report import report
 from benchmarks.uplift_sets import Demonstration
 from data_engine import registry
@@ -284,6 +284,18 @@ def _version(method: str) -> list[str]:
             (registry.load("scorers", part).spec.version, registry.make("scorers", part).config_hash)]  # fmt: skip
 
 
+def versions(methods: Sequence[str]) -> str:
+    """The scorers among ``methods`` with their versions, in brackets those that they combine."""
+    found = []
+    for name in dict.fromkeys(method.partition(".")[0] for method in methods):
+        if name in registry.names("scorers"):
+            spec = registry.load("scorers", name).spec
+            parts = sorted({metric.partition(".")[0] for metric in spec.needs.scores})
+            told = ", ".join(f"{part} {registry.load('scorers', part).spec.version}" for part in parts)
+            found.append(f"{name} {spec.version}" + (f" ({told})" if told else ""))
+    return ", ".join(found) or "no scorer"
+
+
 def _key(part: str, task: str, arm: Arm, how: Settings) -> str:
     """What an outcome is kept under."""
     return digest("uplift", how.key, sets.VERSION, part, task, asdict(arm), _version(arm.method), length=16)
@@ -334,11 +346,11 @@ def main() -> int:
             return pool.map(function, items, chunksize=1)
 
         for part in parts:
-            # one task has as many rollouts as the others together
-            this = replace(how, tasks=(sets.PUSHT,), seeds=how.seeds * len(how.tasks)) if part == sets.PUSHT else how
+            this = of_pusht(how) if part == sets.PUSHT else how
             until = time.time() + 60 * asked.minutes - (time.perf_counter() - began)
             found = measure_set(part, methods, this, asked.cache or Path(work), in_pool, asked.data, until)
             print("\n".join(report(part, found, methods, this)), flush=True)
+            print(f"  versions: {versions(methods)}\n", flush=True)
             everything[part] = {
                 f"{arm.method}@{arm.budget:g}": [row.tolist() for row in rows] for arm, rows in found.success.items()
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from flows.policy import PolicyConfig
 
 __all__ = [
     "ALL", "BASELINES", "LABEL_FREE", "LABEL_USING", "METHODS", "ORACLE", "PARTS", "QUICK", "RIVAL", "Arm", "Found",
-    "Settings", "arms",
+    "Settings", "arms", "of_pusht",
 ]  # fmt: skip
 
 ALL, ORACLE, RIVAL = "all data", "oracle", "rdq"
@@ -49,6 +49,13 @@ QUICK = Settings(
     tasks=sets.TASKS[:2], candidates=60, targets=6, budgets=(0.25, 0.5), seeds=3, rollouts=8,
     config=PolicyConfig(limit=600, hidden=64),
 )  # fmt: skip
+
+
+def of_pusht(how: Settings) -> Settings:
+    """The same for PushT: as many rollouts of one task as of the others together, and the policy that ``evaluate``
+    trains by default: from good people alone the small one came to cover 0.18 of the goal, this one 0.28."""
+    config = PolicyConfig(limit=min(3 * how.config.limit, 3000))
+    return replace(how, tasks=(sets.PUSHT,), seeds=how.seeds * len(how.tasks), config=config)
 
 
 @dataclass(frozen=True)

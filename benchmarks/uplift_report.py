@@ -24,7 +24,9 @@ def report(part: str, found: Found, methods: Sequence[str], how: Settings) -> li
         return [f"{part}: nothing was measured"]
     trials = len(how.tasks) * how.seeds * how.rollouts
     low, high = wilson(round(_mean(everything) * trials), trials)
-    what = "coverage of the goal" if part == sets.PUSHT else f"success (Wilson {low:.1%} to {high:.1%})"
+    what = "coverage of the goal"
+    if part != sets.PUSHT:
+        what = f"success (Wilson {low:.1%} to {high:.1%} for these very policies)"
     lines = [
         f"{part}: {len(how.tasks)} tasks x {how.seeds} seeds x {how.rollouts} rollouts = {trials} an arm, of "
         f"{how.candidates} candidates a task",
@@ -97,6 +99,9 @@ def _verdicts(part: str, found: Found, methods: Sequence[str], everything: Seque
         lost = [f"{arm.method} ({gain.mean:+.1%})" for arm, gain in gains.items() if _verdict(gain, part) == "HARMS"]
         verdict = f"MISSED by {', '.join(lost)}" if lost else "held"
         yield f"  do no harm (none may lose more than is detectable): {verdict}"
+        if gains:  # that no harm was shown shows no harmlessness
+            arm, worst = min(gains.items(), key=lambda pair: pair[1].low)
+            yield f"  the largest loss that an interval leaves room for: {worst.low:+.1%} ({arm.method})"
         return
     for arm in _by_budget(found, ORACLE):
         best, budget = found.success[arm], arm.budget

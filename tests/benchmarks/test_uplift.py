@@ -7,9 +7,10 @@ import pytest
 
 from benchmarks import uplift, uplift_sets
 from benchmarks.planting import Course
-from benchmarks.uplift import Judging, badness, judged, keep, measure_set, trained
+from benchmarks.uplift import Judging, badness, judged, keep, measure_set, trained, versions
 from benchmarks.uplift_arms import ALL, ORACLE, Arm, Settings, arms
 from benchmarks.uplift_sets import Demonstration
+from data_engine import registry
 from flows.policy import PolicyConfig
 
 
@@ -101,6 +102,14 @@ def test_nothing_new_is_begun_when_the_time_is_over(cache):
     assert not found.success
     assert found.missing == {"shortest": "no time was left"}
     assert found.open == [Arm(ALL, 1.0), Arm("random", 0.5)]
+
+
+def test_a_table_names_the_versions_of_what_it_measured():
+    said = versions(["random", "composite", "influence"])
+    assert said.startswith("composite ") and ", influence " in said and "random" not in said
+    for part in ("composite", "consistency", "extraneous"):
+        assert f"{part} {registry.load('scorers', part).spec.version}" in said
+    assert versions(["random", ORACLE]) == "no scorer"
 
 
 def test_a_score_that_combines_others_is_told_what_they_find(cache):
