@@ -90,13 +90,14 @@ def _ingest(
     stamps = _stamps(source, probe)
     facts: list[Any] = [dataset.model_dump(mode="json"), fmt.config, sorted(stamps.items()), *([back] if back else [])]
     facts += ["by reference"] if recipe.by_reference else []
+    facts += [[bad.key for bad in probe.unreadable]] if probe.unreadable else []
     fingerprint = digest("ingest", _VERSION, *facts)
     last = _last_receipt(lake, dataset.name)
     if last and last["source_fingerprint"] == fingerprint and lake.committed("episodes", last["transaction"]):
         bad = [item for item in last["quarantined"] if item["key"] not in out]
         return {
             **last,
-            "unchanged": len(ids) - len(out) - len(bad),
+            "unchanged": probe.n_episodes - len(out) - len(bad),
             "stored": nothing(),
             "quarantined": bad,
             "removed": len(out),

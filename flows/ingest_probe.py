@@ -76,12 +76,13 @@ def preview(recipe: SourceRecipe) -> dict[str, Any]:
     Raises as :func:`examine` does.
     """
     fmt, probe, found = examine(recipe)
-    common = {"format": fmt.name, "episodes": len(probe.episodes)}
+    common = {"format": fmt.name, "episodes": probe.n_episodes}
     if found is None:
         return {**common, "proposal": dict(probe.proposal or {}), "notes": list(probe.notes)}
     schema(found.features)  # refuses what cannot be stored
     whole: dict[Defect, Sequence[str]] = dict.fromkeys((*probe.defects, *of_features(found.features)), ())
     defects = {**whole, **found.defects}
+    unreadable = (*probe.unreadable, *found.unreadable)
     return {
         "dataset": recipe.dataset,
         **common,
@@ -91,7 +92,7 @@ def preview(recipe: SourceRecipe) -> dict[str, Any]:
         "columns": columns(found.features),
         "inferred": [finding.model_dump(mode="json") for f in found.features for finding in f.findings],
         "defects": [{"code": seen.code, "what": seen.what, "keys": list(keys)} for seen, keys in defects.items()],
-        "quarantined": [{"key": bad.key, "code": bad.code, "reason": bad.reason} for bad in found.unreadable],
+        "quarantined": [{"key": bad.key, "code": bad.code, "reason": bad.reason} for bad in unreadable],
         "notes": [*probe.notes, *found.notes],
         "sampled": list(found.sampled),
     }

@@ -34,7 +34,8 @@ def receipt(dataset: Dataset, fmt: Format, probe: Probe, source: Source, results
         notes.update(result["notes"])
         frames.update(result["frames"])
     streams = _streams(results)
-    quarantined = [bad for result in results for bad in result["quarantined"]]
+    quarantined = [{"key": bad.key, "code": bad.code, "reason": bad.reason} for bad in probe.unreadable]
+    quarantined += [bad for result in results for bad in result["quarantined"]]
     quarantined += [
         {"key": key, "code": "not_read", "reason": "the reader passed over the episode"}
         for result in results
@@ -52,7 +53,7 @@ def receipt(dataset: Dataset, fmt: Format, probe: Probe, source: Source, results
             "bytes": sum(file["bytes"] or 0 for file in files),
         },
         "in": {
-            "episodes": len(probe.episodes),
+            "episodes": probe.n_episodes,
             "steps": None if None in said else sum(n or 0 for n in said),
             "frames": dict(sorted(_per_camera(streams, "frames").items())),
         },
@@ -75,9 +76,9 @@ def receipt(dataset: Dataset, fmt: Format, probe: Probe, source: Source, results
         ],
     }
     out = made["stored"]["episodes"] + made["unchanged"] + len(quarantined)
-    if out != len(probe.episodes):
+    if out != probe.n_episodes:
         raise EngineError(
-            f"{len(probe.episodes)} episodes went in and {out} came out; nothing was published", code="lost_episodes"
+            f"{probe.n_episodes} episodes went in and {out} came out; nothing was published", code="lost_episodes"
         )
     return made
 

@@ -184,7 +184,7 @@ class _Look:
         return {
             "uri": self.source.uri,
             "format": fmt.name,
-            "episodes": len(keys),
+            "episodes": probe.n_episodes,
             "steps": steps,
             "steps_estimated": None in lengths,
             "hours": round((steps or 0) / probe.fps / 3600, 4) if probe.fps else None,
@@ -233,7 +233,7 @@ class _Look:
         for defect in (*self.probe.defects, *of_features(features)):
             found[defect] = 0
         found.update(seen.cameras.defects)
-        found.update((bad.code, bad.reason) for bad in self.unreadable.values())
+        found.update((bad.code, bad.reason) for bad in (*self.probe.unreadable, *self.unreadable.values()))
         found.update((defect.code, defect.what) for defect in seen.defects)
         found.update(_integrity(self, seen.tables))
         return [{"code": code, "what": what, "episodes": count} for (code, what), count in found.items()]

@@ -404,7 +404,7 @@ def unicode_paths(at: Path, outside: Path) -> Path:
     return write_robomimic(folder / "démo #1?*.hdf5", 3)
 
 
-@source(0)
+@source(1)
 def names_that_are_no_unicode(at: Path, outside: Path) -> None:
     at.mkdir()
     film(at / "sound.mp4")

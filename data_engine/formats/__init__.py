@@ -28,6 +28,7 @@ from data_engine import registry
 from data_engine.defects import Defect
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.formats.episode_rows import EpisodeRows
+from data_engine.formats.halves import is_text, spelt
 from data_engine.fs import filesystem, is_local, join, resolve, stamp
 from data_engine.model import Feature
 from data_engine.registry import Plugin
@@ -181,7 +182,8 @@ class Probe:
     ``notes`` are lies and oddities of the dataset as a whole (declared 105 episodes, 19 present); ``context`` is
     whatever ``read`` needs again (plain picklable values; what it needs of each episode, by key under ``places``);
     ``defects`` are lies that have a code. ``proposal`` is set where the columns are only guessed: the options that
-    would confirm the guess. Such a source is shown, not ingested.
+    would confirm the guess. Such a source is shown, not ingested. ``unreadable`` are episodes of which the probe knows
+    already that they cannot be read; they are not among ``episodes``, and nobody asks for them.
     """
 
     format: str
@@ -196,6 +198,12 @@ class Probe:
     defects: tuple[Defect, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
     proposal: Mapping[str, Any] | None = None
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def n_episodes(self) -> int:
+        """How many episodes the source has, those that cannot be read included."""
+        return len(self.episodes) + len(self.unreadable)
 
     def cut(self, episodes: Sequence[EpisodeRef]) -> Probe:
         """The probe of ``episodes`` alone. ``context["places"]``, by episode key, is cut to theirs."""
@@ -203,7 +211,7 @@ class Probe:
         if "places" in context:
             places, keys = context["places"], [ref.key for ref in episodes]
             context["places"] = places.cut(keys) if isinstance(places, EpisodeRows) else {k: places[k] for k in keys}
-        return replace(self, episodes=tuple(episodes), context=context)
+        return replace(self, episodes=tuple(episodes), context=context, unreadable=())
 
 
 @dataclass(frozen=True)
@@ -308,12 +316,36 @@ def _probed(form: Format, source: Source) -> Probe | None:
         return None
     if not probe.episodes:
         raise SourceError(f"{source.uri} holds no episodes", code="no_episodes")
-    names = (name for ref in probe.episodes for name in (ref.key, *ref.files))
-    for name in (*(feature.name for feature in probe.features), *names):
-        if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):  # bytes that are no UTF-8
-            said = name.encode("utf-8", "backslashreplace").decode()
-            raise SourceError(f"{source.uri} holds a name that is no UTF-8: {said}", code="bad_name", fix="rename it")
-    return probe
+    return _named(source, probe)
+
+
+def _named(source: Source, probe: Probe) -> Probe:
+    """``probe`` with every name in it Unicode, as nothing else can be stored: an episode without is unreadable.
+
+    Raises ``SourceError`` where a column is, or no episode is left.
+    """
+    bad = [ref for ref in probe.episodes if not is_text(ref.key, *ref.files)]
+    nameless = [name for name in (feature.name for feature in probe.features) if not is_text(name)]
+    if nameless or len(bad) == len(probe.episodes):
+        name = nameless[0] if nameless else _nameless(bad[0])
+        raise SourceError(
+            f"{source.uri} holds a name that is no UTF-8: {spelt(name)}", code="bad_name", fix="rename it"
+        )
+    unreadable = tuple(
+        Unreadable(spelt(ref.key), "bad_name", f"its name is no UTF-8: {spelt(_nameless(ref))} (rename it)")
+        for ref in bad
+    )
+    return replace(
+        probe,
+        episodes=tuple(ref for ref in probe.episodes if is_text(ref.key, *ref.files)) if bad else probe.episodes,
+        unreadable=(*probe.unreadable, *unreadable),
+        notes=tuple(map(spelt, probe.notes)),
+        defects=tuple(Defect(defect.code, spelt(defect.what)) for defect in probe.defects),
+    )
+
+
+def _nameless(ref: EpisodeRef) -> str:
+    return next(name for name in (ref.key, *ref.files) if not is_text(name))
 
 
 def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None = None) -> tuple[Format, Probe]:

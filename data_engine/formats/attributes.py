@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import numpy as np
 
+from data_engine.formats import json_text
+from data_engine.formats.halves import spelt
+
 __all__ = ["PROVENANCES", "parse", "pick", "plain"]
 
-_PLAIN = (str, int, bool, type(None))
+_PLAIN = (int, bool, type(None))
 PROVENANCES = ("real", "sim", "synthetic", "human_video")
 _LANGUAGE = ("language", "language_instruction", "language_raw", "instruction", "lang", "ep_meta")
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON values: numpy scalars and arrays unpacked, bytes as text, what is not finite as None."""
+    """``value`` as JSON values: numpy scalars and arrays unpacked, bytes as text, what is not finite as None.
+
+    What is no Unicode in a text is spelt out.
+    """
+    if isinstance(value, str):
+        return spelt(value)
     if type(value) in _PLAIN:
         return value
     if isinstance(value, bytes):
@@ -28,14 +35,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    return value if isinstance(value, str | int) else str(value)
+        return {spelt(str(key)): plain(item) for key, item in value.items()}
+    return value if isinstance(value, int) else spelt(str(value))
 
 
 def parse(text: Any) -> dict[str, Any]:
     """The JSON object in ``text``; empty where it is none."""
     try:
-        value = json.loads(text) if isinstance(text, str) else None
+        value = json_text.loads(text) if isinstance(text, str) else None
         return plain(value) if isinstance(value, dict) else {}
     except (ValueError, RecursionError):
         return {}

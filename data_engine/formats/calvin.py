@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_engine.errors import SourceError
-from data_engine.formats import EpisodeRef, Source
+from data_engine.formats import EpisodeRef, Source, json_text
 from data_engine.formats.any_npz import open_npz
 from data_engine.formats.arrays import Layout, Spec
 from data_engine.formats.episode_arrays import EpisodeArrays, Recording, Survey
@@ -181,7 +180,7 @@ def _spoken(source: Source, split: str) -> tuple[list[dict[str, Any]], list[str]
         why = f"{pickled} is a pickle, which is never read: write its dictionary as {path} to have its language"
         return [], [why] if source.exists(pickled) else []
     try:
-        found = json.loads(source.fs.cat_file(source.path(path)))
+        found = json_text.loads(source.fs.cat_file(source.path(path)))
         texts, tasks, spans = found["language"]["ann"], found["language"].get("task"), found["info"]["indx"]
         return [
             {
@@ -192,5 +191,5 @@ def _spoken(source: Source, split: str) -> tuple[list[dict[str, Any]], list[str]
             }
             for text, task, (first, last) in zip(texts, tasks or [None] * len(texts), spans, strict=True)
         ], []
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [], [f"{path} is no annotation as CALVIN's, in JSON, and is not read: {error!r}"]

@@ -11,7 +11,6 @@ scalar; only ``action`` and ``observation.state`` stay vectors of one.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import string
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from data_engine.errors import EngineError, SourceError
-from data_engine.formats import Source
+from data_engine.formats import Source, json_text
 from data_engine.model import ACTION, IMAGES, REWARD, STATE, TERMINATED, TRUNCATED, Feature
 
 __all__ = [
@@ -74,7 +73,7 @@ def read_info(source: Source, major: str, *, fps: float | None = None) -> Info |
         return None
     try:
         with source.open("meta", "info.json") as file:
-            raw = json.loads(file.read())
+            raw = json_text.loads(file.read())
     except (ValueError, OSError, EngineError) as error:
         raise SourceError(f"meta/info.json of {source.uri} is not readable: {error}", code="bad_info") from error
     version = raw.get("codebase_version") if isinstance(raw, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from data_engine.defects import Defect
 from data_engine.errors import EngineError, SourceError
-from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
+from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable, json_text
 from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
 from data_engine.formats.lerobot_files import SUBTASKS, VideoFiles, declare, files_of, in_order, subtasks_of
 from data_engine.formats.lerobot_steps import EPISODE, TASK, Listed, Texts, cameras_in_parquet, episodes_in
@@ -148,20 +147,11 @@ def _lines(source: Source, name: str) -> list[dict[str, Any]]:
     """The objects of a JSON lines file."""
     try:
         with source.open("meta", name) as file:
-            lines = file.read().decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, EngineError) as error:
+            rows = json_text.lines(file.read())
+    except (OSError, ValueError, EngineError) as error:
         raise SourceError(f"meta/{name} is not readable: {error}", code="bad_info") from error
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"meta/{name} line {number} is not JSON: {error}", code="bad_info") from error
-        if not isinstance(row, dict):
-            raise SourceError(f"meta/{name} line {number} is no object", code="bad_info")
-        rows.append(row)
+    if not all(isinstance(row, dict) for row in rows):
+        raise SourceError(f"meta/{name} holds a line that is no object", code="bad_info")
     return rows
 
 

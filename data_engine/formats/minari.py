@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 from data_engine.errors import SourceError
-from data_engine.formats import EpisodeRef, Source
+from data_engine.formats import EpisodeRef, Source, json_text
 from data_engine.formats.arrays import Layout, Spec, free_name, natural
 from data_engine.formats.attributes import parse, plain
 from data_engine.formats.episode_arrays import EpisodeArrays, Recording, Survey
@@ -115,9 +114,9 @@ def _metadata(source: Source, path: str) -> dict[str, Any]:
     if source.stamp(path)[0] > _LARGE:
         return {}
     try:
-        found = json.loads(source.fs.cat_file(source.path(path)))
+        found = json_text.loads(source.fs.cat_file(source.path(path)))
         return plain(found) if isinstance(found, dict) else {}
-    except (ValueError, RecursionError):
+    except ValueError:
         return {}
 
 

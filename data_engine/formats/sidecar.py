@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
-import json
 import math
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from data_engine.errors import RequestError, SourceError
-from data_engine.formats import Source
+from data_engine.formats import Source, json_text
 from data_engine.formats.attributes import pick, plain
 
 __all__ = ["SUFFIXES", "Row", "find_sidecar", "read_sidecar"]
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 _BYTES = 256 << 20
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what a spreadsheet calls Unicode text
 _FILE = ("file_name", "file", "filename", "path", "video", "video_path", "clip")
 _START = ("start_s", "start", "start_time", "start_sec")
 _END = ("end_s", "end", "end_time", "end_sec", "stop")
@@ -39,23 +41,28 @@ class Row:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_sidecar(source: Source, paths: Sequence[str], known: Callable[[str], bool]) -> str | None:
+def find_sidecar(source: Source, paths: Sequence[str], known: Callable[[str], bool]) -> tuple[str | None, list[str]]:
     """The one of ``paths`` (relative to ``source``) that is a table and names a file that is ``known``, else None.
 
-    Raises ``RequestError`` where several are.
+    And a note on each that may have been meant for one: it cannot be read, or names other files only. Raises
+    ``RequestError`` where several are.
     """
-    found = []
+    found, notes = [], []
     for path in paths:
         try:
-            if any(known(str(_first(row, _FILE))) for row in _table(source, path)):
-                found.append(path)
-        except SourceError:
+            names = [str(_first(row, _FILE)) for row in _table(source, path)]
+        except SourceError as error:
+            notes.append(f"{error.message}: what it may say of the videos is left out")
             continue
+        if any(map(known, names)):
+            found.append(path)
+        elif any(posixpath.splitext(name)[1] for name in names):  # else a JSON object of anything
+            notes.append(f"{path} names no video that is there and is left out: {names[0]}, ...")
     if len(found) > 1:
         raise RequestError(
             f"{' and '.join(found)} both list files", code="ambiguous_sidecar", fix="name one with the option sidecar"
         )
-    return found[0] if found else None
+    return found[0] if found else None, notes
 
 
 def read_sidecar(source: Source, path: str) -> list[Row]:
@@ -78,22 +85,22 @@ def _table(source: Source, path: str) -> list[dict[str, Any]]:
         raise SourceError(f"{path} is larger than {_BYTES >> 20} MiB", code="too_large")
     try:
         with source.open(path) as file:
-            text = file.read(_BYTES).decode("utf-8-sig")
-        rows = _parsed(path, text)
-    except (ValueError, RecursionError, csv.Error) as error:
+            rows = _parsed(path, file.read(_BYTES))
+    except (ValueError, csv.Error) as error:
         raise SourceError(f"{path} cannot be read: {error}", code="bad_sidecar") from error
     named = all(isinstance(row, dict) and isinstance(_first(row, _FILE), str) for row in rows)
     return rows if rows and named else []
 
 
-def _parsed(path: str, text: str) -> list[Any]:
+def _parsed(path: str, data: bytes) -> list[Any]:
     suffix = path.lower().rsplit(".", 1)[-1]
     if suffix in ("csv", "tsv"):
+        text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == "tsv" else ",")
         return [{key: value for key, value in row.items() if key and value not in (None, "")} for row in reader]
     if suffix in ("jsonl", "ndjson"):
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    found = json.loads(text)
+        return json_text.lines(data)
+    found = json_text.loads(data)
     if isinstance(found, dict):
         return [
             {_FILE[0]: name, **row} if isinstance(row, dict) else row

@@ -6,7 +6,6 @@ so on), the same with the content as JSON text, and the older ``type`` and ``con
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_engine.errors import SourceError
+from data_engine.formats import json_text
 
 __all__ = ["Leaf", "is_features", "read_features"]
 
@@ -147,8 +147,8 @@ def _content(node: Mapping[str, Any], path: str) -> tuple[str | None, Mapping[st
 def _parsed(content: Any, path: str) -> Mapping[str, Any]:
     if isinstance(content, str):
         try:
-            content = json.loads(content or "{}")
-        except (ValueError, RecursionError) as error:
+            content = json_text.loads(content or "{}")
+        except ValueError as error:
             raise _bad(f"{path} is not described by JSON: {error}") from error
     return _mapping(content, path)
 

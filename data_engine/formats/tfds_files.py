@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data_engine.errors import EngineError, SourceError
-from data_engine.formats import Source
+from data_engine.formats import Source, json_text
 from data_engine.formats.tfrecord import RecordFile
 
 __all__ = ["Shard", "find_version", "open_records", "read_json", "read_shards"]
@@ -74,8 +73,8 @@ def read_json(source: Source, path: str) -> Any:
         if source.stamp(path)[0] > _JSON_BYTES:
             raise SourceError(f"{path} of {source.uri} is larger than {_JSON_BYTES >> 20} MiB", code="bad_json")
         with source.open(path) as file:
-            return json.loads(file.read())
-    except (ValueError, RecursionError, OSError) as error:
+            return json_text.loads(file.read())
+    except (ValueError, OSError) as error:
         raise SourceError(f"{path} of {source.uri} is not readable: {error}", code="bad_json") from error
 
 

@@ -77,9 +77,11 @@ class VideoFolder(Format):
                 raise RequestError("a single video has no sidecar", code="bad_option", fix="name its folder as source")
             return None, {videos[0]: Row(videos[0])}, []
         tables = [path for path in _top(source) if path.lower().endswith(TABLES)]
-        sidecar = self.sidecar or find_sidecar(source, tables, lambda path: _resolved(path, videos) in videos)
+        sidecar, notes = self.sidecar, list[str]()
         if sidecar is None:
-            return None, {path: Row(path) for path in videos}, []
+            sidecar, notes = find_sidecar(source, tables, lambda path: _resolved(path, videos) in videos)
+        if sidecar is None:
+            return None, {path: Row(path) for path in videos}, notes
         if not source.exists(sidecar):
             raise RequestError(f"there is no sidecar {sidecar}", code="no_sidecar", fix="check the option sidecar")
         rows: dict[str, Row] = {}
@@ -93,7 +95,8 @@ class VideoFolder(Format):
             rows[key] = Row(path, row.start_s, row.end_s, row.fields, row.attributes)
         listed = {row.path for row in rows.values()}
         others = [path for path in videos if path not in listed]
-        notes = [f"{len(others)} videos are not in {sidecar} and are read whole: {others[0]}, ..."] if others else []
+        if others:
+            notes.append(f"{len(others)} videos are not in {sidecar} and are read whole: {others[0]}, ...")
         return sidecar, {**rows, **{path: Row(path) for path in others}}, notes
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_engine.errors import EngineError, SourceError
-from data_engine.formats import EncodedVideo, Probe, Source, SourceEpisode
+from data_engine.formats import EncodedVideo, Probe, Source, SourceEpisode, json_text
 from data_engine.formats.arrays import EPISODE_BYTES, Spec
 from data_engine.formats.attributes import plain
 from data_engine.formats.column_map import ColumnMap, guess
@@ -392,7 +392,7 @@ def _decoded(path: str, kind: str, data: bytes) -> dict[str, Any]:
         return {path: data.decode("utf-8").strip()}
     if kind == "cls":
         return {path: np.int64(data.decode("ascii").strip())}
-    return dict(_flat(path, json.loads(data)))
+    return dict(_flat(path, json_text.loads(data)))
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 
 from data_engine import registry
 from data_engine.errors import SourceError
-from data_engine.fragile import Fragile, fragile, reading, spared
+from data_engine.fragile import Fragile, fragile, spared
 from data_engine.recipe import SourceRecipe
 from flows.apart import Crash, apart, carefully
 from flows.executor import executor
@@ -28,36 +27,9 @@ from storage.check import check, fingerprint
 from storage.lake import Lake
 from tests.api.commands import refusal
 from tests.flows import crashing
+from tests.flows.endings import add, cut_off, die, fail_oddly, refuse, spin, tread
 from tests.flows.test_executor import session, wait_for
 from tests.recordings import write_robomimic
-
-
-def add(first, second):
-    return first + second, os.getpid()
-
-
-def tread(what):
-    fragile(what)
-    return os.getpid()
-
-
-def refuse():
-    raise SourceError("cannot", code="no", fix="do another")
-
-
-class Odd(Exception):
-    def __init__(self, first, second):
-        super().__init__(f"{first} and {second}")
-
-
-def fail_oddly():
-    raise Odd(1, 2)
-
-
-def die(how, *spoken):
-    for what in spoken:
-        reading(what)
-    os.kill(os.getpid(), signal.Signals[how])
 
 
 def test_work_apart_answers_and_leaves_no_process():
@@ -75,10 +47,6 @@ def test_only_what_is_fragile_goes_apart():
         fragile("rows")
 
 
-def cut_off():
-    raise EOFError("the file ends")
-
-
 def test_errors_come_back_as_they_are():
     with pytest.raises(EOFError, match="the file ends"):
         apart(cut_off)
@@ -94,12 +62,6 @@ def test_a_death_says_how_and_over_what(how):
     with pytest.raises(Crash) as caught:
         apart(die, how, "first", "second")
     assert (caught.value.how, caught.value.reading) == (how, "second")
-
-
-def spin(what):
-    reading(what)
-    while True:
-        pass
 
 
 def test_one_that_gets_nowhere_is_ended(monkeypatch):

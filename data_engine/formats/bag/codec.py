@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_engine.errors import SourceError
+from data_engine.formats import json_text
 from data_engine.formats.bag.decode import Decode, decoder
 from data_engine.formats.bag.definitions import Leaf, Types, leaves, normal, parse
 
@@ -134,8 +134,8 @@ class _Json(Codec):
         try:
             if len(data) > _JSON_BYTES:
                 raise ValueError(f"it is {len(data) >> 20} MiB long")
-            return json.loads(bytes(data))
-        except (ValueError, RecursionError) as error:
+            return json_text.loads(bytes(data))
+        except ValueError as error:
             raise SourceError(f"a message of {self.topic} is no JSON: {error}", code="bad_message") from None
 
 

@@ -9,10 +9,17 @@ from data_engine.formats.attributes import parse, pick, plain
 
 
 def test_plain_values_are_json() -> None:
-    value = {"a": np.float32(0.5), "b": np.array([1.0, np.nan]), 3: b"text\xff", "d": (np.int64(2), None), "e": {1}}
+    value = {
+        "a": np.float32(0.5),
+        "b": np.array([1.0, np.nan]),
+        3: b"text\xff",
+        "cut \ud83d": "\udcff",
+        "d": (np.int64(2), None),
+        "e": {1},
+    }
     found = plain(value)
-    assert found == {"a": 0.5, "b": [1.0, None], "3": "text\\xff", "d": [2, None], "e": "{1}"}
-    canonical_json(found)
+    assert found == {"a": 0.5, "b": [1.0, None], "3": "text\\xff", "cut \\ud83d": "\\xff", "d": [2, None], "e": "{1}"}
+    canonical_json(found).encode()
 
 
 def test_fields_are_picked_and_the_rest_stays() -> None:

@@ -143,7 +143,7 @@ def test_a_video_elsewhere_is_found_and_noted(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"episode_index": 0}\n{"episode', "line 2 is not JSON"),
-        ("[1]\n", "line 1 is no object"),
+        ("[1]\n", "a line that is no object"),
         ('{"episode_index": 0}\n{"episode_index": 0}\n', "twice"),
         ('{"length": 3}\n', "wrongly"),
         ("\n", "lists no episodes"),
@@ -156,6 +156,29 @@ def test_broken_episode_lines_are_one_clear_line(tmp_path: Path, text: str, mess
     with pytest.raises(SourceError, match=message) as raised:
         LeRobotV2().probe(Source(str(tmp_path)))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_metadata_of_every_coding_say_the_same(tmp_path: Path, coding: str) -> None:
+    """Editors and shells write byte order marks; LeRobot writes a text's own line separators as they are."""
+    write_v2(tmp_path, [2, 3])
+    task = "pousser \u00e0\u2028c\u00f4t\u00e9\x85"
+    for name in ("info.json", "episodes.jsonl", "tasks.jsonl"):
+        path = tmp_path / "meta" / name
+        path.write_bytes(path.read_text().replace("push", task).encode(coding))
+    probe, episodes = opened(tmp_path)
+    assert probe.notes == ()
+    assert [episode.task for episode in episodes] == [task, task]  # type: ignore[union-attr]
+
+
+def test_a_task_that_was_cut_inside_an_emoji_is_spelt_out(tmp_path: Path) -> None:
+    write_v2(tmp_path, [2])
+    for name in ("episodes.jsonl", "tasks.jsonl"):
+        path = tmp_path / "meta" / name
+        path.write_text(path.read_text().replace("push", "push \\ud83d"))
+    _, (one,) = opened(tmp_path)
+    assert isinstance(one, SourceEpisode)
+    assert one.language == ("push \\ud83d",)
 
 
 def test_no_tasks_file_is_noted_by_the_episodes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from data_engine.video import FrameReader
 from data_engine.windows import Windows
 from flows.executor import Local
 from flows.ingest import ingest
+from flows.ingest_probe import preview
 from flows.mix import mix
 from flows.progress import silent
 from flows.select import select
@@ -276,7 +278,8 @@ def test_what_a_sidecar_is_must_be_clear(make_video, tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     make_video("films/v.mp4", n=2)
     (tmp_path / "films" / "notes.json").write_text('{"camera": {"lens": 3}}')
-    assert [ref.key for ref in read(tmp_path / "films")[0].episodes] == ["v.mp4"]
+    probe = read(tmp_path / "films")[0]
+    assert ([ref.key for ref in probe.episodes], probe.notes) == (["v.mp4"], ())
     for name in ("one.csv", "two.csv"):
         (tmp_path / "films" / name).write_text("file,task\nv.mp4,wipe\n")
     with pytest.raises(RequestError, match=r"one\.csv and two\.csv both list files"):
@@ -286,6 +289,52 @@ def test_what_a_sidecar_is_must_be_clear(make_video, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="single video"):
         read(tmp_path / "films" / "v.mp4", sidecar="one.csv")
     assert read(tmp_path / "films", sidecar="one.csv")[1]["v.mp4"].task == "wipe"
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "file,task\nv.mp4,w\u0131pe \u2028 \u00e9\n"),
+        ("a.json", '[{"file": "v.mp4", "task": "w\u0131pe \u2028 \u00e9"}]'),
+        ("a.jsonl", '{"file": "v.mp4", "task": "w\u0131pe \u2028 \u00e9"}\r\n'),
+    ],
+)
+def test_sidecars_of_every_coding_say_the_same(make_video, tmp_path: Path, coding, name, text) -> None:
+    (tmp_path / "films").mkdir()
+    make_video("films/v.mp4", n=2)
+    (tmp_path / "films" / name).write_bytes(text.encode(coding))
+    assert read(tmp_path / "films")[1]["v.mp4"].task == "w\u0131pe \u2028 \u00e9"
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (b"file,task\nv.mp4,\xff\n", "about.csv cannot be read"),
+        (b"file,task\nw.mp4,wipe\n", "about.csv names no video"),
+    ],
+)
+def test_a_table_that_may_have_been_meant_is_not_passed_over_in_silence(make_video, tmp_path: Path, text, note) -> None:
+    (tmp_path / "films").mkdir()
+    make_video("films/v.mp4", n=2)
+    (tmp_path / "films" / "about.csv").write_bytes(text)
+    (said,) = read(tmp_path / "films")[0].notes
+    assert said.startswith(note) and "left out" in said
+
+
+def test_a_name_that_is_no_utf8_spoils_its_own_episode_only(make_video, tmp_path: Path, lake: Lake) -> None:
+    (tmp_path / "films").mkdir()
+    for name in (b"caf\xe9.mp4", "caf\u00e9.mp4".encode()):
+        make_video(os.fsdecode(b"films/" + name), n=2)
+    recipe = SourceRecipe(name="films", uri=str(tmp_path / "films"))
+    assert [bad["key"] for bad in preview(recipe)["quarantined"]] == ["caf\\xe9.mp4"]
+    for again in (False, True):
+        receipt = bring(lake, tmp_path / "films")
+        assert [(bad["key"], bad["code"]) for bad in receipt["quarantined"]] == [("caf\\xe9.mp4", "bad_name")]
+        assert (receipt["in"]["episodes"], receipt["unchanged"]) == (2, int(again))
+    assert lake.episodes()["source_key"].to_list() == ["caf\u00e9.mp4"]
+    assert lake.scan("quarantine").collect()["source_key"].to_list() == ["caf\\xe9.mp4"]
+    assert check(lake) == []
 
 
 def test_unlike_videos_are_read_and_noted(make_video, tmp_path: Path) -> None:
