@@ -89,7 +89,12 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         return self.samples.size(self.epoch)
 
     def __getitem__(self, index: Index) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
+        epoch, k = index if isinstance(index, tuple) else (self.epoch, index)
+        found = self.samples.one(epoch, int(k))
+        for name, values in found.items():  # a call less for each of a dozen: that is felt here
+            if isinstance(values, np.ndarray):
+                found[name] = torch.from_numpy(values)
+        return found
 
     def __getitems__(self, indices: Sequence[Index]) -> Batch:
         """The samples of ``indices``, read at once. Raises ``RequestError`` where they are of unlike datasets."""

@@ -104,6 +104,12 @@ class PairSamples:
         out["epoch"], out["index"] = np.full(len(k), epoch, np.int64), k
         return out
 
+    def one(self, epoch: int, k: int) -> dict[str, Any]:
+        """Pair ``k`` alone: what :meth:`read` gives, without the batch dimension. Raises as it does."""
+        from data_engine.single import only
+
+        return only(self.read(epoch, np.array([k], np.int64)))
+
     def iterate(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Any]]:
         """Pairs ``start``, ``start`` + 1, ... of ``epoch`` one by one, without the batch dimension."""
         for k in range(start, self.size(epoch)):

@@ -19,13 +19,13 @@ from data_engine.goals import Goals, Peers
 from data_engine.mixture import Mixture
 from data_engine.model import ACTION, IMAGES, REWARD, STATE, TERMINATED, TIMESTAMP, TRUNCATED
 from data_engine.pairs import PairSamples
-from data_engine.sampling import Epoch, hash_key
+from data_engine.places import Places
+from data_engine.sampling import hash_key
+from data_engine.single import Single, only
 from data_engine.transitions import Transitions, outcome, to_go
 from data_engine.windows import CLOCK, Column, Layout, Span, Windows, span_of
 
 __all__ = ["Samples", "samples_of"]
-
-_BLOCK = 4096  # samples drawn at once: many counter-based draws cost little more than one
 
 
 class Samples:
@@ -59,7 +59,7 @@ class Samples:
         datasets, self._dataset = self._texts["dataset"]
         mine = self._rows
         key = hash_key(mixture.document.mixture_id, self.seed, split)
-        self._draws = drawing(mixture, mine, key)
+        self._places = Places(drawing(mixture, mine, key), mine)
         self._layouts = [Layout(mixture, dataset, self.windows) for dataset in datasets]
         self._check_names()
         used = np.unique(self._dataset[mine])
@@ -76,29 +76,21 @@ class Samples:
         self._goal_key = hash_key(key, "goals")
         self._peers = self._drawn_from() if self.windows.goals else None
         self._to_go: LRU[int, np.ndarray] = LRU(4096, self._returns)
-        self._epochs: LRU[int, Epoch] = LRU(2, self._draws.epoch)
-        self._blocks: LRU[tuple[int, int], tuple[np.ndarray, np.ndarray]] = LRU(64, self._block)
+        self._single = Single(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self.mixture, self.windows, self.split, self.seed)
 
     def size(self, epoch: int = 0) -> int:
         """Samples in ``epoch``."""
-        return len(self._epochs(epoch))
+        return self._places.size(epoch)
 
     def locate(self, epoch: int, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(row, offset)`` of samples ``k`` int64 [n]: the mixture's row, and the step counted from its ``start``.
 
         Raises ``IndexError`` outside the epoch.
         """
-        blocks = k // _BLOCK
-        number = int(blocks[0])
-        if len(k) == 1 or (blocks == number).all():
-            rows, offsets = self._blocks((epoch, number))
-            inside = k - number * _BLOCK
-            return rows[inside], offsets[inside]
-        rows, offsets = self._epochs(epoch).at(k)
-        return self._rows[rows], offsets
+        return self._places.of(epoch, k)
 
     def read(self, epoch: int, k: np.ndarray) -> dict[str, Any]:
         """The samples ``k`` (int64 [n]) of ``epoch``, batch first.
@@ -149,6 +141,13 @@ class Samples:
         for name, (texts, code) in self._texts.items():
             out[name] = [texts[c] for c in code[rows].tolist()]
         return out
+
+    def one(self, epoch: int, k: int) -> dict[str, Any]:
+        """Sample ``k`` alone: what :meth:`read` gives, without the batch dimension. Raises as it does."""
+        found = self._single.read(*self._places.one(epoch, k))
+        if found is None:
+            return only(self.read(epoch, np.array([k], np.int64)))
+        return {**found, "epoch": np.array(epoch), "index": np.array(k)}
 
     def place(self, episode: str, start: int = 0, stop: int | None = None) -> tuple[int, int, int] | None:
         """Where the steps [start, stop) of an episode (to its last step in the range, for None) lie in this split:
@@ -269,11 +268,6 @@ class Samples:
             found = self.read(epoch, np.arange(first, min(first + at_once, self.size(epoch))))
             for i in range(len(found["index"])):
                 yield {name: values[i] for name, values in found.items()}
-
-    def _block(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        epoch = self._epochs(key[0])
-        rows, offsets = epoch.at(np.arange(key[1] * _BLOCK, min((key[1] + 1) * _BLOCK, len(epoch))))
-        return self._rows[rows], offsets
 
     def _check_names(self) -> None:
         known = {name for layout in self._layouts for name in layout.known} | {TIMESTAMP}
