@@ -1,7 +1,7 @@
 """Turns at what a machine has few of: its GPUs.
 
 A turn is a lock on a file that the kernel lets go of with the process, however that ends: no lease is left behind, and
-nobody waits for the dead. The files lie in the user's cache, so that every lake, service and command counts.
+nobody waits for the dead. The files lie in the user's cache, so that every lake and every service of theirs counts.
 """
 
 from __future__ import annotations

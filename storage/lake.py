@@ -120,7 +120,9 @@ class Lake(Tables):
             rows = rows.select(*dict.fromkeys((*columns, *_ORDER)))
         if dataset is not None:
             rows = rows.filter(pl.col("dataset") == dataset)
-        newest = rows.collect().sort("revision", "ingested_at").unique("episode_id", keep="last", maintain_order=True)
+        newest = rows.collect()
+        if newest["episode_id"].n_unique() < len(newest):
+            newest = newest.sort("revision", "ingested_at").unique("episode_id", keep="last", maintain_order=True)
         newest = newest if removed else removals.live(self, newest)
         found = (newest if where is None else newest.filter(where)).sort("dataset", "source_key", "episode_id")
         return found if columns is None else found.select(columns)

@@ -33,7 +33,7 @@ _ORDER = ["dataset", "source_key", "episode_id"]  # of episodes
 _FEW = 5_000  # new episodes that are put in their places one by one
 _NOWHERE = np.empty(0, np.int64)
 _PIVOTED = "scores"
-_ROWS_AT_ONCE = 500_000  # of scores, while they are put by recording
+_ROWS_AT_ONCE = 250_000  # of scores, while they are put by recording
 _SEGMENTS = 32  # of a table, before those that came later are made one
 
 

@@ -14,22 +14,35 @@ from typing import Any
 from api.service.settings import Settings
 from data_engine.errors import RequestError
 from data_engine.fs import is_local, resolve
-from data_engine.recipe import ExportRecipe, LabelRecipe, Recipe, ScoreRecipe, SourceRecipe, SpaceRecipe
+from data_engine.recipe import (
+    EntryRecipe,
+    ExportRecipe,
+    LabelRecipe,
+    Recipe,
+    ScoreRecipe,
+    SelectRecipe,
+    SourceRecipe,
+    SpaceRecipe,
+)
 
 __all__ = ["check_export", "check_plugin", "check_recipe", "check_source"]
 
+Part = SpaceRecipe | ScoreRecipe | LabelRecipe | SelectRecipe | EntryRecipe
+"""A part of a recipe that names a plug-in, and its options as ``params``."""
+
 _NAMING = frozenset(
     {"uri", "url", "path", "file", "checkpoint", "weights", "model", "pretrained", "factory", "module", "endpoint",
-     "base_url"}
+     "base_url", "sources"}
 )  # fmt: skip
 """Options of plug-ins that reach out of the engine: to a file, a host, a hub of models, or a module to import."""
+_HOLDING = frozenset({"sources"})  # of those, mappings of which every value is such a name, whatever its key
 
 
 def check_recipe(recipe: Recipe, settings: Settings) -> None:
     """Raise ``RequestError`` for the first thing that a resolved recipe names and may not."""
     for source in recipe.sources:
         check_source(source, settings)
-    for part in (*recipe.spaces, *recipe.score, *recipe.label):
+    for part in (*recipe.spaces, *recipe.score, *recipe.label, *recipe.select, *recipe.mixture.entries):
         check_plugin(part, settings)
     for export in recipe.export:
         check_export(export, settings)
@@ -49,7 +62,7 @@ def check_export(export: ExportRecipe, settings: Settings) -> None:
     check_plugin(export, settings)
 
 
-def check_plugin(part: SpaceRecipe | ScoreRecipe | LabelRecipe | ExportRecipe, settings: Settings) -> None:
+def check_plugin(part: Part | ExportRecipe, settings: Settings) -> None:
     """Raise ``RequestError`` where options name a model, a module, a file, an endpoint or a secret that may not be."""
     params = part.options if isinstance(part, ExportRecipe) else part.params
     for key, value in _named(params):
@@ -90,7 +103,7 @@ def _named(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
     """Every plain value in a document, with the key that it stands under."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _named(inner, str(name))
+            yield from _named(inner, key if key in _HOLDING else str(name))
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _named(inner, key)

@@ -65,6 +65,7 @@ class Gate:
         self.app, self.settings, self.live, self.meter, self.sessions = app, settings, live, meter, sessions
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # caller: (tokens, as of)
         self._once: dict[tuple[str, str], asyncio.Lock] = {}
+        self._answered = audit.Once(live.lake)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer what is wrong with it."""
@@ -214,7 +215,7 @@ class Gate:
         what = f"{scope['method']} {scope['path']}?".encode() + scope.get("query_string", b"") + b"\n" + body
         sha256 = hashlib.sha256(what).hexdigest()
         if once is not None:
-            before = await run_in_threadpool(audit.earlier, self.live.lake, key.id, once)
+            before = await run_in_threadpool(self._answered.earlier, key.id, once)
             if before is not None:
                 await _again(before, sha256)(scope, _whole(body), send)
                 return

@@ -17,7 +17,10 @@ from pydantic import BaseModel, Field
 from data_engine.errors import RequestError
 from flows.paging import Page
 
-__all__ = ["ARROW", "JSON", "PARQUET", "TABULAR", "Rows", "columnar", "immutable", "paged", "tabular", "wanted"]
+__all__ = [
+    "ARROW", "JSON", "PARQUET", "TABULAR", "UNCHANGED", "Rows", "columnar", "immutable", "paged", "tabular",
+    "unchanged", "wanted",
+]  # fmt: skip
 
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -111,11 +114,25 @@ def _stream(table: pa.Table) -> Iterator[bytes]:
     yield sink.getvalue()
 
 
-def immutable(request: Request, tag: str) -> tuple[dict[str, str], bool]:
-    """Headers of what never changes under its name, and whether the asker holds it already.
+def immutable(request: Request, tag: str, *, formed: bool = False) -> tuple[dict[str, str], bool]:
+    """Headers of what never changes under its name, and whether the asker holds it already. ``formed``: the answer has
+    the form that Accept likes, and each form a tag of its own: who holds one does not hold the others.
 
     It must still be asked for again: a takedown withdraws what nothing else changes.
     """
-    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+    tag = f"{tag}-{wanted(request).rpartition('.')[2].rpartition('/')[2]}" if formed else tag
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", **({"Vary": "Accept"} if formed else {})}
     held = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}
     return headers, bool(held & {headers["ETag"], "*"})
+
+
+def unchanged(request: Request, response: Response, tag: str) -> Response | None:
+    """The answer to who holds ``tag`` already (:func:`immutable`); None otherwise, with its headers on ``response``."""
+    headers, held = immutable(request, tag)
+    if held:
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return None
+
+
+UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "It is what you hold."}}

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.service import fence
 from api.service.asking import Held, LiveLake
 from api.service.routes.evidence import Entered
-from api.service.rows import TABULAR, immutable, tabular
+from api.service.rows import TABULAR, UNCHANGED, immutable, tabular, unchanged
 from data_engine import mixture as mixtures
 from data_engine import registry
 from data_engine.document import MixtureDocument
@@ -147,6 +148,7 @@ def selections_diff(first: Name, second: Name, lake: Held) -> SelectionDifferenc
 @router.post("/selections", tags=["selections"], status_code=201)
 def choose(body: Choice, live: LiveLake, lake: Held) -> Chosen:
     """Choose episodes and store the choice, which becomes the newest of its name."""
+    fence.check_plugin(body.recipe, live.settings)
     method = registry.load("selectors", body.recipe.method)
     if method.needs_vectors or method.needs_clips or body.recipe.segments is not None:
         raise RequestError(f"method {body.recipe.method!r} is long work", code="long_work", fix="POST /v1/runs")
@@ -178,6 +180,8 @@ def mixtures_list(request: Request, lake: Held) -> Response:
 @router.post("/mixtures", tags=["mixtures"], status_code=201)
 def freeze(body: MixtureRecipe, live: LiveLake) -> Frozen:
     """Freeze a mixture of selections that are in the lake. Of very much it is long work: start a run of it."""
+    for entry in body.entries:
+        fence.check_plugin(entry, live.settings)
     recipe = body.model_copy(update={"name": body.name or "mixture"})
     with live.writing, recorded(live.lake, "mix", recipe.model_dump(mode="json")) as run:
         answer = mix(live.lake, recipe, run_id=run.id)
@@ -185,28 +189,31 @@ def freeze(body: MixtureRecipe, live: LiveLake) -> Frozen:
     return Frozen(run_id=run.id, **{name: answer[name] for name in Frozen.model_fields if name != "run_id"})
 
 
-@router.get("/mixtures/{mixture_id}", tags=["mixtures"], responses={304: {"description": "It is what you hold."}})
+@router.get("/mixtures/{mixture_id}", tags=["mixtures"], responses=UNCHANGED)
 def mixture(request: Request, response: Response, mixture_id: MixtureId, lake: Held) -> MixtureDocument:
     """The document of a mixture: its entries, datasets, statistics, lineage and what it was made from."""
     found = mixtures.open(locate(lake, mixture_id))
-    headers, held = immutable(request, found.id)
-    if held:
-        return Response(status_code=304, headers=headers)  # type: ignore[return-value]
-    response.headers.update(headers)
+    if (same := unchanged(request, response, found.id)) is not None:
+        return same  # type: ignore[return-value]
     return found.document
 
 
-@router.get("/mixtures/{mixture_id}/statistics", tags=["mixtures"])
-def statistics(mixture_id: MixtureId, lake: Held) -> dict[str, Any]:
+@router.get("/mixtures/{mixture_id}/statistics", tags=["mixtures"], responses=UNCHANGED)
+def statistics(request: Request, response: Response, mixture_id: MixtureId, lake: Held) -> dict[str, Any]:
     """Normalisation statistics by (embodiment, control mode) and feature."""
-    return mixtures.open(locate(lake, mixture_id)).document.model_dump(mode="json")["statistics"]
+    found = mixtures.open(locate(lake, mixture_id))
+    if (same := unchanged(request, response, f"{found.id}-statistics")) is not None:
+        return same  # type: ignore[return-value]
+    return found.document.model_dump(mode="json")["statistics"]
 
 
-@router.get("/mixtures/{mixture_id}/episodes", tags=["mixtures"], responses=TABULAR, response_class=Response)
+@router.get(
+    "/mixtures/{mixture_id}/episodes", tags=["mixtures"], responses=TABULAR | UNCHANGED, response_class=Response
+)
 def mixture_episodes(request: Request, mixture_id: MixtureId, lake: Held) -> Response:
     """The ranges of steps of a mixture with their weights and splits."""
     found = mixtures.open(locate(lake, mixture_id))
-    headers, held = immutable(request, found.id)
+    headers, held = immutable(request, found.id, formed=True)
     return Response(status_code=304, headers=headers) if held else tabular(request, found.episodes, headers=headers)
 
 

@@ -11,7 +11,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from api.service.asking import Held, InDataset
-from api.service.rows import TABULAR, tabular
+from api.service.rows import TABULAR, UNCHANGED, tabular, unchanged
+from data_engine.canonical import digest
 from data_engine.errors import RequestError
 from data_engine.model import Dataset
 
@@ -74,10 +75,12 @@ def receipts(request: Request, lake: Held, dataset: InDataset = None) -> Respons
     return tabular(request, rows.filter(pl.col("dataset") == dataset) if dataset is not None else rows)
 
 
-@router.get("/receipts/{run_id}")
-def receipt(run_id: str, lake: Held) -> list[Receipt]:
+@router.get("/receipts/{run_id}", responses=UNCHANGED)
+def receipt(request: Request, response: Response, run_id: str, lake: Held) -> list[Receipt]:
     """The whole receipts of a run, one a dataset: counts, files, findings, defects, what was quarantined and why."""
     rows = lake.scan("receipts").filter(pl.col("run_id") == run_id).collect().sort("created_at")
     if not len(rows):
         raise RequestError(f"no receipt of run {run_id!r}", code="no_receipt", fix="see /v1/receipts")
+    if (same := unchanged(request, response, digest(*rows["receipt"], length=32))) is not None:
+        return same  # type: ignore[return-value]
     return [Receipt(run_id=run_id, receipt=json.loads(text)) for text in rows["receipt"]]

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from api.service.asking import After, Columns, Held, Limit, LiveLake, OrderBy, Where, limit_of, split
-from api.service.rows import JSON, TABULAR, immutable, paged, tabular
-from data_engine.errors import RequestError
+from api.service.rows import JSON, TABULAR, UNCHANGED, immutable, paged, tabular
+from data_engine.errors import RequestError, SourceError
 from flows.paging import page
 from storage.snapshot import Snapshot
 
@@ -98,7 +98,7 @@ async def episode(episode_id: EpisodeId, lake: Held) -> Response:  # async: what
     return Response(b'{"episode":%s,%s' % (mine.write_json()[1:-1].encode(), body[1:]), media_type=JSON)
 
 
-@router.get("/episodes/{episode_id}/steps", responses=TABULAR, response_class=Response)
+@router.get("/episodes/{episode_id}/steps", responses=TABULAR | UNCHANGED, response_class=Response)
 def steps(request: Request, episode_id: EpisodeId, lake: Held, columns: Columns = None) -> Response:
     """The steps of an episode, in order."""
     mine = lake.episodes()[_place(lake, episode_id)]
@@ -106,7 +106,7 @@ def steps(request: Request, episode_id: EpisodeId, lake: Held, columns: Columns 
     missing = [name for name in split(columns) if name not in found[1].column_names]
     if missing:
         raise RequestError(f"its steps have no column {missing[0]!r}", code="unknown_column")
-    headers, held = immutable(request, mine["content_hash"][0])
+    headers, held = immutable(request, mine["content_hash"][0], formed=True)
     return Response(status_code=304, headers=headers) if held else tabular(request, found[1], headers=headers)
 
 
@@ -157,7 +157,7 @@ def frame(
     length = found["end_s"] - found["start_s"]
     if at > length:
         raise RequestError(f"the episode ends at {length:g} s", code="bad_time", fix="ask for an earlier frame")
-    headers, held = immutable(request, f"{_blob(found)}-{at}-{width}")
+    headers, held = immutable(request, f"{_blob(found)}-{found['start_s']}-{at}-{width}")
     if held:
         return Response(status_code=304, headers=headers)
     (picture,) = _pictures(lake, found, [at], width)
@@ -189,21 +189,26 @@ def sheet(
 
 
 def _pictures(lake: Snapshot, found: dict[str, Any], times: list[float], width: int) -> list[Any]:
-    """The frames nearest to ``times`` in seconds, ascending, no wider than ``width`` (0: as they are), as pictures."""
+    """The frames nearest to ``times`` in seconds, ascending, no wider than ``width`` (0: as they are), as pictures.
+
+    Raises ``SourceError`` where one cannot be decoded.
+    """
     from PIL import Image
 
     from data_engine.video import FrameReader
 
     step = 1.0 / max(found["fps"] or 1.0, 1e-6)
     last = max(found["end_s"] - found["start_s"] - step / 2, 0.0)
-    seen = FrameReader(lake.local(found["blob"])).at(
-        [found["start_s"] + min(at, last) for at in times], tolerance_s=step
-    )
-    pictures = [Image.fromarray(pixels) for pixels in seen]
-    if not width or width >= pictures[0].width:
-        return pictures
-    size = (width, max(1, round(pictures[0].height * width / pictures[0].width)))
-    return [picture.resize(size) for picture in pictures]
+    wide, high = found["width"], found["height"]
+    size = (max(1, round(high * width / wide)), width) if 0 < width < (wide or 0) else None  # scaled as each is decoded
+    path = str(lake.local(found["blob"]))
+    try:
+        with FrameReader(path, size) as reader:
+            seen = reader.at([found["start_s"] + min(at, last) for at in times], tolerance_s=step)
+    except SourceError as error:
+        said = error.message.replace(path, found["blob"])  # where the lake lies on this machine is nobody's business
+        raise SourceError(said, code=error.code, fix="`data-engine check` names what is damaged") from error
+    return [Image.fromarray(pixels) for pixels in seen]
 
 
 def _jpeg(picture: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import polars as pl
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -50,11 +50,16 @@ def _supervisor(request: Request) -> Supervisor:
 
 
 @router.get("/runs", responses=TABULAR, response_class=Response)
-def runs(request: Request, lake: Held) -> Response:
+def runs(
+    request: Request, lake: Held,
+    limit: Annotated[int | None, Query(description="The newest, so many; default: all.", ge=1, le=1_000_000_000,
+                                       examples=[100])] = None,
+) -> Response:  # fmt: skip
     """Every run of the lake, however it was started, newest last, and how it ended."""
     rows = lake.scan("runs").collect().sort("started_at", pl.col("ended_at").fill_null(pl.col("started_at")))
     rows = rows.unique("run_id", keep="last", maintain_order=True)
-    return tabular(request, rows.select("run_id", "verb", "state", "started_at", "ended_at", "error"))
+    told = rows.select("run_id", "verb", "state", "started_at", "ended_at", "error")
+    return tabular(request, told if limit is None else told.tail(limit), {"matched": len(told)})
 
 
 @router.post("/runs", status_code=202)

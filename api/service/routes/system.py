@@ -62,9 +62,9 @@ def metrics(request: Request, live: LiveLake) -> Response:
     meter.look.set(live.refresh_s)
     for name in ("episodes", "scores", "annotations", "selections", "mixtures"):
         meter.held.labels(name).set(live.snapshot.count(name))
-    states = [each["state"] for each in request.app.state.supervisor.states()]
+    counts = request.app.state.supervisor.counts()
     for state in get_args(State):
-        meter.runs.labels(state).set(states.count(state))
+        meter.runs.labels(state).set(counts[state])
     return Response(meter.text(), media_type=CONTENT_TYPE)
 
 

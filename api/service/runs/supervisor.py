@@ -11,8 +11,10 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -36,7 +38,8 @@ State = Literal["waiting", "running", "completed", "failed", "cancelled"]
 _OVER = ("completed", "failed", "cancelled")
 _NAME = re.compile(r"run_[A-Za-z0-9_]{1,60}")
 _GRACE_S = 10.0  # from asking a child to end to ending it
-_LOG_BYTES = 8 << 20  # of a log that is kept: beyond, a child's words are lost, and that is said
+_LOG_BYTES = 8 << 20  # of a log that is told at once; events tell all of it
+_KEPT = 1000  # folders of runs that have ended; the lake keeps how every one did
 _POLL_S = 0.2
 
 
@@ -51,6 +54,7 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._cancelled: dict[str, str] = {}
+        self._states: dict[str, State] = {}
         self.on_end: Callable[[dict[str, Any]], None] | None = None
         """Told of every run that has ended."""
 
@@ -59,8 +63,12 @@ class Supervisor:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in sorted(self.root.iterdir()):
             facts = _read(folder / "state.json")
-            if _NAME.fullmatch(folder.name) and facts and facts["state"] not in _OVER:
+            if not _NAME.fullmatch(folder.name) or not facts:
+                continue
+            self._states[folder.name] = facts["state"]
+            if facts["state"] not in _OVER:
                 await self._end(folder.name, "failed", "the service ended before the run did")
+        self._forget()
 
     async def stop(self) -> None:
         """End every child; waiting runs are not begun."""
@@ -90,6 +98,7 @@ class Supervisor:
         (folder / "request.json").write_text(json.dumps(request))
         (folder / "log").touch()
         self._say(run_id, "waiting")
+        self._forget()
         self._tasks[run_id] = asyncio.create_task(self._run(run_id, environment or {}))
         return self.state(run_id)
 
@@ -116,14 +125,18 @@ class Supervisor:
                 **{name: facts.get(name) for name in ("state", "asked_at", "started_at", "ended_at")},
                 "result": result, "error": error}  # fmt: skip
 
-    def states(self) -> list[dict[str, Any]]:
-        """:meth:`state` of every run, oldest first."""
-        names = sorted(each.name for each in self.root.iterdir() if _NAME.fullmatch(each.name))
-        return [self.state(name) for name in names if (self.root / name / "state.json").exists()]
+    def counts(self) -> Counter[State]:
+        """How many runs are in each state, of those whose folders are kept."""
+        return Counter(self._states.values())
 
     def log(self, run_id: str) -> bytes:
-        """What the run has said so far."""
-        return (self._of(run_id) / "log").read_bytes()[:_LOG_BYTES]
+        """What the run has said so far; of very much its end, and how much went before."""
+        path = self._of(run_id) / "log"
+        before = max(path.stat().st_size - _LOG_BYTES, 0)
+        with path.open("rb") as file:
+            file.seek(before)
+            said = file.read(_LOG_BYTES)
+        return (f"[{before} bytes before this are left out]\n".encode() if before else b"") + said
 
     async def cancel(self, run_id: str, who: str) -> dict[str, Any]:
         """Ask a run to end, and end it where it has not after a while. Returns at once.
@@ -219,6 +232,14 @@ class Supervisor:
         facts |= {"state": state, when: datetime.now(UTC).isoformat(), **more}
         path.with_name(".state.json").write_text(json.dumps(facts))
         os.replace(path.with_name(".state.json"), path)
+        self._states[run_id] = state
+
+    def _forget(self) -> None:
+        """Take away the folders of runs that ended longest ago, beyond those that are kept."""
+        over = sorted(name for name, state in self._states.items() if state in _OVER)
+        for name in over[:-_KEPT]:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+            del self._states[name]
 
     def _signal(self, run_id: str, number: signal.Signals) -> None:
         child = self._children.get(run_id)

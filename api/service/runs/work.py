@@ -115,6 +115,8 @@ def _plugins(work: Work) -> list[tuple[str, str, Any]]:
         return [("labellers", part.labeller, part) for part in work.labellers]
     if isinstance(work, Embed):
         return [("encoders", work.space.encoder, work.space)]
+    if isinstance(work, Mix):
+        return [("weighers", part.weigher, part) for part in work.recipe.entries]
     return [("selectors", work.recipe.method, work.recipe)] if isinstance(work, Select) else []
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any, get_args, get_origin
+
 import pytest
 
-from api.service.fence import check_plugin, check_source
+from api.service.fence import _NAMING, check_export, check_plugin, check_recipe, check_source
 from api.service.settings import Settings, is_loopback
+from data_engine import registry
 from data_engine.errors import RequestError
-from data_engine.recipe import LabelRecipe, SourceRecipe
+from data_engine.recipe import ExportRecipe, LabelRecipe, SourceRecipe, validate
 
 
 def allowed(settings: Settings, uri: str) -> bool:
@@ -52,3 +55,59 @@ def test_endpoints_and_the_variables_of_their_keys_are_named_by_the_server():
 )  # fmt: skip
 def test_loopback_is_this_machine_alone(host, loopback):
     assert is_loopback(host) is loopback
+
+
+def test_an_export_that_refers_to_sources_names_only_those_that_are_allowed(tmp_path):
+    settings = Settings(lake="x", allow=(str(tmp_path / "in"), "s3://out"))
+
+    def export(at):
+        return ExportRecipe(format="opentau", uri="s3://out/x", options={"sources": {"kitchen": str(at)}})
+
+    check_export(export(tmp_path / "in" / "kitchen"), settings)
+    for bad in (tmp_path / "other", "/etc", "s3://others/kitchen"):
+        with pytest.raises(RequestError) as caught:
+            check_export(export(bad), settings)
+        assert caught.value.code == "not_allowed"
+
+
+def test_selectors_and_weighers_are_held_against_it_too():
+    base = {"source": {"uri": "s3://in/x"}, "select": [{"name": "a", "method": "random", "budget": 2}]}
+    settings = Settings(lake="x", allow=("s3://in",))
+    check_recipe(validate(base), settings)
+    weighed = {"selection": "a", "weigher": "score", "params": {"by": "s3://x/y"}}
+    chosen = {"name": "a", "method": "top_fraction", "budget": 0.5, "params": {"by": "s3://x/y"}}
+    for part in ({"select": [chosen]}, {"mixture": {"entries": [weighed]}}):
+        with pytest.raises(RequestError) as caught:
+            check_recipe(validate(base | part), settings)
+        assert caught.value.code == "not_allowed", str(caught.value)
+
+
+NAMES_NOTHING_OUTSIDE = {
+    "by", "of", "space", "camera", "cameras", "collection", "columns", "key", "repo_ids", "names", "env_args",
+    "key_env", "goal", "baseline",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["exporters", "selectors", "weighers", "scorers", "labellers", "encoders"])
+def test_every_option_of_free_text_is_fenced_or_known_to_name_nothing_outside(kind):
+    seen = set()
+    for name in registry.names(kind):
+        seen |= free_texts(registry.load(kind, name))
+    assert not seen - _NAMING - NAMES_NOTHING_OUTSIDE
+
+
+def free_texts(model):
+    """The options of a plug-in, and of the models inside it, that take any text."""
+    found = set()
+    for name, field in model.model_fields.items():
+        inner = [each for each in (field.annotation, *get_args(field.annotation)) if hasattr(each, "model_fields")]
+        for each in inner:
+            found |= free_texts(each)
+        if not inner and takes_text(field.annotation):
+            found.add(name)
+    return found
+
+
+def takes_text(kind):
+    parts = get_args(kind)
+    return kind in (str, Any) or any(takes_text(each) for each in (parts[1:] if get_origin(kind) is dict else parts))

@@ -78,3 +78,20 @@ def test_on_s3_a_video_is_read_at_a_signed_address(s3, tmp_path, capsys):
         assert (whole.status_code, sent.status_code) == (200, 307)
         assert sent.headers["X-Start-S"] == whole.headers["X-Start-S"]
         assert httpx.get(sent.headers["Location"], headers={"Range": "bytes=0-9"}).content == whole.content[:10]
+
+
+def test_a_video_that_cannot_be_decoded_is_a_line_that_names_it_and_no_folder_of_the_server(writable):
+    with writable.client("read") as client:
+        name, front = camera(client)
+        (video,) = writable.lake.episodes().filter(episode_id=name)["videos"][0]
+        blob, path = video["blob"], f"/v1/episodes/{name}"
+        whole = writable.lake.read_bytes(blob)
+        middle = len(whole) // 2
+        for broken in (whole[:middle], b"", b"no video", bytes(len(whole)), whole[:100] + bytes(middle) + whole[-100:]):
+            writable.lake.write_bytes(blob, broken)
+            for asked in (f"{path}/frame/{front}", f"{path}/sheet/{front}"):
+                said = client.get(asked)
+                assert (said.status_code, said.headers["Content-Type"]) == (422, "application/problem+json"), said.text
+                assert blob in said.json()["detail"] and writable.lake.uri not in said.text
+        writable.lake.write_bytes(blob, whole)
+        assert client.get(f"{path}/sheet/{front}").status_code == 200

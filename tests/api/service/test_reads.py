@@ -193,3 +193,29 @@ def test_a_part_is_of_an_episode_and_of_a_space_of_frames(served):
             assert (answer.status_code, answer.json()["code"]) == (422, "bad_range")
         answer = client.post("/v1/search", json={"episode": name, "start": 0, "stop": 4})
         assert answer.json()["code"] == "no_such_query"
+
+
+def test_what_never_changes_has_a_tag_and_each_form_of_it_one_of_its_own(served):
+    with served.client() as client:
+        row = served.lake.episodes().row(0, named=True)
+        fit = client.get("/v1/fits").json()["items"][0]
+        of = {"{episode_id}": row["episode_id"], "{camera}": row["videos"][0]["camera"], "{mixture_id}": "reach",
+              "{path}": "mixture.json", "{run_id}": row["run_id"], "{producer}": fit["producer"],
+              "{fit_id}": fit["fit_id"]}  # fmt: skip
+        document = client.get("/v1/openapi.json").json()["paths"]
+        told = [path for path, methods in document.items() if "304" in methods.get("get", {}).get("responses", ())]
+        assert len(told) == 10
+        tags = {}
+        for path in told:
+            filled = path
+            for name, value in of.items():
+                filled = filled.replace(name, value)
+            tag = tags[path] = client.get(filled).headers["ETag"]
+            for held in (tag, f'"other", W/{tag}', "*"):
+                again = client.get(filled, headers={"If-None-Match": held})
+                assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag), path
+            assert client.get(filled, headers={"If-None-Match": '"other"'}).status_code == 200, path
+            if ARROW in document[path]["get"]["responses"]["200"].get("content", {}):
+                other = client.get(filled, headers={"If-None-Match": tag, "Accept": ARROW})
+                assert (other.status_code, other.headers["Content-Type"]) == (200, ARROW), path
+        assert len(set(tags.values())) == len(tags)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 
 import pytest
@@ -35,6 +36,13 @@ def test_an_ingest_is_started_watched_and_ends_in_the_lake(serve, tmp_path):
         states = [json.loads(part.split("data: ", 1)[1])["state"] for part in text.split("\n\n")
                   if part.startswith("event: state")]  # fmt: skip
         assert states[-1] == "completed", text
+        logged = [part for part in text.split("\n\n") if part.startswith("event: log")]
+        for place in (0, len(logged) - 1):  # a browser whose connection broke asks for what came after
+            after = {"Last-Event-ID": re.search(r"^id: (\d+)$", logged[place], re.MULTILINE)[1]}
+            rest = client.get(f"/v1/runs/{run_id}/events", headers=after).text.split("\n\n")
+            assert [part for part in rest if part.startswith("event: log")] == logged[place + 1 :]
+            assert rest[0].startswith("event: state") and '"state": "completed"' in rest[0]
+        assert client.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": "x"}).status_code == 422
         facts = client.get(f"/v1/runs/{run_id}").json()
         assert (facts["state"], facts["by"], facts["result"]["stored"]["episodes"]) == ("completed", "curateer", 3)
         assert client.get("/v1/datasets/more").json()["episodes"] == 3
@@ -147,3 +155,59 @@ def test_names_of_runs_are_no_paths(served):
     with served.client("read") as client:
         for name in ("run_none", "..", "%2e%2e", "run_..%2f..", "x" * 101):
             assert client.get(f"/v1/runs/{name}").status_code in (404, 422)
+
+
+@pytest.mark.parametrize("flow_run", [None, "of a schedule"])
+def test_runs_over_rest_and_of_schedules_wait_for_the_same_turn_at_the_gpu(
+    curated, tmp_path, monkeypatch, capsys, flow_run
+):
+    import shutil
+    from concurrent.futures import ThreadPoolExecutor
+
+    from api.service.runs.work import Curate, perform
+    from flows.turns import turn
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("flows.score.device", lambda: "cuda")  # what a machine with a GPU says
+    shutil.copytree(curated, tmp_path / "lake")
+    source = write_robomimic(tmp_path / "reach.hdf5", episodes=2)
+    recipe = {"source": {"uri": str(source)}, "spaces": [], "select": [{"name": "all", "method": "filter"}]}
+    with ThreadPoolExecutor(1) as pool:
+        with turn("gpu", 1):
+            asked = pool.submit(perform, str(tmp_path / "lake"), Curate(verb="curate", recipe=recipe), flow_run)
+            said = ""
+            while "waiting for a turn: 1 of 1 (gpu) are taken" not in said:
+                assert not asked.done(), asked.exception()
+                said += capsys.readouterr().err
+        if flow_run is None:
+            assert asked.result()["mixture_id"]
+        else:  # its turn has come, and Prefect knows no such run
+            with pytest.raises(ValueError, match="UUID"):
+                asked.result()
+
+
+def test_the_last_runs_are_kept_and_of_a_long_log_its_end(curated, tmp_path, monkeypatch):
+    import shutil
+
+    from tests.api.service.conftest import serving
+
+    shutil.copytree(curated, tmp_path / "lake")
+    monkeypatch.setattr("api.service.runs.supervisor._KEPT", 2)
+    monkeypatch.setattr("api.service.runs.supervisor._LOG_BYTES", 10)
+    for number in range(4):
+        folder = tmp_path / "runs" / f"run_2026010{number}T000000_00000000"
+        folder.mkdir(parents=True)
+        work = {"verb": "mix", "recipe": {"entries": [{"selection": "x"}]}}
+        (folder / "request.json").write_text(json.dumps({"run_id": folder.name, "work": work, "by": "anna"}))
+        (folder / "state.json").write_text(
+            json.dumps({"state": "completed" if number else "running", "asked_at": "now"})
+        )
+        (folder / "log").write_bytes(b"one line\nthe end\n")
+    with serving(tmp_path / "lake") as service, service.client("read") as client:
+        found = [client.get(f"/v1/runs/run_2026010{number}T000000_00000000").status_code for number in range(4)]
+        assert found == [404, 404, 200, 200]
+        said = client.get("/v1/runs/run_20260103T000000_00000000/log").text
+        assert said == "[7 bytes before this are left out]\ne\nthe end\n"
+        assert 'data_engine_runs{state="completed"} 2.0' in client.get("/v1/metrics").text
+        rows = {row["run_id"]: row["state"] for row in client.get("/v1/runs").json()["items"]}
+        assert rows["run_20260100T000000_00000000"] == "failed"  # it was on when a service ended, and the lake knows
