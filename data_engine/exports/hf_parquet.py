@@ -67,10 +67,8 @@ class HFParquetExporter(FolderExporter):
         pictures, rate, splits = Pictures(mixture), rates(mixture), splits_of(mixture)
         frames: dict[str, int] = {}
         notes = []
-        configs = []
         for dataset, rows in _by_dataset(mixture, order):
             features = self._features(dataset)
-            files = []
             for split in dict.fromkeys(splits[i] for i in rows):
                 mine = [i for i in rows if splits[i] == split]
                 shards = _Shards(folder / "data" / dataset.name, split, _schema(features), self.shard_mb << 20)
@@ -81,26 +79,29 @@ class HFParquetExporter(FolderExporter):
                         if feature.is_camera:
                             frames[camera_name(feature)] = frames.get(camera_name(feature), 0) + steps.num_rows
                 shards.close()
-                files.append({"split": split, "path": f"data/{dataset.name}/{split}-*.parquet"})
-            configs.append({"config_name": dataset.name, "data_files": files})
             if any(feature.is_camera for feature in features):
                 how = f"JPEG of quality {self.quality}, which loses detail" if self.images == "jpeg" else "PNG"
                 notes.append(f"{dataset.name}: frames are decoded and kept as {how}")
             notes += left_out(dataset, features)
-        (folder / _CARD).write_text(_card(mixture, configs), encoding="utf-8")
+        (folder / _CARD).write_text(_card(mixture, order), encoding="utf-8")
         return Written(_WEIGHTS, tuple(notes), frames)
 
     def differences(self, mixture: Mixture, order: list[int], folder: Path) -> Iterator[str]:
         """See :meth:`FolderExporter.differences`. Every value and every coded image is compared."""
         pictures, rate, splits = Pictures(mixture), rates(mixture), splits_of(mixture)
         numbers = {i: number for number, i in enumerate(order)}
-        if not (folder / _CARD).read_text(encoding="utf-8").startswith("---\n"):
-            yield f"{_CARD} is no dataset card"
+        head = _head(mixture, order)
+        card = (folder / _CARD).read_text(encoding="utf-8").split("---\n")
+        if card[0] or len(card) < 3 or yaml.safe_load(card[1])["configs"] != head["configs"]:
+            yield f"{_CARD} does not say where the mixture's splits lie"
         for dataset, rows in _by_dataset(mixture, order):
             features = self._features(dataset)
             for split in dict.fromkeys(splits[i] for i in rows):
                 paths = sorted((folder / "data" / dataset.name).glob(f"{split}-*-of-*.parquet"))
                 held = _Rows(paths)
+                for path in paths:
+                    if not _is(pq.read_schema(path), _schema(features)):
+                        yield f"{path.relative_to(folder)} has other features than the mixture"
                 mine = [i for i in rows if splits[i] == split]
                 for i, (row, steps) in zip(mine, rows_and_steps(mixture, mine), strict=True):
                     table = held.take(steps.num_rows)
@@ -108,7 +109,7 @@ class HFParquetExporter(FolderExporter):
                     if table.num_rows < steps.num_rows:
                         yield f"{where}: {table.num_rows} steps, {steps.num_rows} in the mixture"
                         continue
-                    beside = {"episode_index": numbers[i], "task": task_text(row), "weight": rate[i]}
+                    beside = {"episode_index": numbers[i], "task": task_text(row), "weight": float(rate[i])}
                     for name, value in beside.items():
                         if table[name].unique().to_pylist() != [value]:
                             yield f"{where}: {name} is not {value!r}"
@@ -265,18 +266,37 @@ def _schema(features: list[Feature]) -> pa.Schema:
     return pa.schema(kinds, metadata={"huggingface": json.dumps({"info": {"features": described}})})
 
 
+def _is(held: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a file has these columns, and tells ``datasets`` so."""
+    told = (held.metadata or {}).get(b"huggingface", b"null")
+    return held.equals(schema) and json.loads(told) == json.loads(schema.metadata[b"huggingface"])
+
+
 def _value(kind: pa.DataType) -> str:
     return {"double": "float64"}.get(str(kind), str(kind))
 
 
-def _card(mixture: Mixture, configs: list[dict[str, Any]]) -> str:
-    """The dataset card: the Hub's YAML, and what a reader should know."""
-    used = [mixture.datasets[config["config_name"]] for config in configs]
-    licences = sorted({dataset.licence for dataset in used if dataset.licence})
+def _head(mixture: Mixture, order: list[int]) -> dict[str, Any]:
+    """The Hub's YAML: licence, and where each split of each configuration lies."""
+    splits = splits_of(mixture)
     head: dict[str, Any] = {"pretty_name": mixture.name, "task_categories": ["robotics"], "tags": ["robotics"]}
-    if len(licences) == 1 and all(dataset.licence for dataset in used):
+    configs, licences = [], []
+    for dataset, rows in _by_dataset(mixture, order):
+        files = [
+            {"split": split, "path": f"data/{dataset.name}/{split}-*.parquet"}
+            for split in dict.fromkeys(splits[i] for i in rows)
+        ]
+        configs.append({"config_name": dataset.name, "data_files": files})
+        licences.append(dataset.licence)
+    if len(set(licences)) == 1 and licences[0]:
         head["license"] = licences[0].lower()
-    head["configs"] = configs
+    return {**head, "configs": configs}
+
+
+def _card(mixture: Mixture, order: list[int]) -> str:
+    """The dataset card: the Hub's YAML, and what a reader should know."""
+    head = _head(mixture, order)
+    used = [dataset for dataset, _ in _by_dataset(mixture, order)]
     lines = [
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
         f"# {mixture.name}", "",

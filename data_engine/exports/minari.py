@@ -112,10 +112,11 @@ class MinariExporter(FolderExporter):
             features = self._features(dataset)
             told = json.loads((folder / place / "data" / "metadata.json").read_bytes())
             steps_held = int(mixture.rows["row_count"][rows].sum())
-            sizes = {camera_name(f): (0, 0) for f in features if f.is_camera}
+            first = next(rows_and_steps(mixture, rows[:1]))[0]
+            sizes = {camera_name(f): pictures.size(first, f) for f in features if f.is_camera}
             described = self._metadata(dataset, features, sizes, place, len(rows), steps_held)
             for key, value in described.items():
-                if told.get(key) != value and not (key == "observation_space" and sizes):
+                if told.get(key) != value:
                     yield f"{place}: {key} is {str(told.get(key))[:80]}"
             with h5py.File(folder / place / "data" / "main_data.hdf5", "r") as file:
                 if len(file) != len(rows):
@@ -125,7 +126,7 @@ class MinariExporter(FolderExporter):
                     where = f"{place} episode_{number} ({row['source_key']} {row['start']}:{row['stop']})"
                     for name, value in self._attributes(row, rate[rows[number]], steps.num_rows).items():
                         if episode.attrs.get(name) != value:
-                            yield f"{where}: {name} is {episode.attrs.get(name)!r}"
+                            yield f"{where}: {name} is {episode.attrs.get(name)}, not {value}"
                     arrays, _ = self._arrays(features, row, steps)
                     cameras = {f"observations/{camera_name(f)}": f for f in features if f.is_camera}
                     differing = set(_datasets(episode)) ^ {*arrays, *cameras}
@@ -139,8 +140,9 @@ class MinariExporter(FolderExporter):
                             yield f"{where}: {name} differs"
                     for name, feature in cameras.items():
                         shown = enumerate(pictures.frames(row, steps, feature))
-                        whole = len(episode[name]) == steps.num_rows + 1
-                        if not whole or not all(np.array_equal(episode[name][step], frame) for step, frame in shown):
+                        held, n = episode[name], steps.num_rows
+                        whole = len(held) == n + 1 and np.array_equal(held[n], held[n - 1])  # the last is there twice
+                        if not whole or not all(np.array_equal(held[step], frame) for step, frame in shown):
                             yield f"{where}: frames of {feature.name} differ"
 
     def _sets(self, mixture: Mixture, order: list[int]) -> Iterator[tuple[str, Dataset, list[int]]]:

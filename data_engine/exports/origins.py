@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_engine import registry
 from data_engine.errors import EngineError, RequestError
+from data_engine.exports.films import local_video
 from data_engine.exports.rates import rates, splits_of
-from data_engine.formats import Format, Probe, Source, SourceEpisode
+from data_engine.formats import EncodedVideo, Format, Probe, Source, SourceEpisode
 from data_engine.mixture import Mixture
 from data_engine.model import Dataset
 from data_engine.steps import canonical
+from data_engine.video import FrameReader
 
 __all__ = ["LeRobotSet", "Origin", "origins", "step_rates", "stretches"]
 
@@ -31,11 +35,15 @@ class Origin:
     probe: Probe
 
     def unlike(self, mixture: Mixture) -> Iterator[str]:
-        """One line for each row of ``mixture`` whose steps the source no longer has as they were frozen."""
+        """One line for each row of ``mixture`` whose steps the source no longer has as they were frozen, and for each
+        video of an episode whose coded frames are others. Pictures that are no video are not compared.
+        """
         rows: dict[str, list[int]] = {}
-        for i, (name, key) in enumerate(_columns(mixture, "dataset", "source_key")):
+        videos: dict[str, list[dict[str, Any]]] = {}
+        for i, (name, key, shown) in enumerate(_columns(mixture, "dataset", "source_key", "videos")):
             if name == self.dataset.name:
                 rows.setdefault(key, []).append(i)
+                videos[key] = shown or []
         known = {ref.key for ref in self.probe.episodes}
         yield from (f"{self.source.uri} has no episode {key!r}" for key in rows if key not in known)
         wanted = [key for key in rows if key in known]
@@ -51,6 +59,21 @@ class Origin:
                 theirs = held.slice(start, n).select(names).cast(mine.select(names).schema)
                 if len(names) < len(mine.column_names) or not theirs.equals(mine.select(names)):
                     yield f"{self.source.uri}: {episode.key} is no longer what was frozen"
+            yield from self._unlike_videos(mixture, episode, videos[episode.key])
+
+    def _unlike_videos(
+        self, mixture: Mixture, episode: SourceEpisode, videos: Sequence[Mapping[str, Any]]
+    ) -> Iterator[str]:
+        with tempfile.TemporaryDirectory(prefix="data-engine-video-") as scratch:
+            for video in videos:
+                held = episode.cameras.get(video["camera"])
+                if not isinstance(held, EncodedVideo):
+                    continue
+                path = local_video(self.source, held.path, Path(scratch))
+                with FrameReader(path) as theirs, FrameReader(mixture.local(video["blob"])) as ours:
+                    if theirs.digest(held.start_s, held.end_s) != ours.digest(video["start_s"], video["end_s"]):
+                        what = f"the frames of {video['camera']!r}"
+                        yield f"{self.source.uri}: {episode.key}: {what} are no longer what was frozen"
 
 
 def origins(mixture: Mixture, formats: Sequence[str], sources: Mapping[str, str], dialect: str) -> dict[str, Origin]:

@@ -122,10 +122,11 @@ class RLDSExporter(FolderExporter):
             places = [(shard.path, i) for shard in shards if shard.split == group.split for i in range(shard.records)]
             if len(places) != len(group.rows):
                 yield f"{name} {group.split}: {len(places)} records, {len(group.rows)} in the mixture"
+            sizes: dict[str, tuple[int, int]] = {}
             for (row, steps), (path, number) in zip(rows_and_steps(mixture, group.rows), places, strict=False):
                 with open_records(source, path) as records:
                     held = Example(records.read(number))
-                expected = self._example(features, row, steps, pictures, {})
+                expected = self._example(features, row, steps, pictures, sizes)
                 where = f"{name} {path} {number} ({row['dataset']}/{row['source_key']} {row['start']}:{row['stop']})"
                 extra = set(held.names) ^ set(expected)
                 if extra:
@@ -134,6 +135,8 @@ class RLDSExporter(FolderExporter):
                 for place, values in expected.items():
                     if place in held.names and not _same(held, leaves[place], values, arrays.get(place)):
                         yield f"{where}: {place} differs"
+            if places and read_json(source, "features.json") != self._described(features, sizes):
+                yield f"{name}: features.json is not the mixture's"
 
     def _features(self, dataset: Dataset) -> dict[str, Feature]:
         """Place below ``steps`` -> feature. Raises ``RequestError`` for what RLDS cannot hold."""

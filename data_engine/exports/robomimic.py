@@ -74,13 +74,8 @@ class RobomimicExporter(FolderExporter):
                     held = demo.create_dataset(_place(camera), shape, np.uint8)
                     for step, frame in enumerate(pictures.frames(row, steps, camera)):
                         held[step] = frame
-                demo.attrs["num_samples"] = steps.num_rows
-                demo.attrs["weight"] = rate[order[number]]
-                demo.attrs["task"] = task_text(row)
-                for name in _ATTRIBUTES:
-                    demo.attrs[name] = row[name]
-                if row["success"] is not None:
-                    demo.attrs["success"] = row["success"]
+                for name, value in _attributes(row, steps.num_rows, rate[order[number]]).items():
+                    demo.attrs[name] = value
                 total += steps.num_rows
             data.attrs["total"] = total
             data.attrs["env_args"] = json.dumps(self.env_args or _environment(mixture, columns), indent=4)
@@ -107,14 +102,21 @@ class RobomimicExporter(FolderExporter):
             data = file["data"]
             if len(data) != len(order):
                 yield f"{len(data)} demonstrations, {len(order)} in the mixture"
+            total = int(mixture.rows["row_count"].sum())
+            if data.attrs["total"] != total:
+                yield f"total is {data.attrs['total']!r}, not {total}"
+            extra = set(file["mask"]) - set(self._masks(mixture, order))
+            if extra:
+                yield f"mask/{min(extra)} is not the mixture's"
             for key, members in self._masks(mixture, order).items():
                 if key not in file["mask"] or [name.decode() for name in file["mask"][key][()]] != members:
                     yield f"mask/{key} is not the mixture's"
             for number, (row, steps) in enumerate(rows_and_steps(mixture, order)):
                 demo = data[f"demo_{number}"]
                 where = f"demo_{number} ({row['dataset']}/{row['source_key']} {row['start']}:{row['stop']})"
-                if demo.attrs["num_samples"] != steps.num_rows or demo.attrs["weight"] != rate[order[number]]:
-                    yield f"{where}: num_samples or weight is not the mixture's"
+                for name, value in _attributes(row, steps.num_rows, rate[order[number]]).items():
+                    if demo.attrs.get(name) != value:
+                        yield f"{where}: {name} is {demo.attrs.get(name)}, not {value}"
                 arrays = self._arrays(columns, row, steps)
                 extra = set(_datasets(demo)) - set(arrays) - {_place(camera) for camera in columns.cameras}
                 if extra:
@@ -186,6 +188,12 @@ def _place(feature: Feature) -> str:
         return f"obs/{camera_name(feature)}"
     name = _NAMES.get(feature.name, feature.name)
     return name.replace("observation.", "obs/", 1) if name.startswith("observation.") else name
+
+
+def _attributes(row: Mapping[str, Any], steps: int, rate: float) -> dict[str, Any]:
+    """What a demonstration says of itself."""
+    told = {"num_samples": steps, "weight": rate, "task": task_text(row)} | {name: row[name] for name in _ATTRIBUTES}
+    return told if row["success"] is None else {**told, "success": row["success"]}
 
 
 def _split(name: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import Field
 from data_engine.arrays import to_array
 from data_engine.errors import RequestError
 from data_engine.exports.columns import camera_name, chosen, left_out
+from data_engine.exports.films import LEAST_DB, likeness
 from data_engine.exports.folder import FolderExporter, Written
 from data_engine.exports.pictures import video_of
 from data_engine.exports.rates import Stratum, strata
@@ -31,8 +32,7 @@ __all__ = ["WebDatasetExporter"]
 
 _BLEND = "metadataset.yaml"
 _META = "json"
-_SHOWN = 16  # frames of a video compared
-_PSNR = 30.0  # dB, of frames that had to be encoded again
+_NV = ".nv-meta"
 _ENERGON = "megatron.energon"
 _TOLD = (
     "dataset", "source_key", "episode_id", "start", "stop", "embodiment", "control_mode", "fps", "task", "language",
@@ -88,11 +88,9 @@ class WebDatasetExporter(FolderExporter):
             shards.setdefault(group.name, {})[group.split] = files.close()
             notes += [note for note in left_out(dataset, features) if note not in notes]
         for name, splits in shards.items():
-            meta = folder / name / ".nv-meta"
-            meta.mkdir()
-            (meta / "split.yaml").write_text(_yaml({"exclude": [], "split_parts": splits}), encoding="utf-8")
-            kind = {"__module__": _ENERGON, "__class__": "CrudeWebdataset"}
-            (meta / "dataset.yaml").write_text(_yaml(kind), encoding="utf-8")
+            (folder / name / _NV).mkdir()
+            for file, content in _meta(splits).items():
+                (folder / name / _NV / file).write_text(_yaml(content), encoding="utf-8")
         (folder / _BLEND).write_text(_yaml(_blend(mixture, groups)), encoding="utf-8")
         if again:
             notes.append(f"{len(again)} videos start on no keyframe and were encoded again: {again[0]}")
@@ -105,7 +103,9 @@ class WebDatasetExporter(FolderExporter):
         return Written(weights, tuple(notes), frames, {"reencoded": again})
 
     def differences(self, mixture: Mixture, order: list[int], folder: Path) -> Iterator[str]:
-        """See :meth:`FolderExporter.differences`. Every array is compared, and up to 16 frames of every video."""
+        """See :meth:`FolderExporter.differences`. Every array is compared, every packet of a video that was copied, and
+        up to 16 frames of every video.
+        """
         groups = strata(mixture, order)
         numbers = {i: number for number, i in enumerate(order)}
         if yaml.safe_load((folder / _BLEND).read_bytes()) != _blend(mixture, groups):
@@ -140,6 +140,16 @@ class WebDatasetExporter(FolderExporter):
                         yield f"{where}: {camera}: {line}"
             if next(samples, None) is not None:
                 yield f"{group.name} {group.split}: more samples than in the mixture"
+        for name in dict.fromkeys(group.name for group in groups):
+            splits = {
+                group.split: sorted(path.name for path in (folder / name).glob(f"{group.split}-*.tar"))
+                for group in groups
+                if group.name == name
+            }
+            for file, content in _meta(splits).items():
+                path = folder / name / _NV / file
+                if not path.exists() or yaml.safe_load(path.read_bytes()) != content:
+                    yield f"{name}/{_NV}/{file} is not the mixture's"
 
     def _features(self, dataset: Dataset) -> list[Feature]:
         features = chosen(dataset, self.columns)
@@ -241,20 +251,23 @@ def _unlike(
 ) -> str | None:
     """How the frames of a written video differ from the mixture's, or None."""
     video, (times, zero) = video_of(row, camera), _times(steps, camera)
-    shown = times[np.unique(np.linspace(0, len(times) - 1, min(_SHOWN, len(times))).round().astype(int))]
+    mine = mixture.local(video["blob"])
     with tempfile.TemporaryDirectory(prefix="data-engine-video-") as scratch:
         path = Path(scratch) / "film.mp4"
         path.write_bytes(data)
-        with FrameReader(path) as film, FrameReader(mixture.local(video["blob"])) as source:
-            mine = source.at(video["start_s"] + shown).astype(np.float64)
-            theirs = film.at(told["start_s"] + shown - zero).astype(np.float64)
-    if mine.shape != theirs.shape:
+        with FrameReader(path) as film, FrameReader(mine) as source:
+            start, stop = (video["start_s"] + float(edge) for edge in (times.min(), times.max() + 1 / source.info.fps))
+            copied = can_copy([(mine, start, stop)])
+            if told["copied"] is not copied:
+                return f"copied is {told['copied']!r}"
+            if copied and film.digest() != source.digest(start, stop):
+                return "the coded frames are not the mixture's"
+            found = likeness(source, video["start_s"] + times, film, told["start_s"] + times - zero)
+    if found is None:
         return "frames of another size"
-    error = float(np.square(mine - theirs).mean())
-    if told["copied"]:
-        return "frames differ" if error else None
-    psnr = float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
-    return f"frames at {psnr:.1f} dB" if psnr < _PSNR else None
+    if copied:
+        return None if found == float("inf") else "frames differ"
+    return f"frames at {found:.1f} dB" if found < LEAST_DB else None
 
 
 def _times(steps: pa.Table, camera: str) -> tuple[np.ndarray, float]:
@@ -292,6 +305,14 @@ def _blend(mixture: Mixture, groups: list[Stratum]) -> dict[str, Any]:
         weight = {"repetitions": group.rate} if repeats else {"weight": float(f"{group.rate * len(group.rows):.9g}")}
         into[next(iter(into))].append({**weight, "path": f"./{group.name}", "split_part": group.split})
     return {"__module__": _ENERGON, "__class__": "MetadatasetV2", "splits": splits}
+
+
+def _meta(splits: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Energon's files on a dataset of these shards by split."""
+    return {
+        "split.yaml": {"exclude": [], "split_parts": dict(splits)},
+        "dataset.yaml": {"__module__": _ENERGON, "__class__": "CrudeWebdataset"},
+    }
 
 
 def _yaml(value: Any) -> str:
