@@ -64,12 +64,12 @@ def _by_budget(found: Found, method: str) -> list[Arm]:
 
 def _line(arm: Arm, found: Found, everything: Sequence[np.ndarray], part: str) -> str:
     gain, gap = paired_difference(found.success[arm], everything), _over_random(arm, found)
-    verdict = _verdict(gain, part)
+    verdict, least = _verdict(gain, part), f"{gain.detectable:.1%}" if gain.detectable else "no spread"
     if gap is not None and (gap.low > 0 or gap.high < 0):
         verdict += ", better than random" if gap.low > 0 else ", worse than random"
     return (
         f"  {arm.method:<20} {arm.budget:>5.0%}  {_mean(found.success[arm]):>7.1%}  {_span(gain):<26}  "
-        f"{gain.detectable:>9.1%}   {_span(gap) if gap else '':<26}  {np.mean(found.kept_good[arm]):>8.0%}  {verdict}"
+        f"{least:>9}   {_span(gap) if gap else '':<26}  {np.mean(found.kept_good[arm]):>8.0%}  {verdict}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import combinations
@@ -22,6 +22,7 @@ __all__ = ["By", "Outcome", "bring_outcomes", "compare_all", "compare_arms", "re
 
 By = Literal["mixture_id", "checkpoint"]
 
+_CHANCE = 0.05  # of such an answer from policies that are as good as each other
 _CONDITIONS = ["task", "seed", "initial_condition"]
 
 
@@ -50,7 +51,7 @@ def bring_outcomes(lake: Lake, outcomes: Sequence[Outcome]) -> dict[str, int]:
 
     Raises ``RequestError`` where a rollout is there with another outcome, or is given twice with two: nothing goes in.
     """
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for outcome in outcomes:
         row = {"evaluation_id": outcome.id, **outcome.model_dump()}
         if rows.setdefault(outcome.id, row) != row:
@@ -86,16 +87,18 @@ def read_outcomes(path: str) -> list[Outcome]:
 def compare_arms(lake: Lake, first: str, second: str, *, by: By = "mixture_id") -> dict[str, Any]:
     """How far the policies of arm ``first`` succeed more often than those of ``second``: mixtures, or ``checkpoint``s.
 
+    An arm is the beginning of an id, or the name of a mixture: the newest of that name.
     Returns ``{"first", "second", "tasks": [{"task", "first", "second"}], "difference", "of", "mcnemar", "winner",
     "note"}``: of each arm and task successes, rollouts, rate and Wilson's interval. ``difference``
     (:func:`data_engine.outcomes.paired_difference`) pairs ``of`` trainings over the tasks that both have, by seed or,
     where they share no seed, one by one in the order of seeds; or single rollouts where no task has two trainings: it
     speaks of these very policies then. None with a ``note`` where nothing pairs. ``mcnemar``:
     ``{"only_first", "only_second", "p"}`` over the same rollouts. ``winner`` is an arm only where the interval leaves 0
-    out and the difference is no less than the least that would have been detected. Rollouts whose success is null do
+    out, the difference is no less than the least that would have been detected, and the rollouts tell at least these
+    very policies apart: trainings that happen to be equally far apart show no spread. Rollouts whose success is null do
     not count. Raises ``RequestError`` where an arm has no rollout.
     """
-    arms = [_arm(lake, name, by) for name in (first, second)]
+    arms = [_arm(lake, _called(lake, name, by), by) for name in (first, second)]
     names = [arm[by][0] for arm in arms]
     tasks = sorted(set(arms[0]["task"]) | set(arms[1]["task"]))
     items = [
@@ -104,11 +107,10 @@ def compare_arms(lake: Lake, first: str, second: str, *, by: By = "mixture_id") 
         for task in tasks
     ]  # fmt: skip
     found = _difference(*arms)
-    gap = found["difference"]
-    sure = gap is not None and (gap["low"] > 0 or gap["high"] < 0) and abs(gap["mean"]) >= gap["detectable"]
-    if gap is not None and not sure:
-        found["note"] = f"no winner: {abs(gap['mean']):.1%} apart, {gap['detectable']:.1%} would have been detected"
-    winner = names[0 if gap["mean"] > 0 else 1] if gap is not None and sure else None
+    winner = None
+    if (gap := found["difference"]) is not None:
+        found["note"] = _doubt(gap, found["mcnemar"]["p"])
+        winner = None if found["note"] else names[0 if gap["mean"] > 0 else 1]
     return {"first": names[0], "second": names[1], "tasks": items, **found, "winner": winner}
 
 
@@ -121,6 +123,7 @@ def compare_all(lake: Lake, names: Sequence[str], *, by: By = "mixture_id", draw
     strength ``strength`` among these arms and its interval over ``draws`` bootstraps of the answers, ``low`` to
     ``high``, and ``answers``. Raises ``RequestError`` where an arm has neither rollouts nor preferences.
     """
+    names = [_called(lake, name, by) for name in names]
     if len(set(names)) < 2:
         raise RequestError("one arm is no comparison", code="bad_request", fix="give two or more")
     preferences = _preferences(lake, names, by, draws)
@@ -131,6 +134,24 @@ def compare_all(lake: Lake, names: Sequence[str], *, by: By = "mixture_id", draw
     pairs = [compare_arms(lake, one, other, by=by) for one, other in combinations(rated, 2)]
     items.sort(key=lambda item: -item["rate"])
     return {"by": by, "items": items, "pairs": pairs, "preferences": preferences}
+
+
+def _doubt(gap: Mapping[str, float], p: float) -> str | None:
+    """Why a difference names no winner; None where it does."""
+    apart = f"no winner: {abs(gap['mean']):.1%} apart, "
+    if p > _CHANCE:
+        return apart + f"which rollouts of equal policies are as well (McNemar p {p:.2g})"
+    if gap["low"] <= 0 <= gap["high"] or abs(gap["mean"]) < gap["detectable"]:
+        return apart + f"{gap['detectable']:.1%} would have been detected"
+    return None
+
+
+def _called(lake: Lake, name: str, by: By) -> str:
+    """``name``, or the id of the newest mixture of that name where no rollout is of an id that begins so."""
+    if by != "mixture_id" or len(_rows(lake, name, by)):
+        return name
+    called = lake.scan("mixtures").filter(pl.col("name") == name).collect().sort("created_at")
+    return str(called["mixture_id"][-1]) if len(called) else name
 
 
 def _rows(lake: Lake, name: str, by: By) -> pl.DataFrame:

@@ -108,8 +108,8 @@ def evaluate_import(lake: str, file: str) -> dict[str, Any]:
 def evaluate_compare(lake: str, arms: tuple[str, ...], by: str) -> dict[str, Any]:
     """Which of some mixtures, or checkpoints, do better, as far as their rollouts can tell.
 
-    Arms are named by the beginning of their ids. A winner is named only where the interval leaves 0 out and the
-    difference would have been detected.
+    Arms are named by the beginning of their ids, mixtures by their names as well. A winner is named only where the
+    interval leaves 0 out and the difference would have been detected.
     """
     from flows.outcomes import compare_all
 

@@ -18,6 +18,7 @@ from flows.evaluate import _demonstrated, evaluate, place
 from flows.executor import Local
 from flows.ingest import ingest
 from flows.mix import mix
+from flows.outcomes import compare_all
 from flows.policy import Policy, PolicyConfig
 from flows.progress import silent
 from flows.query import query
@@ -234,6 +235,17 @@ def test_the_verb_answers_success_by_task_and_query_lists_the_rows(lake, capsys)
     assert "execute is at most horizon" in refusal(
         capsys, "evaluate", "run", "good", "--env", RIGHT, "--policy", "execute=9", "--lake", lake.uri
     )
+
+
+def test_mixtures_are_compared_by_name(lake):
+    ids = [run(lake, name, RIGHT)["mixture_id"] for name in ("good", "lost")]
+    found = compare_all(lake, ["lost", "good"])
+    assert [item["name"] for item in found["items"]] == ids
+    assert [found["pairs"][0][name] for name in ("first", "second")] == ids[::-1]
+    with pytest.raises(RequestError, match="one arm is no comparison"):
+        compare_all(lake, ["good", "good"])
+    with pytest.raises(RequestError, match="no rollout of mixture 'nobody'"):
+        compare_all(lake, ["good", "nobody"])
 
 
 def test_a_real_set_in_its_own_simulator(tmp_path, shared_data):

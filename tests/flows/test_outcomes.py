@@ -86,6 +86,14 @@ def test_trainings_of_other_seeds_are_paired_once_each_so_that_the_luck_of_both_
     assert answers[0]["difference"]["detectable"] == pytest.approx(answers[1]["difference"]["detectable"])
 
 
+def test_two_trainings_that_happen_to_be_equally_far_apart_name_no_winner(lake):
+    bring_outcomes(lake, [rollout("a", seed, start, start < 3) for seed in range(2) for start in range(4)])
+    bring_outcomes(lake, [rollout("b", seed, start, start < 2) for seed in range(2) for start in range(4)])
+    answer = compare_arms(lake, "a", "b")
+    assert (answer["difference"]["low"], answer["difference"]["detectable"]) == (0.25, 0)
+    assert answer["winner"] is None and "McNemar p 0.5" in answer["note"]
+
+
 def test_preferences_rank_policies_that_nobody_called_successful(lake):
     said = [rollout("a", 0, start, None, over="b-0") for start in range(12)]
     said += [rollout("b", 0, start + 100, None, over="a-0") for start in range(2)]
