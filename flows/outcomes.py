@@ -140,7 +140,7 @@ def _doubt(gap: Mapping[str, float], p: float) -> str | None:
     """Why a difference names no winner; None where it does."""
     apart = f"no winner: {abs(gap['mean']):.1%} apart, "
     if p > _CHANCE:
-        return apart + f"which rollouts of equal policies are as well (McNemar p {p:.2g})"
+        return apart + "as rollouts of equal policies are by chance"
     if gap["low"] <= 0 <= gap["high"] or abs(gap["mean"]) < gap["detectable"]:
         return apart + f"{gap['detectable']:.1%} would have been detected"
     return None
