@@ -59,7 +59,10 @@ def rewrite_mixtures(lake: Lake, plan: Plan) -> list[str]:
         for name, before, after in (("episodes", rows, moved), ("files", listed, files)):
             if not after.equals(before):
                 lake.write_bytes(f"{folder}/{name}.parquet", _parquet(after))
-        document["contents"] = {name: lake.sha256(f"{folder}/{name}") for name in document["contents"]}
+        held = document["contents"]
+        document["contents"] = {name: lake.sha256(f"{folder}/{name}") for name in held}
+        for sha256 in set(held.values()) - set(document["contents"].values()):
+            Cache().forget(sha256)  # a large table is kept decoded
         document["recorded"] = json.loads(plan.traces.text(canonical_json(document["recorded"])) or "{}")
         if seal(document) != lake.read_bytes(f"{folder}/mixture.json"):
             lake.write_bytes(f"{folder}/mixture.json", seal(document))
