@@ -135,6 +135,8 @@ addEventListener("hashchange", route);
 addEventListener("signed-out", () => {
   if (who?.name) {
     who = null;
+    forget();
+    leaving.abort(); // nothing plays or asks on behind the form; the view is there again after it
     signIn(h("p", { class: "problem" }, "The session has ended."));
   }
 });

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from api.cli import main
+from storage import keys
 from storage.lake import Lake
 from tests.api.service.conftest import serving
 from tests.recordings import write_robomimic
@@ -307,3 +308,56 @@ def test_who_may_only_read_is_offered_nothing_to_write(browser, service):
             page.get_by_role("heading", level=1).wait_for()
             page.wait_for_load_state("networkidle")
             assert page.get_by_role("button", name=what).count() == 0
+
+
+def test_a_key_that_ends_mid_work_asks_for_another_and_the_view_is_there_again(browser, service):
+    key, service.tokens["guest"] = keys.make(service.lake, "guest", "curate")
+    service.app.state.live.refresh()
+    with opened(browser, service, "guest") as page:
+        page.goto(f"{service.url}/console/#/review")
+        page.get_by_role("button", name="keep").wait_for()
+        keys.revoke(service.lake, key.id)
+        service.app.state.live.refresh()
+        page.keyboard.press("d")
+        page.get_by_text("The session has ended.").wait_for()
+        assert page.locator("video").count() == 0
+        page.get_by_label("Key").fill(service.tokens["curate"])
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="keep").wait_for()
+        assert "curateer" in page.get_by_role("navigation").inner_text()
+    assert service.lake.scan("annotations").collect().filter(producer="person:guest").is_empty()
+
+
+def test_a_map_and_a_histogram_are_used_without_a_pointer(browser, service):
+    with opened(browser, service) as page:
+        page.goto(f"{service.url}/console/#/map?colour=operator")
+        page.get_by_role("button", name="steady 4").focus()
+        page.keyboard.press("Enter")
+        page.get_by_text("4 episodes in the lasso").wait_for()
+        page.keyboard.press("g")
+        page.keyboard.press("s")
+        page.get_by_label("action_divergence to").focus()
+        page.keyboard.type("0.5")
+        page.keyboard.press("Tab")
+        until(page, "document.querySelector('[aria-label=Expression]').value.startsWith('action_divergence <= 0.5')")
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_lake_without_anything_and_one_without_scores_and_video_have_every_view(browser, tmp_path, filled):
+    lake = Lake.open(str(tmp_path / "lake"), create=True)
+    if filled:
+        source = write_robomimic(tmp_path / "odd.hdf5", episodes=2, task="a_name_without_an_end" * 20)
+        with pytest.raises(SystemExit) as ended:
+            main(["ingest", str(source), "--dataset", "odd", "--lake", lake.uri, "--json"])
+            raise SystemExit(0)
+        assert not ended.value.code
+    with serving(tmp_path / "lake") as empty, opened(browser, empty) as page:
+        views = ["datasets", "episodes", "scores", "map", "mixtures", "review", "runs"]
+        if filled:
+            views += ["datasets/odd", f"episodes/{lake.episodes()['episode_id'][0]}"]
+        for number, view in enumerate(views):
+            page.goto(f"{empty.url}/console/?{number}#/{view}")  # loaded anew
+            page.get_by_role("heading", level=1).first.wait_for()
+            page.wait_for_load_state("networkidle")
+            assert page.get_by_role("alert").count() == 0, view
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view

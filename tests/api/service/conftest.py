@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from filelock import FileLock
 
 from api.cli import main
 from api.service.app import make_app
@@ -34,15 +35,23 @@ mixture: {{entries: [{{selection: steady, weight: 3.0}}, {{selection: anyone, we
 
 
 @pytest.fixture(scope="session")
-def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake of 12 demonstrations with a camera, scores, selections and a mixture; tests only read it."""
-    folder = tmp_path_factory.mktemp("served")
-    source = write_robomimic(folder / "reach.hdf5", episodes=12, cameras=True)
-    (folder / "recipe.yaml").write_text(RECIPE.format(source=source))
-    with pytest.raises(SystemExit) as ended:
-        main(["curate", str(folder / "recipe.yaml"), "--lake", str(folder / "lake"), "--engine", "plain", "--json"])
-        raise SystemExit(0)
-    assert not ended.value.code
+def curated(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """A lake of 12 demonstrations with a camera, scores, selections and a mixture; tests only read it. Processes that
+    run tests side by side share it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(pytestconfig, "workerinput") else base) / "served"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir()
+            source = write_robomimic(folder / "reach.hdf5", episodes=12, cameras=True)
+            (folder / "recipe.yaml").write_text(RECIPE.format(source=source))
+            lake = str(folder / "lake")
+            with pytest.raises(SystemExit) as ended:
+                main(["curate", str(folder / "recipe.yaml"), "--lake", lake, "--engine", "plain", "--json"])
+                raise SystemExit(0)
+            assert not ended.value.code
+            (folder / "done").touch()
     return folder / "lake"
 
 

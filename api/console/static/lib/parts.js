@@ -9,6 +9,8 @@ export const head = (title, ...actions) => h("header", { class: "head" }, h("h1"
 export const problem = (error) =>
   h("p", { class: "problem", role: "alert" }, error.message, error.fix ? h("span", { class: "fix" }, ` ${error.fix}`) : null);
 
+const LONG = 40; // a cell cuts what is longer than it; a pointer shows the whole
+
 export const empty = (text) => h("p", { class: "empty" }, text);
 
 /** Facts as pairs of term and value; null values are left out. */
@@ -28,7 +30,10 @@ export function table(columns, rows, { open, label, order, sort } = {}) {
   };
   const body = h("tbody", {}, rows.map((row) =>
     h("tr", open ? { tabindex: "-1", onclick: (event) => event.target.closest("a, button") || open(row) } : {},
-      columns.map((c) => h("td", { class: c.number ? "number" : null }, c.show ? c.show(row) : row[c.name] ?? "–")))));
+      columns.map((c) => {
+        const value = c.show ? c.show(row) : row[c.name] ?? "–";
+        return h("td", { class: c.number ? "number" : null, title: typeof value === "string" && value.length > LONG ? value : null }, value);
+      }))));
   if (open) {
     const all = [...body.rows];
     if (all.length) all[0].tabIndex = 0;

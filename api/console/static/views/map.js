@@ -32,7 +32,11 @@ export async function show(root, { params, signal, go, writes }) {
 
 function draw({ canvas, side, map, go, writes, signal }) {
   const numeric = map.value.some((v) => typeof v === "number");
-  const { colourOf, legend } = numeric ? byNumber(map) : byKind(map);
+  const { colourOf, legend } = numeric ? byNumber(map) : byKind(map, (value) => {
+    chosen = new Set(map.value.map((_, i) => i).filter((i) => map.value[i] === value));
+    told();
+    soon();
+  });
   const n = map.x.length;
   const bounds = [Math.min(...map.x), Math.max(...map.x), Math.min(...map.y), Math.max(...map.y)];
   let scale = 1, dx = 0, dy = 0, chosen = new Set(), lasso = null, drag = null, hovered = -1;
@@ -151,7 +155,7 @@ function draw({ canvas, side, map, go, writes, signal }) {
       return `${count(made.chosen)} selected`;
     })) : null,
     h("ul", {}, [...chosen].slice(0, 20).map((i) => h("li", {}, link(`episodes/${at(map.episode_id[i])}`, map.episode_id[i]), ` ${plain(map.value[i])}`))),
-  ] : h("p", { class: "dim" }, "Drag around episodes to select them; click one to open it; shift and drag, or the wheel, to move."));
+  ] : h("p", { class: "dim" }, "Drag around episodes to select them, or take a colour; click one to open it; shift and drag, or the wheel, to move."));
   fill(side, h("p", {}, `${count(n)}${map.episodes > n ? ` of ${count(map.episodes)}, an even part,` : ""} episodes. The picture holds ${percent(map.seen)} of what sets them apart.`),
     h("h2", {}, map.colour), legend, under, kept);
   told();
@@ -171,13 +175,15 @@ function inside([x, y], polygon) {
   return odd;
 }
 
-function byKind(map) {
+/** A colour for each value there is; choose(value) where one of the legend is taken, as by a lasso. */
+function byKind(map, choose) {
   const tally = new Map();
   for (const value of map.value) tally.set(value, (tally.get(value) ?? 0) + 1);
   const order = [...tally].sort((a, b) => b[1] - a[1]).map(([value]) => value);
   const colours = new Map(order.map((value, i) => [value, value === null ? KINDS.at(-1) : KINDS[Math.min(i, KINDS.length - 1)]]));
   const legend = h("div", { class: "legend" }, order.slice(0, 40).map((value) =>
-    h("div", {}, h("i", { style: { background: colours.get(value) } }), value === null ? "not known" : plain(value), h("span", { class: "dim" }, ` ${count(tally.get(value))}`))));
+    h("button", { class: "plain", type: "button", title: "take these", onclick: () => choose(value) },
+      h("i", { style: { background: colours.get(value) } }), value === null ? "not known" : plain(value), h("span", { class: "dim" }, ` ${count(tally.get(value))}`))));
   return { colourOf: (i) => colours.get(map.value[i]), legend };
 }
 

@@ -25,18 +25,25 @@ const LOOK_MS = 3000;
 
 async function all(root, { signal, go, writes }) {
   const list = h("div", {});
+  const wrong = h("div", {});
   const plan = h("div", {});
   const look = async () => {
-    const { items } = await get("runs", {}, signal);
+    const { items } = await get("runs", { limit: 500 }, signal);
     fill(list, items.length ? table([
       { name: "started_at", title: "started", show: (r) => when(r.started_at) }, { name: "verb" }, { name: "state", show: (r) => state(r.state) },
       { name: "took", number: true, show: (r) => took(r) }, { name: "run_id", title: "run", show: (r) => h("span", { class: "mono" }, r.run_id) }, { name: "error" },
-    ], items.toReversed().slice(0, 500), { label: "Runs", open: (r) => go(`runs/${at(r.run_id)}`) }) : empty("Nothing has run yet."));
+    ], items.toReversed(), { label: "Runs", open: (r) => go(`runs/${at(r.run_id)}`) }) : empty("Nothing has run yet."));
     return items.some((each) => each.state === "running");
   };
-  root.append(head("Runs"), writes ? start(go) : "", plan, list);
+  root.append(head("Runs"), writes ? start(go) : "", wrong, plan, list);
   const watch = async () => {
-    const going = await look().catch(() => true);
+    let going = true;
+    try {
+      going = await look();
+      fill(wrong);
+    } catch (error) {
+      if (!signal.aborted) fill(wrong, problem(error)); // what was seen last stays, and it is asked again
+    }
     if (signal.aborted) return;
     const timer = setTimeout(watch, going ? LOOK_MS : 5 * LOOK_MS);
     signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
@@ -108,19 +115,36 @@ async function one(root, { args: [id], signal, writes, go }) {
   };
   root.append(head(`Run: ${run.verb}`, actions), h("p", { class: "dim mono" }, id), what, bar, answer, h("h2", {}, "Log"), log,
     h("details", {}, h("summary", {}, "What was asked"), h("pre", {}, JSON.stringify(run.work, null, 1))));
+  const follow = () => {
+    fill(log);
+    const events = new EventSource(`/v1/runs/${at(id)}/events`);
+    signal.addEventListener("abort", () => events.close());
+    events.onerror = () => events.readyState === EventSource.CLOSED && later(); // otherwise it asks again by itself
+    events.addEventListener("state", (event) => { if (shown(JSON.parse(event.data))) events.onerror = () => events.close(); });
+    events.addEventListener("log", (event) => {
+      const stage = event.data.match(/^(.+): (\d+) of (\d+)( .*)?$/);
+      if (stage) fill(bar, h("progress", { max: stage[3], value: Number(stage[2]), "aria-label": stage[1] }), ` ${event.data}`);
+      const low = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+      log.append(document.createTextNode(`${event.data}\n`));
+      while (log.childNodes.length > 5000) log.firstChild.remove();
+      if (low) log.scrollTop = log.scrollHeight;
+    });
+  };
+  const later = () => { // the service answered with an error: it starts again, or the key counts no more
+    const timer = setTimeout(async () => {
+      try {
+        shown(await get(`runs/${at(id)}`, {}, signal));
+        follow();
+      } catch (error) {
+        if (signal.aborted) return;
+        fill(bar, problem(error));
+        later();
+      }
+    }, LOOK_MS);
+    signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
+  };
   shown(run);
-  const events = new EventSource(`/v1/runs/${at(id)}/events`);
-  signal.addEventListener("abort", () => events.close());
-  events.addEventListener("state", (event) => { if (shown(JSON.parse(event.data))) ending(); });
-  events.addEventListener("log", (event) => {
-    const stage = event.data.match(/^(.+): (\d+) of (\d+)( .*)?$/);
-    if (stage) fill(bar, h("progress", { max: stage[3], value: Number(stage[2]), "aria-label": stage[1] }), ` ${event.data}`);
-    const low = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    log.append(document.createTextNode(`${event.data}\n`));
-    while (log.childNodes.length > 5000) log.firstChild.remove();
-    if (low) log.scrollTop = log.scrollHeight;
-  });
-  const ending = () => { events.onerror = () => events.close(); }; // the service ends the stream with the run; do not ask again
+  follow();
 }
 
 async function recorded(root, id, signal) {
