@@ -56,13 +56,20 @@ def storage_type(feature: Feature) -> pa.DataType:
 
 
 def schema(features: Sequence[Feature]) -> pa.Schema:
-    """The schema of a dataset's steps table: identity, time, then every feature that is no camera, in order."""
+    """The schema of a dataset's steps table: identity, time, then every feature that is no camera, in order.
+
+    Raises ``SourceError`` for a type and for a name that no table can hold: Delta's columns differ in more than case.
+    """
     fields = [pa.field(EPISODE_ID, pa.string()), pa.field(STEP, pa.int64()), pa.field(TIMESTAMP, pa.float64())]
     taken = {EPISODE_ID, STEP, TIMESTAMP}
     for feature in features:
-        if not feature.is_camera and feature.name not in taken:
-            fields.append(pa.field(feature.name, storage_type(feature)))
-            taken.add(feature.name)
+        if feature.is_camera or feature.name == TIMESTAMP:
+            continue
+        if feature.name.lower() in taken or "\0" in feature.name:
+            why = "a zero byte in it" if "\0" in feature.name else "a name that is taken already, but for its case"
+            raise SourceError(f"column {feature.name!r} has {why}", code="bad_column", fix="rename or leave it out")
+        fields.append(pa.field(feature.name, storage_type(feature)))
+        taken.add(feature.name.lower())
     return pa.schema(fields)
 
 

@@ -391,6 +391,77 @@ def lerobot_text_for_actions(at: Path, outside: Path) -> None:
     pq.write_table(table, path)
 
 
+@source(2, null=[0, None, 0, 0], endless=[0.0, float("inf"), 0.0, 0.0], text=["a"] * 4)
+def lerobot_task_index(at: Path, outside: Path, index: list[Any]) -> None:
+    lerobot_sets.write_v2(at, [4, 5])
+    path = at / "data" / "chunk-000" / "episode_000000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index("task_index"), "task_index", pa.array(index)), path)
+
+
+@source(2, list=[{"task_index": [0], "task": "x"}],
+        twice=[{"task_index": 0, "task": "x"}, {"task_index": 0, "task": "y"}],
+        null=[{"task_index": 0, "task": None}, {"task_index": None, "task": "x"}])  # fmt: skip
+def lerobot_tasks(at: Path, outside: Path, rows: list[Any]) -> None:
+    lerobot_sets.write_v2(at, [4, 5])
+    lerobot_sets.write_lines(at / "meta" / "tasks.jsonl", rows)
+
+
+@source(2, case="Action", identity="episode_id", step="Step", none="", odd="a,b;{}()\n\t= x", long="x" * 5000)
+def lerobot_feature_called(at: Path, outside: Path, name: str) -> None:
+    info = lerobot_sets.write_v2(at, [4, 5])
+    info["features"][name] = {"dtype": "float32", "shape": [1], "names": None}
+    lerobot_sets.rewrite_info(at, info)
+    for path in (at / "data" / "chunk-000").iterdir():
+        table = pq.read_table(path)
+        pq.write_table(table.append_column(name, pa.array(np.ones(len(table), np.float32))), path)
+
+
+@source(0, struct="f4,f4", wide="(99999,99999)f4", dates="M8[s]", long="longdouble", zero_byte="a\0")
+def lerobot_dtype(at: Path, outside: Path, dtype: str) -> None:
+    info = lerobot_sets.write_v2(at, [4])
+    info["features"]["action"]["dtype"] = dtype
+    lerobot_sets.rewrite_info(at, info)
+
+
+@source(1, text="mp4", types={"video.codec": ["av1"], "video.fps": "x", "video.height": {}, "video.width": None})
+def lerobot_video_info(at: Path, outside: Path, told: Any) -> None:
+    info = lerobot_sets.write_v2(at, [10], video=True)
+    info["features"]["observation.images.top"]["info"] = told
+    lerobot_sets.rewrite_info(at, info)
+
+
+@source(1, null=[0.0, None], nan=[0.0, float("nan")], back=[0.0, -1.0])
+def lerobot_v3_video_from(at: Path, outside: Path, times: list[Any]) -> None:
+    lerobot_sets.write_v3(at, [4, 5], video=True)
+    path = at / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(path)
+    name = "videos/observation.images.top/from_timestamp"
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(times)), path)
+
+
+@source(0)
+def lerobot_v3_video_from_text(at: Path, outside: Path) -> None:
+    lerobot_v3_video_from(at, outside, ["0.0", "soon"])
+
+
+@source(1)
+def lake_among_videos(at: Path, outside: Path) -> None:
+    """The lake lies in the folder that it is filled from, as it does by default for who stands in it."""
+    from storage.lake import Lake
+
+    film(at / "good.mp4")
+    lake = Lake.open(str(at / "lake"), create=True)
+    film(Path(lake.root) / "videos" / f"{'0' * 64}.mp4")
+    lake.append_rows("runs", [{"run_id": "run"}], transaction="run")
+
+
+@source(0)
+def lake_itself(at: Path, outside: Path) -> Path:
+    lake_among_videos(at, outside)
+    return at / "lake"
+
+
 @source(0, none=None, nan=float("nan"), zero=0, endless=float("inf"), text="fast", list=[10], huge=10**400)
 def lerobot_fps(at: Path, outside: Path, fps: Any) -> None:
     lerobot_sets.write_v2(at, [4])
@@ -409,6 +480,15 @@ def names_that_are_no_unicode(at: Path, outside: Path) -> None:
     at.mkdir()
     film(at / "sound.mp4")
     (at / os.fsdecode(b"\xff\xfe.mp4")).write_bytes((at / "sound.mp4").read_bytes())
+
+
+@source(2)
+def hdf5_name_that_is_no_unicode(at: Path, outside: Path) -> Path:
+    path = robomimic(at)
+    with h5py.File(path, "r+") as file:
+        file.move("data/demo_1", "data/demo_X")
+    path.write_bytes(path.read_bytes().replace(b"demo_X", b"demo_\xe9"))
+    return path
 
 
 @source(1)

@@ -27,6 +27,7 @@ from fsspec import AbstractFileSystem
 from data_engine import registry
 from data_engine.defects import Defect
 from data_engine.errors import EngineError, RequestError, SourceError
+from data_engine.formats import json_text
 from data_engine.formats.episode_rows import EpisodeRows
 from data_engine.formats.halves import is_text, spelt
 from data_engine.fs import filesystem, is_local, join, resolve, stamp
@@ -34,9 +35,11 @@ from data_engine.model import Feature
 from data_engine.registry import Plugin
 
 __all__ = [
-    "EncodedVideo", "EpisodeRef", "Format", "Probe", "RawFrames", "Source", "SourceEpisode", "Unreadable", "detect",
+    "LAKE", "EncodedVideo", "EpisodeRef", "Format", "Probe", "RawFrames", "Source", "SourceEpisode", "Unreadable",
+    "detect", "is_lake",
 ]  # fmt: skip
 
+LAKE = "lake.json"  # the file in a lake's folder that says it is one
 _CACHED_REPO = re.compile(r"(datasets|models|spaces)--.+")
 
 
@@ -107,6 +110,14 @@ class Source:
     def relative(self, path: str) -> str:
         """``path`` (inside ``fs``) relative to the source; the file's own name where the source is that file."""
         return posixpath.relpath(path, self.root) if path != self.root else posixpath.basename(path)
+
+
+def is_lake(source: Source, folder: str = ".") -> bool:
+    """Whether ``folder`` of ``source`` is a lake of this engine, whose files are no recordings."""
+    try:
+        return bool(set(json_text.loads(source.fs.cat_file(source.path(folder, LAKE)))) == {"version"})
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return False
 
 
 def _is_special(path: str) -> bool:
@@ -355,6 +366,12 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
     """
     if not _reached(source):
         raise RequestError(f"no such source: {source.uri}", code="no_source", fix="check the path or URI")
+    if not source.is_file and is_lake(source):
+        raise RequestError(
+            f"{source.uri} is a lake and no recording",
+            code="is_lake",
+            fix="export a mixture of it, or name what is in it",
+        )
     if name != "auto":
         chosen = registry.make("formats", name, options)
         probe = _probed(chosen, source)

@@ -10,7 +10,7 @@ from data_engine.formats import Source
 from data_engine.formats.arrays import natural
 from data_engine.formats.attributes import plain
 from data_engine.formats.files import below, member
-from data_engine.formats.hdf5 import SUFFIXES, child, is_hdf5, open_file, split, walk
+from data_engine.formats.hdf5 import SUFFIXES, child, is_hdf5, members, open_file, split, walk
 from data_engine.formats.mapped import MappedArrays
 from data_engine.formats.rows import Kept, Rows, block_rows
 
@@ -44,11 +44,7 @@ class _Tree:
         self._root: tuple[dict[str, Rows], dict[str, Any]] | None = None
 
     def groups(self, group: str) -> list[str]:
-        import h5py
-
-        here = self._at(group)
-        names = [name for name in here if here.get(name, getclass=True, getlink=True) is h5py.HardLink]
-        return sorted((name for name in names if here.get(name, getclass=True) is h5py.Group), key=natural)
+        return sorted((name for name, kind in members(self._at(group)).items() if kind == "group"), key=natural)
 
     def arrays(self, group: str) -> dict[str, Rows]:
         return split(walk(self._at(group)))[0] if group else self._whole[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from data_engine.errors import SourceError
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Feature
+from data_engine.steps import EPISODE_ID, STEP
 
 __all__ = ["BLOCK_BYTES", "EPISODE_BYTES", "Layout", "Spec", "free_name", "natural", "to_rgb"]
 
@@ -173,9 +174,10 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def free_name(name: str, taken: Container[str]) -> str:
-    """``name``, or ``source.<name>`` where a canonical column or one in ``taken`` has it already."""
-    while name in taken or name in (STATE, ACTION, TIMESTAMP):
+def free_name(name: str, taken: Collection[str]) -> str:
+    """``name``, or ``source.<name>`` where a canonical column or one in ``taken`` has it already, but for its case."""
+    held = {STATE, ACTION, TIMESTAMP, EPISODE_ID, STEP, *map(str.lower, taken)}
+    while name.lower() in held:
         name = f"source.{name}"
     return name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from data_engine.formats.arrays import natural
 from data_engine.formats.attributes import plain
 from data_engine.formats.environment import Environment
 from data_engine.formats.episode_arrays import EpisodeArrays, Recording, Survey
-from data_engine.formats.hdf5 import child, is_hdf5, open_file, split, walk
+from data_engine.formats.hdf5 import child, is_hdf5, members, open_file, split, walk
 from data_engine.formats.rows import FAULTS, Rows
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class DemonstrationFile(EpisodeArrays):
             return None, []
         for demo in _readable(data, keys):
             try:
-                clock = self.clock(split(walk(demo, self.skipped))[0])
+                clock = self.clock(split(walk(demo, self.skipped, self.leave_out))[0])
             except (SourceError, *FAULTS):
                 continue
             if clock is not None:
@@ -118,7 +119,7 @@ class DemonstrationFile(EpisodeArrays):
 
             def recording(key: str) -> Recording:
                 demo = child(data, key)
-                arrays, values = split(walk(demo, self.skipped))
+                arrays, values = split(walk(demo, self.skipped, self.leave_out))
                 own = {name: plain(value) for name, value in demo.attrs.items()}
                 length = own.pop("num_samples", None)
                 return Recording(
@@ -139,20 +140,14 @@ def _content(source: Source, stamp: tuple[int, str]) -> tuple[list[str], list[st
     with open_file(source) as file:
         data = child(file, "data")
         keys, strays = _members(data)
-        return keys, strays, frozenset(name.decode() for demo in _readable(data, keys) for name in demo.id)
+        return keys, strays, frozenset(os.fsdecode(name) for demo in _readable(data, keys) for name in demo.id)
 
 
 def _members(data: h5py.Group) -> tuple[list[str], list[str]]:
     """Names of the demonstrations in natural order (a link too: it is refused when read), and of other members."""
-    import h5py
-    from h5py import h5l
-
-    keys: list[str] = []
-    strays: list[str] = []
-    for name in data:
-        hard = data.id.links.get_info(name.encode()).type == h5l.TYPE_HARD
-        (strays if hard and data.get(name, getclass=True) != h5py.Group else keys).append(name)
-    return sorted(keys, key=natural), strays
+    found = members(data)
+    strays = [name for name, kind in found.items() if kind == "array"]
+    return sorted(found.keys() - strays, key=natural), strays
 
 
 def _readable(data: h5py.Group, keys: Sequence[str]) -> Iterator[h5py.Group]:

@@ -68,7 +68,7 @@ class EpisodeFiles(EpisodeArrays):
                 file = stack.enter_context(open_file(member(source, path)))
                 if not self.claims(file):
                     raise SourceError(f"{path} is of another layout than the rest", code="layout_differs")
-                arrays, values = split(walk(file))
+                arrays, values = split(walk(file, leave_out=self.leave_out))
                 return Recording(arrays, {**values, **self.recorded(path, file)})
 
             yield recording

@@ -7,11 +7,13 @@ they are followed, so that a data file never reads another file of the machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping
+import os
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from data_engine.errors import SourceError
 from data_engine.formats import Source
 from data_engine.formats.arrays import Spec
 from data_engine.formats.attributes import plain
+from data_engine.formats.halves import spelt
 from data_engine.formats.rows import FAULTS, Rows, block_rows, bounded
 from data_engine.formats.unpacked import DEFLATE_RATIO, SPARE_BYTES, refuse_bomb
 from data_engine.fragile import fragile
@@ -26,7 +29,7 @@ from data_engine.fragile import fragile
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["SUFFIXES", "Array", "array", "child", "is_hdf5", "open_file", "split", "walk"]
+__all__ = ["SUFFIXES", "Array", "array", "child", "is_hdf5", "members", "open_file", "split", "walk"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".hdf5", ".h5", ".hdf")
@@ -186,7 +189,7 @@ def array(found: h5py.h5d.DatasetID) -> Array:
     """
     import h5py
 
-    name = h5py.h5i.get_name(found).decode()
+    name = spelt(os.fsdecode(h5py.h5i.get_name(found)))
     if found.get_offset() is None:  # else it lies in one piece in this file
         properties = found.get_create_plist()
         if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
@@ -206,44 +209,66 @@ def array(found: h5py.h5d.DatasetID) -> Array:
         raise SourceError(f"{name}: {error.message}", code=error.code) from None
 
 
+def members(group: h5py.Group) -> dict[str, Literal["group", "array", "link"]]:
+    """What is in ``group``; a name that is no UTF-8 as Python holds such names of files. Other links are not followed.
+
+    By low-level handles: h5py opens nothing of such a name else.
+    """
+    from h5py import h5l, h5o
+
+    found: dict[str, Literal["group", "array", "link"]] = {}
+    for raw in group.id:
+        link = group.id.links.get_info(raw).type != h5l.TYPE_HARD
+        kind: Any = None if link else h5o.get_info(group.id, raw).type
+        found[os.fsdecode(raw)] = "link" if link else "group" if kind == h5o.TYPE_GROUP else "array"
+    return found
+
+
 def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
     """The member of ``group`` at ``path``. Raises ``SourceError`` where it is missing or a link leads to it."""
     from h5py import h5l
 
     for part in path.split("/"):
-        links, name = group.id.links, part.encode()
+        links, name = group.id.links, os.fsencode(part)
         if not links.exists(name):
             raise SourceError(f"{group.name.rstrip('/')} has no {part}", code="missing")
         if links.get_info(name).type != h5l.TYPE_HARD:
             raise SourceError(f"{group.name.rstrip('/')}/{part} is a link, which is not followed", code="link")
-        group = group[part]
+        group = group[name]
     return group
 
 
-def walk(group: h5py.Group, skip: Container[str] = ()) -> dict[str, Array]:
+def walk(group: h5py.Group, skip: Container[str] = (), leave_out: Sequence[str] | None = None) -> dict[str, Array]:
     """Every dataset below ``group`` by its path in it, sorted, without the members in ``skip`` and what is below them.
 
-    Raises ``SourceError`` for links and for arrays that :func:`array` refuses.
+    Paths that a glob of ``leave_out`` fits are not opened. Raises ``SourceError`` for links and for arrays that
+    :func:`array` refuses, with the way to leave one out whose type has no column form.
     """
     import h5py
 
     links: dict[str, int] = {}
 
     def enter(name: bytes, info: h5py.h5l.LinkInfo) -> bool | None:
-        links[name.decode()] = info.type
+        links[os.fsdecode(name)] = info.type
         return name.count(b"/") >= _DEEPEST or None  # anything but None ends the visit
 
     if group.id.links.visit(enter, info=True):
         raise SourceError(f"{group.name} holds groups in groups, more than {_DEEPEST} deep", code="too_deep")
     found = {}
     for path in sorted(links):
-        if path.split("/", 1)[0] in skip:
+        if path.split("/", 1)[0] in skip or any(fnmatchcase(path, pattern) for pattern in leave_out or ()):
             continue
         if links[path] != h5py.h5l.TYPE_HARD:
             raise SourceError(f"{group.name}/{path} is a link, which is not followed", code="link")
-        opened = h5py.h5o.open(group.id, path.encode())
+        opened = h5py.h5o.open(group.id, os.fsencode(path))
         if isinstance(opened, h5py.h5d.DatasetID):
-            found[path] = array(opened)
+            try:
+                found[path] = array(opened)
+            except SourceError as error:
+                if leave_out is None or error.code != "bad_dtype":
+                    raise
+                fix = f"leave it out: leave_out: ['{spelt(path)}']"
+                raise SourceError(error.message, code=error.code, fix=fix) from None
     return found
 
 

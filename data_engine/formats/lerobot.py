@@ -24,9 +24,11 @@ import numpy as np
 from data_engine.errors import EngineError, SourceError
 from data_engine.formats import Source, json_text
 from data_engine.model import ACTION, IMAGES, REWARD, STATE, TERMINATED, TRUNCATED, Feature
+from data_engine.steps import EPISODE_ID, STEP
 
 __all__ = [
-    "BOOKKEEPING", "STEP_NAMES", "Info", "attributes_of", "components", "episode_key", "fill", "read_info",
+    "BOOKKEEPING", "STEP_NAMES", "Info", "attributes_of", "components", "episode_key", "fill", "listed_tasks",
+    "read_info",
 ]  # fmt: skip
 
 BOOKKEEPING = frozenset({"frame_index", "episode_index", "index", "task_index"})
@@ -151,6 +153,13 @@ def episode_key(index: int) -> str:
     return f"episode_{index:06d}"
 
 
+def listed_tasks(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts that an episode's metadata list as its tasks; one alone counts too."""
+    tasks = row.get("tasks")
+    listed = tasks if isinstance(tasks, list) else [tasks]
+    return tuple(str(task) for task in listed if task is not None)
+
+
 def attributes_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """An episode's metadata split into our fields: ``success``, ``operator``, ``scene`` and ``attributes``.
 
@@ -186,6 +195,9 @@ def _canonical_names(declared: Mapping[str, Any]) -> dict[str, str]:
             wanted = STEP_NAMES.get(key, key)
             taken = wanted != key and (wanted in declared or (key == "next.done" and "next.terminated" in declared))
             names[key] = key if taken else wanted
+            lower = names[key].lower()
+            if lower in (EPISODE_ID, STEP) or (lower != names[key] and lower in declared):  # a table holds it already
+                names[key] = f"source.{names[key]}"
     if len(set(names.values())) < len(names):
         twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
         raise SourceError(f"two features of info.json read as {twice!r}", code="bad_info")
@@ -210,7 +222,7 @@ def _feature(key: str, spec: Mapping[str, Any], name: str, notes: list[str]) -> 
         return Feature(name=name, dtype="string", source=key)
     try:
         dtype = np.dtype(spec["dtype"])
-    except TypeError:
+    except (TypeError, ValueError):
         dtype = np.dtype(object)
     if dtype.kind not in "biuf":
         raise SourceError(f"feature {key!r} of info.json has dtype {spec['dtype']!r}", code="bad_info")

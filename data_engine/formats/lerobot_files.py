@@ -91,16 +91,21 @@ class VideoFiles:
     def span(self, camera: Feature, path: str, start_s: float = 0.0, end_s: float | None = None) -> EncodedVideo:
         """The encoded span of one camera of one episode, with what info.json says of its codec, size and fps."""
         spec = self.info.declared[camera.name]
-        said = spec.get("info") or spec.get("video_info") or {}
+        said = next((told for name in ("info", "video_info") if isinstance(told := spec.get(name), dict)), {})
         height, width = (*camera.shape, None, None)[:2]
         values = {
-            "codec": said.get("video.codec"),
-            "width": said.get("video.width", width),
-            "height": said.get("video.height", height),
-            "fps": said.get("video.fps"),
-            "pix_fmt": said.get("video.pix_fmt"),
+            "codec": _of(str, said.get("video.codec")),
+            "width": _of(int, said.get("video.width", width)),
+            "height": _of(int, said.get("video.height", height)),
+            "fps": _of(int | float, said.get("video.fps")),
+            "pix_fmt": _of(str, said.get("video.pix_fmt")),
         }
         return EncodedVideo(path, start_s, end_s, {name: value for name, value in values.items() if value is not None})
+
+
+def _of(kind: Any, value: Any) -> Any:
+    """``value`` where it is of ``kind``, else None: there is nothing to hold a file against."""
+    return value if isinstance(value, kind) else None
 
 
 def declare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "lookup",
     "spans_of",
     "text_features",
+    "texts_by_index",
 ]
 
 FRAME = "frame_index"
@@ -77,7 +78,16 @@ def lookup(source: Source, path: str, index: str, text: str) -> dict[int, str]:
     texts = [name for name in table.column_names if name in (text, "__index_level_0__")]
     if index not in table.column_names or not texts:
         raise SourceError(f"{path} has no {index} or no {text}", code="missing_column")
-    return dict(zip(table[index].to_pylist(), table[texts[0]].to_pylist(), strict=True))
+    return texts_by_index(zip(table[index].to_pylist(), table[texts[0]].to_pylist(), strict=True))
+
+
+def texts_by_index(rows: Iterable[tuple[Any, Any]]) -> dict[int, str]:
+    """Number -> text. A number that is none tells nothing, nor does one with two texts: the episodes' own lists do."""
+    found: dict[int, set[str]] = {}
+    for number, text in rows:
+        if isinstance(number, int) and text is not None:
+            found.setdefault(number, set()).add(str(text))
+    return {number: texts.pop() for number, texts in found.items() if len(texts) == 1}
 
 
 def text_features(
@@ -282,11 +292,16 @@ def _tasks(
 ) -> tuple[str, ...]:
     """The distinct task texts in the order of the steps, then those that only the metadata names."""
     found: dict[str, None] = {}
-    for number in dict.fromkeys(map(int, numbers)):
-        if number in tasks:
-            found[tasks[number]] = None
+    for number in {None if math.isnan(number) else number: None for number in numbers}:
+        text = None if number is None else tasks.get(number)
+        if text is not None:
+            found[text] = None
         else:
-            notes.append(f"task_index {number} has no task")
+            notes.append(
+                "some of its steps have no task_index"
+                if number is None
+                else f"task_index {number} has no task, or several"
+            )
     return tuple({**found, **dict.fromkeys(listed)})
 
 

@@ -11,9 +11,17 @@ import pyarrow as pa
 from data_engine.defects import Defect
 from data_engine.errors import EngineError, SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable, json_text
-from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
+from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, listed_tasks, read_info
 from data_engine.formats.lerobot_files import SUBTASKS, VideoFiles, declare, files_of, in_order, subtasks_of
-from data_engine.formats.lerobot_steps import EPISODE, TASK, Listed, Texts, cameras_in_parquet, episodes_in
+from data_engine.formats.lerobot_steps import (
+    EPISODE,
+    TASK,
+    Listed,
+    Texts,
+    cameras_in_parquet,
+    episodes_in,
+    texts_by_index,
+)
 from data_engine.formats.table_files import open_parquet
 from data_engine.model import IMAGES, Feature
 
@@ -49,7 +57,7 @@ class LeRobotV2(Format):
             refs.append(EpisodeRef(episode_key(index), _length(row), (*files, *shared)))
         unlisted = sorted(path for path in present - set(data_files) if path.endswith(".parquet"))
         notes = [f"{len(unlisted)} data files of no listed episode left out: {unlisted[0]}, ..."] if unlisted else []
-        changing = any(len(_listed_tasks(row)) > 1 for row in rows.values())
+        changing = any(len(listed_tasks(row)) > 1 for row in rows.values())
         places = {ref.key: row for ref, row in zip(refs, rows.values(), strict=True)}
         return declare(self, source, info, refs, data_files, filmed, places, notes, changing)
 
@@ -115,7 +123,7 @@ def _listed(
         key=key,
         index=row[EPISODE],
         length=_length(row),
-        tasks=_listed_tasks(row),
+        tasks=listed_tasks(row),
         fields=attributes_of(row),
         cameras=cameras,
         defects=tuple(defects),
@@ -140,7 +148,7 @@ def _tasks(source: Source) -> dict[int, str]:
     if not source.exists("meta", "tasks.jsonl"):
         return {}
     lines = _lines(source, "tasks.jsonl")
-    return {row["task_index"]: str(row["task"]) for row in lines if {"task_index", "task"} <= row.keys()}
+    return texts_by_index((row.get(TASK), row.get("task")) for row in lines)
 
 
 def _lines(source: Source, name: str) -> list[dict[str, Any]]:
@@ -153,11 +161,6 @@ def _lines(source: Source, name: str) -> list[dict[str, Any]]:
     if not all(isinstance(row, dict) for row in rows):
         raise SourceError(f"meta/{name} holds a line that is no object", code="bad_info")
     return rows
-
-
-def _listed_tasks(row: Mapping[str, Any]) -> tuple[str, ...]:
-    tasks = row.get("tasks")
-    return tuple(str(task) for task in tasks) if isinstance(tasks, list) else ()
 
 
 def _length(row: Mapping[str, Any]) -> int | None:

@@ -16,7 +16,7 @@ from data_engine.defects import Defect
 from data_engine.errors import SourceError
 from data_engine.formats import EncodedVideo, EpisodeRef, Format, Probe, Source, SourceEpisode, Unreadable
 from data_engine.formats.episode_rows import EpisodeRows
-from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, read_info
+from data_engine.formats.lerobot import Info, attributes_of, episode_key, fill, listed_tasks, read_info
 from data_engine.formats.lerobot_files import (
     SUBTASKS,
     VideoFiles,
@@ -75,7 +75,7 @@ class LeRobotV3(Format):
             if named not in alike:
                 alike[named] = (*(path for path in named if path is not None), *shared)
             refs.append(EpisodeRef(key, length, alike[named]))
-        changing = any(len(tasks or ()) > 1 for tasks in _values(table, "tasks"))
+        changing = any(len(tasks) > 1 for tasks in _values(table, "tasks") if isinstance(tasks, list))
         return declare(self, source, info, refs, data_files, filmed, rows, changing=changing)
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
@@ -271,14 +271,14 @@ def _listed(row: Mapping[str, Any], key: str, features: Sequence[Feature], video
             return Unreadable(key, "missing_video", note)
         defects += [Defect("video_elsewhere", note)] if note else []
         start, end = (row.get(f"videos/{camera.source}/{edge}_timestamp") for edge in ("from", "to"))
-        if start is None or end is None or not 0 <= start < end:
+        if not isinstance(start, int | float) or not isinstance(end, int | float) or not 0 <= start < end:
             return Unreadable(key, "bad_span", f"{camera.source} spans {start!r} to {end!r} s in its video")
         cameras[camera.name.removeprefix(IMAGES)] = videos.span(camera, path, float(start), float(end))
     return Listed(
         key=key,
         index=row[EPISODE],
         length=row.get("length"),
-        tasks=tuple(str(task) for task in row.get("tasks") or ()),
+        tasks=listed_tasks(row),
         fields=attributes_of(row),
         cameras=cameras,
         defects=tuple(defects),

@@ -13,7 +13,7 @@ from data_engine.formats.arrays import Layout, Spec, free_name, natural
 from data_engine.formats.attributes import parse, plain
 from data_engine.formats.episode_arrays import EpisodeArrays, Recording, Survey
 from data_engine.formats.files import member
-from data_engine.formats.hdf5 import child, is_hdf5, open_file, split, walk
+from data_engine.formats.hdf5 import child, is_hdf5, members, open_file, split, walk
 from data_engine.formats.minari_arrow import arrow_arrays, arrow_episodes
 from data_engine.formats.rows import Rows, Span
 from data_engine.model import ACTION, REWARD, STATE, TERMINATED, TRUNCATED
@@ -70,7 +70,7 @@ class Minari(EpisodeArrays):
 
     def _file(self, source: Source, path: str, metadata: Mapping[str, Any]) -> Survey | None:
         with open_file(member(source, path)) as file:
-            keys = sorted(file, key=natural)
+            keys = sorted(members(file), key=natural)
             if not keys or not all(_EPISODE.fullmatch(key) for key in keys):
                 return None
             if not any(set(child(file, key)) >= _MEMBERS for key in keys[:8]):

@@ -96,7 +96,14 @@ def _parsed(path: str, data: bytes) -> list[Any]:
     suffix = path.lower().rsplit(".", 1)[-1]
     if suffix in ("csv", "tsv"):
         text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == "tsv" else ",")
+        head = text.partition("\n")[0]
+        comma = ";" if ";" in head and "," not in head else ","  # as spreadsheets write where 1,5 is a number
+        reader = csv.DictReader(
+            io.StringIO(text, newline=""), delimiter="\t" if suffix == "tsv" else comma, strict=True
+        )
+        names = reader.fieldnames or []
+        if len(set(names)) < len(names):
+            raise ValueError(f"two of its columns are called {next(name for name in names if names.count(name) > 1)!r}")
         return [{key: value for key, value in row.items() if key and value not in (None, "")} for row in reader]
     if suffix in ("jsonl", "ndjson"):
         return json_text.lines(data)

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from data_engine.cache import LRU
 from data_engine.errors import EngineError, RequestError, SourceError
 from data_engine.formats import EpisodeRef, Format, Probe, RawFrames, Source, SourceEpisode, Unreadable
 from data_engine.formats.arrays import EPISODE_BYTES, Layout, Spec
 from data_engine.formats.attributes import pick, plain
 from data_engine.formats.cells import image_bytes
 from data_engine.formats.column_map import ColumnMap, Part, guess
-from data_engine.formats.files import below
 from data_engine.formats.images import decode_rgb
 from data_engine.formats.table_columns import SEPARATOR, column_of, field, fields_of, size_of, specs_of
-from data_engine.formats.table_files import FAULTS, SUFFIXES, TableFile, hive, open_table
+from data_engine.formats.table_files import FAULTS
+from data_engine.formats.table_rows import (
+    ONE_A_FILE,
+    TRIES,
+    RowReader,
+    RowSpan,
+    cells_of,
+    files_of,
+    first_rows,
+    partition_values,
+    paths_of,
+    rows_by_episode,
+    whole_keys,
+    with_values,
+)  # fmt: skip
 from data_engine.model import IMAGES, PROVENANCE, TERMINATED, TIMESTAMP, TRUNCATED
 
 __all__ = ["Table"]
 
-_FILE = "."  # the option episodes: each file is one
 _DEFAULT_FPS = 10.0
 _EPISODE = (
     "episode_index",
@@ -48,17 +56,6 @@ _TEXTS = {
     "scene": ("scene", "scene_id", "environment"),
 }
 _BRACKETS = {"[", "]"}  # a map has no word for a field with them in its name
-_LOOK = 64  # rows that types and shapes are learned from
-_TRIES = 8  # files looked at for one that opens
-
-
-class _Rows(NamedTuple):
-    """Rows [start, stop) of one group of one file."""
-
-    path: str
-    group: int
-    start: int
-    stop: int
 
 
 class Table(Format):
@@ -79,7 +76,7 @@ class Table(Format):
 
     def probe(self, source: Source) -> Probe | None:
         """See :meth:`Format.probe`. A proposal unless both ``map`` and ``episodes`` are given."""
-        files = _files(source)
+        files = files_of(source)
         if not files:
             return None
         try:
@@ -88,20 +85,20 @@ class Table(Format):
             raise SourceError(f"{source.uri} is damaged: {error}", code="damaged_file") from error
 
     def _probe(self, source: Source, files: Sequence[str]) -> Probe:
-        head, first = _head(source, files)
-        whole = _whole(files)
-        constants = _constants(first, whole)
+        head, first = first_rows(source, files)
+        whole = whole_keys(files)
+        constants = partition_values(first, whole)
         paths = [
             *fields_of(head.schema),
             *(name for name in constants if name not in head.column_names),
         ]
-        specs, notes = specs_of(_with(head, constants), paths, source)
+        specs, notes = specs_of(with_values(head, constants), paths, source)
         how = self.episodes or next(
-            (p for name in _EPISODE for p in specs if _leaf(p) == name and _is_key(specs[p])), _FILE
+            (p for name in _EPISODE for p in specs if _leaf(p) == name and _is_key(specs[p])), ONE_A_FILE
         )
         known = self.map or _guess(specs, head, how)
         layout = _layout(known, specs)
-        runs, more = _runs(source, files, how, whole)
+        runs, more = rows_by_episode(source, files, how, whole)
         fps, said = self._rate(source, known, runs)
         left = [path for path in specs if path not in _used(known) and path != how]
         notes += [f"not in the map and left out: {', '.join(left)}"] if left and self.map else []
@@ -114,7 +111,7 @@ class Table(Format):
             fps=fps,
             features=layout.features,
             episodes=tuple(
-                EpisodeRef(key, None if rows is None else sum(r.stop - r.start for r in rows), _paths(rows))
+                EpisodeRef(key, None if rows is None else sum(r.stop - r.start for r in rows), paths_of(rows))
                 for key, rows in runs.items()
             ),
             embodiment=self.embodiment or "unknown",
@@ -127,14 +124,14 @@ class Table(Format):
         )
 
     def _rate(
-        self, source: Source, known: ColumnMap, runs: Mapping[str, tuple[_Rows, ...] | None]
+        self, source: Source, known: ColumnMap, runs: Mapping[str, tuple[RowSpan, ...] | None]
     ) -> tuple[float, list[str]]:
         """Frames a second, and a note: stated, of the first clock that can be read, or assumed."""
         if self.fps is not None:
             return self.fps, []
         if known.clock is not None:
-            reader = _Reader(source, _whole(span.path for rows in runs.values() for span in rows or ()))
-            for rows in list(runs.values())[:_TRIES]:
+            reader = RowReader(source, whole_keys(span.path for rows in runs.values() for span in rows or ()))
+            for rows in list(runs.values())[:TRIES]:
                 try:
                     gaps = np.diff(_clock(reader.table(rows or (), [known.clock]), known))
                 except (EngineError, *FAULTS):
@@ -145,7 +142,7 @@ class Table(Format):
 
     def read(self, source: Source, probe: Probe, keys: Sequence[str]) -> Iterator[SourceEpisode | Unreadable]:
         """See :meth:`Format.read`. The last group of rows is kept, so episodes that share one decode it once."""
-        reader = _Reader(source, probe.context["whole"])
+        reader = RowReader(source, probe.context["whole"])
         for key in keys:
             found: SourceEpisode | Unreadable
             try:
@@ -156,7 +153,7 @@ class Table(Format):
                 found = Unreadable(key, "damaged", " ".join(f"{key} cannot be read: {error}".split()))
             yield found
 
-    def _episode(self, source: Source, probe: Probe, key: str, reader: _Reader) -> SourceEpisode:
+    def _episode(self, source: Source, probe: Probe, key: str, reader: RowReader) -> SourceEpisode:
         known, specs, layout = (probe.context[name] for name in ("map", "specs", "layout"))
         if key not in probe.context["places"]:
             raise SourceError("the source has no such episode", code="unknown_key")
@@ -188,161 +185,6 @@ class Table(Format):
             notes=tuple(notes),
             **{**stated, **{name: value for name, value in options.items() if value is not None}},
         )
-
-
-@dataclass
-class _Reader:
-    """Reads rows of the source's files; the last groups and open files are kept."""
-
-    source: Source
-    whole: frozenset[str]  # keys of hive partitions that are numbers
-
-    @cached_property
-    def _open(self) -> LRU[str, TableFile]:
-        return LRU(4, partial(open_table, self.source))
-
-    @cached_property
-    def _group(self) -> LRU[tuple[str, int, tuple[str, ...]], pa.Table]:
-        return LRU(1, lambda key: self._open(key[0]).read(key[1], key[2]))
-
-    def table(self, rows: Sequence[_Rows], paths: Sequence[str]) -> pa.Table:
-        """The columns that hold fields ``paths``, of ``rows`` in order. ``SourceError`` where a file lacks one."""
-        parts = []
-        for span in rows:
-            constants = _constants(span.path, self.whole)
-            names = _columns(self._open(span.path).schema, [path for path in paths if path not in constants])
-            group = self._group((span.path, span.group, names)).slice(span.start, span.stop - span.start)
-            parts.append(_with(group, {name: constants[name] for name in paths if name in constants}, len(group)))
-        try:
-            return pa.concat_tables(parts, promote_options="default")
-        except pa.ArrowException as error:
-            raise SourceError(f"its files differ: {error}", code="layout_differs") from error
-
-
-def _columns(schema: pa.Schema, paths: Sequence[str]) -> tuple[str, ...]:
-    """The top-level columns that ``paths`` lie in."""
-    found: dict[str, None] = {}
-    for path in paths:
-        parts = path.split(SEPARATOR)
-        tops = [SEPARATOR.join(parts[:length]) for length in range(len(parts), 0, -1)]
-        top = next((top for top in tops if top in schema.names), None)
-        if top is None:
-            raise SourceError(f"there is no column {path!r}", code="missing_column")
-        found[top] = None
-    return tuple(found)
-
-
-def _with(table: pa.Table, constants: Mapping[str, str | int | None], n: int | None = None) -> pa.Table:
-    """``table`` with a column for each of a partition's constants that it has none for."""
-    count = table.num_rows if n is None else n
-    columns = dict(zip(table.column_names, table.columns, strict=True))
-    for name, value in constants.items():
-        columns.setdefault(name, pa.chunked_array([pa.repeat(pa.scalar(value), count)]))
-    return pa.table(columns)
-
-
-def _files(source: Source) -> list[str]:
-    if source.is_file:
-        return [source.relative(source.root)] if source.root.lower().endswith(SUFFIXES) else []
-    return [path for path in below(source, SUFFIXES) if not any(part.startswith("_") for part in path.split("/"))]
-
-
-def _head(source: Source, files: Sequence[str]) -> tuple[pa.Table, str]:
-    """A few rows of the first file that has any, and its path. Raises ``SourceError`` where none has."""
-    broken: SourceError | None = None
-    for path in files[:_TRIES]:
-        try:
-            file = open_table(source, path)
-            for group, count in enumerate(file.rows):
-                if count:
-                    batch = next(file.batches(group, file.schema.names, _LOOK))
-                    return pa.Table.from_batches([batch]), path
-        except SourceError as error:
-            broken = broken or error
-        except FAULTS as error:
-            broken = broken or SourceError(f"{path} is damaged: {error}", code="damaged_file")
-    raise broken or SourceError(f"{source.uri} has no rows", code="no_episodes")
-
-
-def _whole(files: Iterable[str]) -> frozenset[str]:
-    """The keys of hive partitions whose every value is a whole number."""
-    numbers: dict[str, bool] = {}
-    for path in files:
-        for name, value in hive(path).items():
-            numbers[name] = numbers.get(name, True) and (value is None or value.isdecimal())
-    return frozenset(name for name, are in numbers.items() if are)
-
-
-def _constants(path: str, whole: frozenset[str]) -> dict[str, str | int | None]:
-    """What the hive partition of a file says, the same in all its rows."""
-    return {name: int(v) if v is not None and name in whole else v for name, v in hive(path).items()}
-
-
-def _runs(
-    source: Source, files: Sequence[str], how: str, whole: frozenset[str]
-) -> tuple[dict[str, tuple[_Rows, ...] | None], list[str]]:
-    """Episode key -> its rows in order, None where they do not lie together; and notes.
-
-    Reads nothing but the field that names the episode. A file that cannot be read is noted.
-    """
-    runs: dict[str, tuple[_Rows, ...] | None] = {}
-    notes: list[str] = []
-    nameless, last = 0, None
-    short = Counter(posixpath.splitext(path)[0] for path in files)
-    for path in files:
-        try:
-            file = open_table(source, path)
-            if how == _FILE:
-                stem = posixpath.splitext(path)[0]
-                rows = tuple(_Rows(path, group, 0, count) for group, count in enumerate(file.rows) if count)
-                runs[stem if short[stem] == 1 else path] = rows
-                continue
-            for group, count in enumerate(file.rows):
-                for value, start, stop in _values(file, group, count, how, _constants(path, whole)):
-                    if value is None:
-                        nameless += stop - start
-                        last = None
-                        continue
-                    key = f"episode_{value:06d}" if isinstance(value, int) else str(value)
-                    before = runs.get(key, ())
-                    together = not before or key == last
-                    runs[key] = (*before, _Rows(path, group, start, stop)) if together and before is not None else None
-                    last = key
-        except (EngineError, *FAULTS) as error:
-            if len(files) == 1:
-                raise (
-                    error
-                    if isinstance(error, EngineError)
-                    else SourceError(f"{path} is damaged: {error}", code="damaged_file")
-                ) from error
-            notes.append(" ".join(f"{path} cannot be read and is left out: {error}".split()))
-            last = None
-    if nameless:
-        notes.append(f"{nameless} rows have no {how} and are left out")
-    if not runs:
-        raise SourceError(f"{source.uri} holds no episodes: {notes[0] if notes else 'no rows'}", code="no_episodes")
-    return runs, notes
-
-
-def _values(
-    file: TableFile, group: int, count: int, how: str, constants: Mapping[str, Any]
-) -> Iterator[tuple[int | str | None, int, int]]:
-    """(value, first row, row after the last) of each run of equal values of the field ``how``."""
-    if not count:
-        return
-    if how in constants:
-        yield constants[how], 0, count
-        return
-    array = field(file.read(group, _columns(file.schema, [how])), how)
-    if pa.types.is_floating(array.type):
-        array = array.cast(pa.int64())  # refuses what is not whole
-    codes = array.dictionary_encode(null_encoding="encode")
-    index = codes.indices.to_numpy(zero_copy_only=False)
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(index)) + 1])
-    stops = np.append(starts[1:], len(index))
-    known = codes.dictionary.to_pylist()
-    for code, start, stop in zip(index[starts].tolist(), starts.tolist(), stops.tolist(), strict=True):
-        yield known[code], start, stop
 
 
 def _guess(specs: Mapping[str, Spec], head: pa.Table, how: str) -> ColumnMap:
@@ -449,34 +291,13 @@ def _fields(table: pa.Table, known: ColumnMap) -> tuple[dict[str, Any], list[str
     return {**pick(found), **({"provenance": provenance} if provenance else {})}, notes
 
 
-def _frames(source: Source, rows: Sequence[_Rows], path: str, spec: Spec) -> Iterator[np.ndarray]:
+def _frames(source: Source, rows: Sequence[RowSpan], path: str, spec: Spec) -> Iterator[np.ndarray]:
     """The images of an episode, decoded one at a time. Raises ``SourceError`` for one that is missing or damaged."""
-    for number, cell in enumerate(_cells(source, rows, path)):
+    for number, cell in enumerate(cells_of(source, rows, path)):
         try:
             yield decode_rgb(image_bytes(cell, source), spec.image_shape[:2])
         except EngineError as error:
             raise SourceError(f"{path}, step {number}: {error.message}", code=error.code) from error
-
-
-def _cells(source: Source, rows: Sequence[_Rows], path: str) -> Iterator[Any]:
-    opened: LRU[str, TableFile] = LRU(1, partial(open_table, source))
-    try:
-        for span in rows:
-            file, at = opened(span.path), 0
-            for batch in file.batches(span.group, _columns(file.schema, [path])):
-                first, last = max(span.start - at, 0), min(span.stop - at, batch.num_rows)
-                at += batch.num_rows
-                if first < last:
-                    table = pa.Table.from_batches([batch.slice(first, last - first)])
-                    yield from (cell.as_py() for cell in field(table, path))
-                if at >= span.stop:
-                    break
-    except FAULTS as error:
-        raise SourceError(" ".join(f"images of {path} cannot be read: {error}".split()), code="damaged") from error
-
-
-def _paths(rows: Sequence[_Rows] | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(span.path for span in rows or ()))
 
 
 def _leaf(path: str) -> str:

@@ -153,3 +153,10 @@ def test_episodes_behind_one_another_are_stored_as_each_alone():
 def test_the_schema_leaves_cameras_out():
     features = (*FEATURES, Feature(name="observation.images.top", dtype="video", shape=(4, 4, 3)))
     assert schema(features).names == ["episode_id", "step", "timestamp", STATE, ACTION]
+
+
+@pytest.mark.parametrize("name", ["episode_id", "STEP", "Action", "a\0b"])
+def test_a_name_that_no_table_can_hold_is_one_line(name):
+    with pytest.raises(SourceError, match="zero byte" if "\0" in name else "but for its case") as caught:
+        schema((*FEATURES, Feature(name=name, dtype="float32")))
+    assert caught.value.code == "bad_column"

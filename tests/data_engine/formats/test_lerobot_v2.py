@@ -186,7 +186,7 @@ def test_no_tasks_file_is_noted_by_the_episodes(tmp_path: Path) -> None:
     (tmp_path / "meta" / "tasks.jsonl").unlink()
     _, (one,) = opened(tmp_path)
     assert isinstance(one, SourceEpisode)
-    assert (one.task, one.notes) == ("push", ("task_index 0 has no task",))
+    assert (one.task, one.notes) == ("push", ("task_index 0 has no task, or several",))
 
 
 def test_a_linked_file_never_leads_out_of_the_source(tmp_path: Path) -> None:

@@ -330,6 +330,18 @@ def test_one_bad_demonstration_leaves_the_rest(tmp_path: Path, damage, code: str
     assert isinstance(episodes["demo_2"], SourceEpisode)
 
 
+def test_what_has_no_column_form_can_be_left_out(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.hdf5", {f"demo_{i}": demo(5, i) for i in range(2)})
+    with h5py.File(source.root, "a") as file:
+        for group in file["data"].values():
+            group["obs/nothing"] = h5py.Empty("f4")
+            group.create_dataset("obs/ragged", (5,), h5py.vlen_dtype(np.float32))
+    with pytest.raises(SourceError, match=r"leave_out: \['obs/nothing'\]"):
+        read(source)
+    _, episodes = read(source, leave_out=("obs/nothing", "obs/rag*"))
+    assert all(isinstance(episode, SourceEpisode) for episode in episodes.values())
+
+
 def test_a_damaged_chunk_is_one_bad_demonstration(tmp_path: Path) -> None:
     source = write(tmp_path / "a.hdf5", {"demo_0": demo(5), "demo_2": demo(5)})
     with h5py.File(source.root, "a") as file:

@@ -295,6 +295,7 @@ def test_what_a_sidecar_is_must_be_clear(make_video, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("a.csv", "file;task\nv.mp4;w\u0131pe \u2028 \u00e9\n"),
         ("a.csv", "file,task\nv.mp4,w\u0131pe \u2028 \u00e9\n"),
         ("a.json", '[{"file": "v.mp4", "task": "w\u0131pe \u2028 \u00e9"}]'),
         ("a.jsonl", '{"file": "v.mp4", "task": "w\u0131pe \u2028 \u00e9"}\r\n'),
