@@ -1,11 +1,12 @@
 """How soon the learned forms tell good demonstrations from bad: AUC against the CPU time of their training.
 
-    python benchmarks/learned.py [--quick] [--json]
+    python benchmarks/learned.py [--quick] [--json] [--only SCORER ...]
 
-The 180 Meta-World episodes of three tasks at three tiers, 30,568 steps. Each form is trained anew with a bound on its
-iterations, and then for as long as its held-out loss falls; a line says what that cost, the loss it ended at, and the
-AUC inside tasks of expert against okay and of okay against worse. ``compatibility`` gets ten experts of each
-task for its base set and ``influence`` five for its targets, and neither is judged by those.
+The 180 Meta-World episodes of three tasks at three tiers, 30,568 steps. Each form is trained anew with bounds on its
+iterations, the last of which is its own; a line says what that cost, whether the held-out loss or the bound ended it
+and at which loss, and by metric the AUC inside tasks of expert against okay and of okay against worse.
+``compatibility`` gets ten experts of each task for its base set and ``influence`` five for its targets, and neither is
+judged by those.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,21 @@ import pyarrow.parquet as pq
 
 from benchmarks.measures import auc, batch_of
 from benchmarks.planting import Course
-from benchmarks.table import Machine, options
-from data_engine.scoring import EpisodeBatch, Scorer
+from benchmarks.table import Machine, options_of
+from data_engine.scoring import EpisodeBatch, Fit, Scorer
 from flows.executor import set_threads
 from scorers.action_divergence import ActionDivergence
 from scorers.compatibility import Compatibility
 from scorers.influence import Influence
 from scorers.mutual_information import MutualInformation
 
-BOUNDS = (50, 150, 500, 3000)
+FORMS: tuple[tuple[type[Scorer], dict[str, Any], str, tuple[str, ...]], ...] = (  # settings, bound, metrics
+    (ActionDivergence, {"cloning": True}, "iterations", ("cloning_error",)),
+    (Compatibility, {}, "iterations", ("rejected", "bad_fraction", "compatibility")),
+    (Influence, {}, "iterations", ("influence",)),
+    (MutualInformation, {"codes": "vae"}, "vae_steps", ("information",)),
+)
+BOUNDS: tuple[int | None, ...] = (50, 150, 500, None)  # None: its own
 LIMIT_S = 300.0
 
 
@@ -62,8 +70,8 @@ class Tiers:
         return best
 
 
-def measured(tiers: Tiers, scorer: Scorer, metric: str) -> dict[str, Any]:
-    """CPU seconds to fit and to score, where the training ended, and the two AUCs."""
+def measured(tiers: Tiers, scorer: Scorer, metrics: Sequence[str]) -> dict[str, Any]:
+    """CPU seconds to fit and to score, where the training ended, and by metric the two AUCs (``auc``)."""
     role = scorer.spec.base
     based = tiers.experts({"reference": 10, "targets": 5}.get(role, 0))
     rest = np.flatnonzero(~based)
@@ -76,36 +84,48 @@ def measured(tiers: Tiers, scorer: Scorer, metric: str) -> dict[str, Any]:
     fitted = time.process_time()
     rows = scorer.score(others, fit)
     scored = time.process_time()
-    better = next(each.better for each in scorer.spec.metrics if each.name == metric)
-    value = np.array([next(row.value for row in found if row.metric == metric) for found in rows], dtype=float)
-    badness = -value if better == "higher" else value
-    (trained,) = fit.meta["clones"]["trained"].values() if "clones" in fit.meta else ({},)
     task, tier = tiers.task[rest], tiers.tier[rest]
-    found = {}
-    for good, bad in (("expert", "okay"), ("okay", "worse")):
-        some = np.isin(tier, (good, bad))
-        found[f"{good}/{bad}"] = auc(badness[some], tier[some] == bad, task[some])
-    return {"fit_s": fitted - began, "score_s": scored - fitted, **trained, **found}
+    found: dict[str, dict[str, float]] = {}
+    for metric in scorer.spec.metrics:
+        if metric.name in metrics:
+            value = np.array([next(row.value for row in each if row.metric == metric.name) for each in rows], float)
+            badness = -value if metric.better == "higher" else value
+            found[metric.name] = {
+                f"{good}/{bad}": auc(badness[some], tier[some] == bad, task[some])
+                for good, bad in (("expert", "okay"), ("okay", "worse"))
+                for some in [np.isin(tier, (good, bad))]
+            }
+    return {"fit_s": fitted - began, "score_s": scored - fitted, **ended(fit), "auc": found}
+
+
+def ended(fit: Fit) -> dict[str, Any]:
+    """The iterations of the longest training of ``fit``, the sum of held-out losses, and whether all converged."""
+    facts = fit.meta["clones"]["trained"] if "clones" in fit.meta else next(iter(fit.meta["trained"].values()))
+    return {
+        "iterations": max(each["iterations"] for each in facts.values()),
+        "held_out": sum(each["held_out"] for each in facts.values()),
+        "converged": all(each["converged"] for each in facts.values()),
+    }
 
 
 def main() -> int:
-    asked = options(__doc__)
+    parser = options_of(__doc__)
+    names = [form.spec.name for form, *_ in FORMS]
+    parser.add_argument("--only", nargs="+", default=names, choices=names, help="these and no others")
+    asked = parser.parse_args()
     root = asked.data / "metaworld_tiers"
     if not root.exists():
         print(f"{root} is not there; give --data", file=sys.stderr)
         return 2
     machine, tiers = Machine(), Tiers(root)
     set_threads(1)
-    forms = {
-        "action_divergence.cloning_error": lambda n: ActionDivergence(cloning=True, iterations=n),
-        "compatibility.rejected": lambda n: Compatibility(iterations=n),
-        "influence.influence": lambda n: Influence(iterations=n),
-        "mutual_information.information": lambda n: MutualInformation(codes="vae", vae_steps=n),
-    }
     lines = []
-    for name, form in forms.items():
-        for bound in BOUNDS[:2] if asked.quick else BOUNDS:
-            line = {"what": name, "bound": bound, **measured(tiers, form(bound), name.partition(".")[2])}
+    for form, settings, bound, metrics in FORMS:
+        for limit in BOUNDS[:2] if asked.quick else BOUNDS:
+            if form.spec.name not in asked.only:
+                continue
+            scorer = form(**settings, **({bound: limit} if limit else {}))
+            line = {"what": form.spec.name, "bound": getattr(scorer, bound), **measured(tiers, scorer, metrics)}
             lines.append(line)
             if not asked.json:
                 print(_text(line), flush=True)
@@ -118,11 +138,12 @@ def main() -> int:
 
 
 def _text(line: dict[str, Any]) -> str:
-    loss = line.get("held_out")
-    ended = f"ended at {line.get('iterations', line['bound']):>4}" + (f", held-out loss {loss:.3f}" if loss else "")
+    by = "the held-out loss" if line["converged"] else "the bound"
+    ended = f"ended at {line['iterations']:>5} by {by}, {line['held_out']:.3f}"
+    found = ", ".join(f"{name} {' '.join(f'{x:.3f}' for x in aucs.values())}" for name, aucs in line["auc"].items())
     return (
-        f"{line['what']:32} bound {line['bound']:>4}  fit {line['fit_s']:6.1f} s  score {line['score_s']:5.1f} s  "
-        f"expert/okay {line['expert/okay']:.3f}  okay/worse {line['okay/worse']:.3f}  {ended}"
+        f"{line['what']:19} bound {line['bound']:>5}  fit {line['fit_s']:6.1f} s  score {line['score_s']:4.1f} s  "
+        f"{ended}  {found}"
     )
 
 

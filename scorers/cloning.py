@@ -72,8 +72,8 @@ class Clones:
     """The policies of a fit. ``weights`` holds folds x ``members`` policies a group, a fold's members side by side.
 
     ``tasks``: the tasks that a group's policies are told. ``cuts``: by group and task ("" for the rest), the numbers
-    that part the folds. A group that has too little to learn from has no weights. ``trained``: by group the
-    ``iterations`` that it took and the mean ``held_out`` loss that it ended at, None where nothing was held out.
+    that part the folds. A group that has too little to learn from has no weights. ``trained``: by group how
+    the training ended (``Training.ended``).
     """
 
     seed: int
@@ -94,13 +94,14 @@ class Clones:
         members: int,
         horizon: int,
         limit: int = 3000,
+        alone: bool = False,
         device: str = "cpu",
     ) -> Clones:
         """Train on the episodes of ``reference`` that are not far out of the ordinary, at most ``STEPS`` steps a group.
 
         ``folds`` is as many as there are episodes where those are fewer; one member of a fold holds out other episodes
         than the next. With ``folds`` 1 nothing is kept apart: every member learns from everything. Training ends when
-        the held-out loss does not fall any more, or after ``limit`` iterations.
+        no held-out loss falls any more, each by itself with ``alone``, or after ``limit`` iterations.
         """
         views = fit_views(reference)
         found: dict[str, dict[str, np.ndarray]] = {}
@@ -125,14 +126,10 @@ class Clones:
             steps = Demonstrations.of(kept, told[group], horizon)
             training = policy.train(
                 steps.inputs, steps.chunk, steps.known, steps.owner, learns, stops, seed=seed % 2**63, limit=limit,
-                device=device,
+                alone=alone, device=device,
             )  # fmt: skip
-            known = training.held_out[np.isfinite(training.held_out)]
             found[group] = training.weights
-            ended[group] = {
-                "iterations": training.iterations,
-                "held_out": float(known.mean()) if len(known) else None,
-            }
+            ended[group] = training.ended
         return Clones(seed, members, horizon, views, told, cuts, found, ended)
 
     def steps(self, view: EpisodeView) -> Demonstrations:

@@ -73,27 +73,28 @@ class Compatibility(Scorer):
     squared error a dimension. A step is known where novelty < eta; its compatibility is 1 - min(error / lambda, 1)
     there, 1 where it is novel, and it is bad where error > lambda and it is known. lambda and eta are the
     ``error_quantile`` and ``novelty_quantile`` of the base set's held-out steps, by task where it has at least five
-    base episodes. ``iterations`` bounds the training, which ends when the held-out loss does not fall any more.
+    base episodes. ``iterations`` bounds the training, in which each policy ends by its own held-out loss.
 
     Metrics: ``compatibility`` (mean over steps); ``rejected`` (1 where the bad fraction or the longest bad run exceeds
     the 95 % quantile over base episodes, each held out: a count of bad steps would only measure length);
-    ``bad_fraction``; ``longest_bad_run``; ``novelty`` and ``error`` (means); ``length``, the baseline. The spans are
-    the worst windows, each with the nearest base demonstration.
+    ``bad_fraction`` (of the known steps: what is novel cannot be judged, and must not acquit the rest);
+    ``longest_bad_run``; ``novelty`` and ``error`` (means); ``length``, the baseline. The spans are the worst windows,
+    each with the nearest base demonstration.
     """
 
     members: int = Field(default=5, ge=2, le=16)
     error_quantile: float = Field(default=0.95, gt=0.5, lt=1)
     novelty_quantile: float = Field(default=0.99, gt=0.5, lt=1)
-    iterations: int = Field(default=3000, ge=1)
+    iterations: int = Field(default=10_000, ge=1)
 
     spec: ClassVar[Spec] = Spec(
         name="compatibility",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("compatibility", "mean over steps, 0 to 1", "higher"),
             Metric("rejected", "0 or 1", "lower"),
-            Metric("bad_fraction", "fraction of steps", "lower"),
+            Metric("bad_fraction", "fraction of known steps", "lower"),
             Metric("longest_bad_run", "steps", "lower"),
             Metric("novelty", "view units", "neither"),
             Metric("error", "squared view units", "lower"),
@@ -112,8 +113,9 @@ class Compatibility(Scorer):
         """
         reference = Reference(batches, seed=seed, budget=REFERENCE_STEPS)
         clones = Clones.fit(
-            reference, seed=seed, folds=_FOLDS, members=self.members, horizon=1, limit=self.iterations, device=device
-        )
+            reference, seed=seed, folds=_FOLDS, members=self.members, horizon=1, limit=self.iterations, alone=True,
+            device=device,
+        )  # fmt: skip
         limits: dict[str, dict[str, dict[str, float]]] = {}
         for group in clones.weights:
             views = usual([clones.views[group].measure(raw) for raw in reference.groups[group]])
@@ -149,10 +151,11 @@ class Compatibility(Scorer):
         eta = float(np.quantile(novelty, self.novelty_quantile))
         most = float(np.quantile(error, self.error_quantile))
         bad = [(item[0] < eta) & (item[1] > most) for item in found]
+        shares = [_share(steps, item[0] < eta) for steps, item in zip(bad, found, strict=True)]
         return {
             "novelty": eta,
             "error": most,
-            "bad_fraction": float(np.quantile([steps.mean() for steps in bad], 0.95, method="higher")),
+            "bad_fraction": float(np.quantile(shares, 0.95, method="higher")),
             "longest_run": float(np.quantile([_longest(steps) for steps in bad], 0.95, method="higher")),
         }
 
@@ -202,7 +205,7 @@ class _Bench:
         novelty, error = _measured(self.clones, view, device)
         known = novelty < limits["novelty"]
         bad = known & (error > limits["error"])
-        fraction, run = float(bad.mean()), _longest(bad)
+        fraction, run = _share(bad, known), _longest(bad)
         welcome = np.where(known, 1 - np.minimum(error / max(limits["error"], 1e-12), 1), 1.0)
         return Judgement(
             accepted=fraction <= limits["bad_fraction"] and run <= limits["longest_run"],
@@ -241,6 +244,11 @@ def _measured(clones: Clones, view: EpisodeView, device: str) -> tuple[np.ndarra
     expected = clones.expected(view, steps, device)[:, :, 0].astype(np.float64)
     width = np.sqrt(view.action.shape[1])  # a view divides its actions by it
     return expected.std(axis=0).mean(axis=1) * width, ((expected - view.action) ** 2).sum(axis=2).mean(axis=0)
+
+
+def _share(bad: np.ndarray, known: np.ndarray) -> float:
+    """The fraction of the known steps that are bad, 0 where none is known."""
+    return float(bad.sum() / max(known.sum(), 1))
 
 
 def _longest(bad: np.ndarray) -> int:

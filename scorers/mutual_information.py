@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from data_engine.reference import RawEpisode
+from data_engine.reference import RawEpisode, key_of
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Spec
 from data_engine.view import EpisodeView
 from scorers.kernels import vae
@@ -30,6 +30,7 @@ _KS = (5, 6, 7)
 _CALIBRATION = 256  # steps of each batch that the z-score is taken from
 _LEAST = 64  # reference steps below which there is no estimate
 _TRAINING = 8192  # steps of a group that a VAE learns from
+_HELD_OUT = 10  # one episode in this many tells a VAE when to stop
 _LATENT = {"state": 12, "action": 6}
 Key = tuple[str, str | None]
 
@@ -38,8 +39,9 @@ class MutualInformation(Scorer):
     """The KSG estimate of each step's information, averaged over ``passes`` reference batches and k in 5, 6, 7.
 
     ``codes``: ``none`` measures in the view itself (relative actions, velocities); ``vae`` in the mean codes of one
-    beta-VAE for states (12 numbers) and one for actions (6), DemInf's robomimic configuration, chunks of 1, trained for
-    ``vae_steps``.
+    beta-VAE for positions (12 numbers) and one for actions (6), DemInf's robomimic configuration, chunks of 1: each is
+    trained until the loss of the episodes that it holds out falls no more, or for ``vae_steps``. Velocities are left
+    out there: most of what a velocity tells of the action is that motion goes on, in a good episode as in a bad one.
 
     A step whose state and action another five steps repeat exactly has radius 0: it is null (``tied``) and leaves the
     reference; integrity judges it. Episodes far out of the usual action range serve nobody as reference: among
@@ -51,11 +53,11 @@ class MutualInformation(Scorer):
 
     codes: Literal["none", "vae"] = "none"
     passes: int = Field(default=4, ge=1, le=64)
-    vae_steps: int = Field(default=4000, ge=1)
+    vae_steps: int = Field(default=10_000, ge=1)
 
     spec: ClassVar[Spec] = Spec(
         name="mutual_information",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("information", "z", "higher"),
@@ -75,8 +77,9 @@ class MutualInformation(Scorer):
             batches, seed=seed, size=size, draws=self.passes, keep=lambda view: ~_tied(view.state, view.action)
         )
         weights: dict[str, np.ndarray] = {}
+        trained: dict[str, Any] = {}
         if self.codes == "vae":
-            weights = self._train(pools, seed, device)
+            weights, trained = self._train(pools, seed, device)
         draws = {
             key: [_untied(_coded(_cut(pool), weights, _group_number(pools, key[0]), device)) for pool in found]
             for key, found in pools.draws.items()
@@ -98,7 +101,7 @@ class MutualInformation(Scorer):
             seed=seed,
             base=base,
             arrays={**pools.arrays(), **weights},
-            meta={**pools.meta(), "scales": scales},
+            meta={**pools.meta(), "scales": scales, "trained": trained},
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
@@ -165,28 +168,41 @@ class MutualInformation(Scorer):
         rows = [ScoreRow(name, None, "undefined", reason) for name in ("information", "nats", "tied_fraction")]
         return [*rows, ScoreRow("length", float(n))]
 
-    def _train(self, pools: Pools, seed: int, device: str) -> dict[str, np.ndarray]:
-        weights = {}
+    def _train(self, pools: Pools, seed: int, device: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The weights of the VAEs, and by group and what they code (``state``, ``action``) how their training ended."""
+        weights: dict[str, np.ndarray] = {}
+        ended: dict[str, Any] = {}
         for group in pools.views:
             pool = pools.draws[group, None][0]
+            held = _held_out(pool, pools, seed)
             for name, latent in _LATENT.items():
                 x = getattr(pool, name)
+                x = x[:, : len(pools.views[group].position)] if name == "state" else x
                 if len(x) and x.shape[1]:
-                    trained = vae.train(x, latent=latent, seed=seed, steps=self.vae_steps, device=device)
+                    training = vae.train(x, latent=latent, seed=seed, held=held, limit=self.vae_steps, device=device)
                     prefix = f"vae.{_group_number(pools, group)}.{name}."
-                    weights.update({prefix + key: value for key, value in trained.items()})
-        return weights
+                    weights.update({prefix + key: value for key, value in training.weights.items()})
+                    ended.setdefault(group, {})[name] = training.ended
+        return weights, ended
 
 
 def _group_number(pools: Pools, group: str) -> int:
     return list(pools.views).index(group)
 
 
+def _held_out(pool: Pool, pools: Pools, seed: int) -> np.ndarray:
+    """bool [m]: the steps of ``pool`` that are of one episode in ten, of none where it holds fewer than three."""
+    inside = set(np.unique(pool.owner).tolist())
+    keys = {at: key_of(seed, content, "held out") for content, at in pools.owners[pool.group].items() if at in inside}
+    apart = sorted(keys, key=keys.__getitem__)[::_HELD_OUT] if len(keys) >= 3 else []
+    return np.isin(pool.owner, apart)
+
+
 def _code(x: np.ndarray, weights: Mapping[str, np.ndarray], number: int, name: str, device: str) -> np.ndarray:
     """``x`` as codes where the fit holds a VAE for it, else as it is."""
     prefix = f"vae.{number}.{name}."
     own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    return vae.codes(x, own, device=device) if own else x
+    return vae.codes(x[:, : len(own["mean"])], own, device=device) if own else x
 
 
 def _coded(pool: Pool, weights: Mapping[str, np.ndarray], number: int, device: str) -> Pool:

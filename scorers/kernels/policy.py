@@ -8,30 +8,19 @@ batched matrix product trains them all; each may learn from episodes of its own,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from scorers.kernels.mlp import adam, forward, layer
+from scorers.kernels.training import Stopping, Training
 
-__all__ = ["Training", "action_chunks", "module", "predict", "train"]
+__all__ = ["action_chunks", "module", "predict", "train"]
 
-_PATIENCE = 6  # looks at the held-out loss without progress before a member has converged
 _LOOK = 50  # iterations between looks
 _HELD_ROWS = 2048  # held-out steps of a member that a look measures
 _AVERAGING = 0.98  # decay of the running mean of the weights, which is what is looked at and kept
 _LAYERS = ("weight0", "bias0", "weight1", "bias1", "weight2", "bias2")
-
-
-@dataclass(frozen=True)
-class Training:
-    """What came of a training: ``weights`` (float32 arrays, first axis the member), ``held_out`` float64 [K] (the best
-    held-out loss of each member, NaN where it held nothing out) and ``iterations``."""
-
-    weights: dict[str, np.ndarray]
-    held_out: np.ndarray
-    iterations: int
 
 
 def action_chunks(
@@ -65,15 +54,16 @@ def train(
     rate: float = 2e-3,
     decay: float = 1e-4,
     limit: int = 3000,
+    alone: bool = False,
     device: str = "cpu",
 ) -> Training:
     """Fit K policies to ``state`` [n, ds] and ``chunk`` [n, h, da], of which ``known`` [n, h] counts.
 
     ``owner`` [n] is the episode of each step, below E; ``learns`` and ``stops`` bool [K, E] say from which episodes
     each member learns and which it holds out. The loss is the squared error summed over action dimensions, averaged
-    over the known steps of the chunk. A member keeps the weights of its least held-out loss; training ends when none
-    has improved by a thousandth in 300 iterations, or at ``limit`` (a member that holds nothing out runs a quarter
-    of it).
+    over the known steps of the chunk. A member keeps the weights of its least held-out loss, and has converged while
+    that has not fallen by a thousandth in 300 iterations, for good with ``alone``; training ends when all have, or at
+    ``limit`` (a quarter of it where none holds anything out).
 
     Initial weights and batches are drawn on the CPU from ``seed`` alone: one seed gives the same weights on one device
     with one thread count. Raises ``ValueError`` where a member has no step to learn from.
@@ -95,8 +85,8 @@ def train(
     sizes = [(state.shape[1], hidden), (hidden, hidden), (hidden, horizon * width)]
     layers = [tensor for a, b in sizes for tensor in layer(members, a, b, draw, device)]
     average = [tensor.detach().clone() for tensor in layers]
-    best, best_loss = [tensor.clone() for tensor in average], torch.full((members,), torch.inf)
-    waited, iterations, holds = torch.zeros(members), 0, held_counts > 0
+    holds, iterations = held_counts > 0, 0
+    stopping = Stopping(average, holds, alone=alone)
     limit = limit if holds.any() else max(limit // 4, 1)
     first, second = ([torch.zeros_like(tensor) for tensor in average] for _ in range(2))
     for step in range(1, limit + 1):
@@ -112,25 +102,15 @@ def train(
         iterations = step
         if step % _LOOK and step != limit:
             continue
-        if not holds.any():
-            best = average
-            continue
-        found = _held_out(x, y, weight, average, held_rows, held_counts)
-        better = (found < best_loss * 0.999) | ~holds  # never a NaN: a member that diverged keeps what it had
-        waited = torch.where(better & holds, 0.0, waited + 1)
-        best_loss = torch.where(better, found, best_loss)
-        for kept, now in zip(best, average, strict=True):
-            kept[better.to(device)] = now[better.to(device)]
-        if bool((waited >= _PATIENCE).all()):
+        if stopping.look(average, _held_out(x, y, weight, average, held_rows, held_counts)):
             break
-    weights = {name: tensor.cpu().numpy() for name, tensor in zip(_LAYERS, best, strict=True)}
+    weights = {name: tensor.cpu().numpy() for name, tensor in zip(_LAYERS, stopping.kept, strict=True)}
     weights |= {
         "mean": mean.astype(np.float32),
         "deviation": deviation.astype(np.float32),
         "horizon": np.array([horizon], np.int64),
     }
-    held_out = np.where(holds.numpy(), best_loss.double().numpy(), np.nan)
-    return Training(weights, held_out, iterations)
+    return stopping.training(weights, iterations)
 
 
 def predict(

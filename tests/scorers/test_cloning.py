@@ -108,3 +108,4 @@ def test_says_how_the_training_ended(trained):
     (ended,) = clones.trained.values()
     assert 0 < ended["iterations"] <= 200
     assert 0 < ended["held_out"] < 1
+    assert ended["converged"] == (ended["iterations"] < 200)
