@@ -1,11 +1,13 @@
 """Prefect's side of schedules, over its REST API: one work pool and one generic deployment a lake.
 
-Prefect holds the times, makes a flow run at each and keeps their states. Which schedules there are is told to it from
-the lake, whole, whenever they change. Nothing of Prefect is imported: a service would pay 1.6 s and 100 MB for it.
+Prefect keeps the states of flow runs, those of schedules and those that somebody begins there by hand. Which schedules
+there are is told to it from the lake, whole, whenever they change; when they are due, the lake alone says. Nothing of
+Prefect is imported: a service would pay 1.6 s and 100 MB for it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ DEPLOYMENT = "stored-recipe"
 ENTRYPOINT = "flows.prefect_flow.scheduled"
 State = Literal["PENDING", "CANCELLED", "CRASHED", "FAILED"]
 _OVER = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+_BUSY = (429, 503)  # 503: its SQLite was locked, and nothing was done
+_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -61,24 +65,20 @@ class Pool:
         """Let the connections go."""
         await self._client.aclose()
 
-    async def keep(self, schedules: Sequence[Schedule], since: datetime) -> None:
-        """Make the deployment's schedules these, and no others. Runs that had been planned ahead are planned anew, from
-        ``since`` on: Prefect by itself looks a few seconds later, and plans nothing that has passed by then.
-        """
+    async def keep(self, schedules: Sequence[Schedule]) -> None:
+        """Make the deployment's schedules these, and no others, for people to see: none is active there."""
         await self._ask("POST", "/work_pools/", {"name": self.name, "type": "process"}, fine=(409,))
         flow = await self._ask("POST", "/flows/", {"name": "scheduled"})
         made = await self._ask("POST", "/deployments/", {
             "name": f"{DEPLOYMENT}-{self.name}", "flow_id": flow["id"], "work_pool_name": self.name,
             "entrypoint": ENTRYPOINT, "enforce_parameter_schema": False, "tags": ["data-engine"],
             "schedules": [
-                {"slug": each.name, "active": each.state == "active", "schedule": _when(each),
+                {"slug": each.name, "active": False, "schedule": _when(each),
                  "parameters": {"lake": self.lake_uri, "schedule": each.name}}
                 for each in schedules
             ],
         })  # fmt: skip
         self._deployment = made["id"]
-        if any(each.state == "active" for each in schedules):
-            await self._ask("POST", f"/deployments/{made['id']}/schedule", {"start_time": since.isoformat()})
 
     async def due(self) -> list[Due]:
         """What is to be begun by now, oldest first."""
@@ -120,10 +120,14 @@ class Pool:
         return {run["id"]: run["state_type"] for run in found}
 
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, fine: Sequence[int] = ()) -> Any:
-        try:
-            answer = await self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            raise _down(f"it does not answer: {type(error).__name__}") from error
+        for wait_s in (*_WAITS_S, None):
+            try:
+                answer = await self._client.request(method, path, json=body)
+            except httpx.HTTPError as error:
+                raise _down(f"it does not answer: {type(error).__name__}") from error
+            if answer.status_code not in _BUSY or wait_s is None:
+                break
+            await asyncio.sleep(wait_s)
         if answer.status_code >= 300 and answer.status_code not in fine:
             raise _down(f"{method} {path} was answered {answer.status_code}: {' '.join(answer.text.split())[:200]}")
         return answer.json() if answer.content else None

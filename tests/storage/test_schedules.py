@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_engine.errors import RequestError
 from storage.lake import Lake
-from storage.schedules import add, change, dues, find, run_name, schedules
+from storage.schedules import Schedule, add, change, dues, find, run_name, schedules
 
 RECIPE = {"name": "nightly", "n": 1}
 
@@ -82,3 +85,39 @@ def test_writers_that_race_do_not_both_win(lake):
     rows = lake.scan("service/schedules").collect()
     assert sorted(row.isoformat() for row in rows["asked_at"].drop_nulls()) == sorted(won)
     assert rows["revision"].sort().to_list() == list(range(len(won) + 1))
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "start", "expected"),
+    [
+        # put forward, 02:00 to 03:00: what falls into the hour that is left out runs once, right after it
+        ("30 2 * * *", "Europe/Berlin", "2031-03-29", ["2031-03-29T01:30", "2031-03-30T01:00", "2031-03-31T00:30"]),
+        ("0 3 * * *", "America/New_York", "2031-03-08", ["2031-03-08T08:00", "2031-03-09T07:00", "2031-03-10T07:00"]),
+        # put back, 03:00 to 02:00: a time that comes twice runs once; what runs every hour runs in both
+        ("30 2 * * *", "Europe/Berlin", "2031-10-25", ["2031-10-25T00:30", "2031-10-26T00:30", "2031-10-27T01:30"]),
+        ("0 * * * *", "Europe/Berlin", "2031-10-26T00:00",
+         ["2031-10-26T00:00", "2031-10-26T01:00", "2031-10-26T02:00", "2031-10-26T03:00"]),
+        ("*/20 * * * *", "Australia/Lord_Howe", "2031-04-05T14:41",  # by half an hour
+         ["2031-04-05T15:10", "2031-04-05T15:30", "2031-04-05T15:50", "2031-04-05T16:10"]),
+        ("0 0 29 2 *", "UTC", "2031-01-01", ["2032-02-29T00:00", "2036-02-29T00:00"]),
+    ],
+)  # fmt: skip
+def test_clocks_that_are_put_forward_and_back(lake, cron, zone, start, expected):
+    made = replace(add(lake, "x", RECIPE, by="anna", cron=cron, timezone=zone), since=datetime(2026, 1, 1, tzinfo=UTC))
+    after = datetime.fromisoformat(start).replace(tzinfo=UTC) - timedelta(seconds=1)
+    told = islice(dues(made, after), len(expected))
+    assert [each.isoformat(timespec="minutes").removesuffix("+00:00") for each in told] == expected
+
+
+@given(zone=st.sampled_from(["Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu", "UTC"]),
+       cron=st.sampled_from(["30 2 * * *", "*/20 * * * *", "0 0,3 * * 1-5", "15 1-4 1 * *"]),
+       hours=st.integers(0, 24 * 365))  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_times_only_go_forward_and_are_the_same_from_wherever_they_are_told(zone, cron, hours):
+    start = datetime(2031, 1, 1, tzinfo=UTC)
+    made = Schedule("x", {}, cron, None, zone, "anna", False, "active", start, None, start, 0)
+    told = list(islice(dues(made, start + timedelta(hours=hours)), 30))
+    assert told == sorted(set(told))
+    for at in (0, 7, 28):
+        assert next(dues(made, told[at])) == told[at + 1]
+        assert next(dues(made, told[at + 1] - timedelta(seconds=1))) == told[at + 1]

@@ -38,6 +38,7 @@ State = Literal["waiting", "running", "completed", "failed", "cancelled"]
 _OVER = ("completed", "failed", "cancelled")
 _NAME = re.compile(r"run_[A-Za-z0-9_]{1,60}")
 _GRACE_S = 10.0  # from asking a child to end to ending it
+_TOLD = 3  # such waits, from a child's answer to ending it
 _LOG_BYTES = 8 << 20  # of a log that is told at once; events tell all of it
 _KEPT = 1000  # folders of runs that have ended; the lake keeps how every one did
 _POLL_S = 0.2
@@ -213,9 +214,15 @@ class Supervisor:
         self._say(run_id, "running")
         if run_id in self._cancelled:  # meanwhile
             self._signal(run_id, signal.SIGTERM)
-        await child.wait()
+        told = 0
+        while told < _TOLD:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(child.wait(), _GRACE_S)
+                break
+            told += (folder / "answer.json").exists()  # done, and held up at its end: by a Prefect that is gone, say
         with suppress(ProcessLookupError):  # what it may have left
             os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()
 
     async def _end(self, run_id: str, state: State, why: str) -> None:
         request = _read(self.root / run_id / "request.json") or {"work": {"verb": "unknown"}}

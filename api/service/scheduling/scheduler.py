@@ -1,9 +1,11 @@
-"""The scheduler: what the lake says is told to Prefect, and what Prefect says is due is begun here as runs.
+"""The scheduler: what the lake says is due is made a flow run of Prefect's, and begun here as a run.
 
 Prefect's server is a child on loopback unless ``PREFECT_API_URL`` names one. This is its worker: a flow run becomes a
-run of the supervisor, so that it waits its turn, is watched, logged and cancelled as every other. The id of such a run
-is made of its schedule and its time, so that a time is never begun twice. While a run of a schedule is on, its next
-times are skipped; times that passed while nothing served are missed: both stay in the lake as rows of ``runs``.
+run of the supervisor, so that it waits its turn, is watched, logged and cancelled as every other. The times are the
+lake's (:func:`storage.schedules.dues`): Prefect's own leave out the hour that comes twice when clocks are put back.
+The id of such a run is made of its schedule and its time, so that a time is never begun twice. While a run of a
+schedule is on, its next times are skipped; times that passed while nothing served are missed: both stay in the lake as
+rows of ``runs``.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import asyncio
 import fcntl
 import logging
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import IO, Any, Literal
 
 from starlette.concurrency import run_in_threadpool
@@ -34,9 +37,12 @@ __all__ = ["Scheduler"]
 
 _log = logging.getLogger("data_engine.service")
 _LOOK_S = 0.5  # at the lake's schedules
-_POLL_S = 10.0  # of Prefect, where nothing is known to be due
+_POLL_S = 10.0  # of Prefect, for what was begun by hand there
 _AGAIN_S = 5.0  # after Prefect was away
+_FAILURES = 6  # one after the other, before a server of our own is started anew
 _LATE = timedelta(seconds=1)
+_ASLEEP = timedelta(minutes=1)  # without a look: the machine slept, and what was due then is missed
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_MISSED = 100_000
 
 Standing = Literal["off", "starting", "up", "down", "elsewhere"]
@@ -51,6 +57,7 @@ class Scheduler:
         self.why: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._held: dict[str, Schedule] = {}
+        self._looked = _NEVER  # what was due by then is begun, or noted as missed
         self._version: Any = object()
         self._flow_runs: dict[str, str] = {}  # of the runs that are on
         self._following: set[asyncio.Task[None]] = set()
@@ -75,13 +82,29 @@ class Scheduler:
             while True:
                 try:
                     async with self._prefect() as pool:
-                        await self._serve(pool)
+                        await self._serve_on(pool)
                 except Exception as error:
-                    self.standing, self.why = "down", f"{error}"[:300]
-                    _log.warning("schedules wait: %s", error)
-                    await asyncio.sleep(_AGAIN_S)
+                    await self._wait(error)
         finally:
             lock.close()
+
+    async def _serve_on(self, pool: Pool) -> None:
+        """Serve, and go on where Prefect could not answer once: its server is left alone, for runs talk to it too."""
+        failed = 0
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                await self._serve(pool)
+            except EngineError as error:
+                failed = failed + 1 if asyncio.get_running_loop().time() - began < 60 else 1
+                if failed == _FAILURES:
+                    raise
+                await self._wait(error)
+
+    async def _wait(self, error: Exception) -> None:
+        self.standing, self.why = "down", f"{error}"[:300]
+        _log.warning("schedules wait: %s", error)
+        await asyncio.sleep(_AGAIN_S)
 
     async def _alone(self) -> IO[str]:
         """The lock that one process alone holds for a lake, once it is free."""
@@ -132,25 +155,28 @@ class Scheduler:
             await run_in_threadpool(stop_server, server)
 
     async def _serve(self, pool: Pool) -> None:
-        since = datetime.now(UTC)
         for flow_run, state in (await pool.under_way()).items():
             if flow_run not in self._flow_runs.values():  # of a service that is no more
                 ended: Any = "CANCELLED" if state == "CANCELLING" else "CRASHED"
                 await pool.end(flow_run, ended, "the service ended before the run did")
         self._version, polled, loop = object(), 0.0, asyncio.get_running_loop()
-        await self._look(pool)
-        await run_in_threadpool(self._missed, since)
+        since = _NEVER
         while True:
             await self._look(pool)
+            now = datetime.now(UTC)
+            if now - self._looked > _ASLEEP:
+                await run_in_threadpool(self._missed, now)
+                since, self._looked = now, now - _LATE
             self.standing, self.why = "up", None
             for schedule in self._held.values():
                 await self._asked(pool, schedule)
-            now = datetime.now(UTC)
-            near = any(each.state == "active" and next(dues(each, now - _LATE * 5)) <= now
-                       for each in self._held.values())  # fmt: skip
-            if near or loop.time() - polled > (1.0 if self._flow_runs else _POLL_S):
+                for at in _passed(schedule, self._looked, now):
+                    if schedule.state == "active" and not self._has(run_name(schedule.name, at)):
+                        await self._begin(pool, Due(await pool.create(schedule.name, at), schedule.name, at), schedule)
+            self._looked = now
+            if loop.time() - polled > (1.0 if self._flow_runs else _POLL_S):
                 polled = loop.time()
-                for due in await pool.due():
+                for due in await pool.due():  # begun by hand, in Prefect
                     await self._due(pool, due, since)
                 await self._stopped(pool)
             await asyncio.sleep(_LOOK_S)
@@ -166,7 +192,7 @@ class Scheduler:
         before = {name: (each.state, each.cron, each.every_s, each.timezone, each.since)
                   for name, each in self._held.items()}  # fmt: skip
         if told != before or not isinstance(self._version, int | None):
-            await pool.keep(list(held.values()), datetime.now(UTC) - 30 * _LATE)
+            await pool.keep(list(held.values()))
         self._held, self._version = held, version
 
     def _missed(self, since: datetime) -> None:
@@ -266,6 +292,10 @@ class Scheduler:
     def _note(self, schedule: Schedule, state: str, due: datetime, why: str) -> None:
         recipe = {"verb": "curate", "recipe": schedule.recipe}
         noted(self._live.lake, run_name(schedule.name, due), "curate", recipe, state, why, due)
+
+
+def _passed(schedule: Schedule, after: datetime, until: datetime) -> Iterator[datetime]:
+    return takewhile(lambda due: due <= until, dues(schedule, after))
 
 
 async def _watched(server: subprocess.Popen[bytes], task: asyncio.Task[Any] | None) -> None:
