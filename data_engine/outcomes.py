@@ -114,22 +114,22 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
 
 def strengths(wins: np.ndarray, prior: float = 0.5, rounds: int = 1000) -> np.ndarray:
-    """[n] float64 log strengths of mean 0 under which i beats j with odds e^(s_i - s_j) (Bradley and Terry 1952).
+    """[..., n] float64 log strengths of mean 0 under which i beats j with odds e^(s_i - s_j) (Bradley and Terry 1952).
 
-    ``wins`` [n, n]: how often i was preferred over j; a tie is half of each. ``prior`` such halves against a common
-    opponent of strength 0 keep an arm that won or lost all it met finite. Minorisation-maximisation (Hunter 2004),
-    O(rounds n^2).
+    ``wins`` [..., n, n]: how often i was preferred over j; a tie is half of each. ``prior`` such halves against a
+    common opponent of strength 0 keep an arm that won or lost all it met finite. Minorisation-maximisation (Hunter
+    2004), O(rounds n^2).
     """
     wins = np.asarray(wins, np.float64)
-    played = wins + wins.T
-    won = wins.sum(axis=1) + prior
-    gamma = np.ones(len(wins))
+    played = wins + wins.swapaxes(-1, -2)
+    won = wins.sum(axis=-1) + prior
+    gamma = np.ones(wins.shape[:-1])
     for _ in range(rounds):
-        met = (played / (gamma[:, None] + gamma)).sum(axis=1) + 2 * prior / (gamma + 1)
+        met = (played / (gamma[..., :, None] + gamma[..., None, :])).sum(axis=-1) + 2 * prior / (gamma + 1)
         new = won / met
         done = np.allclose(new, gamma, rtol=1e-10, atol=0)
         gamma = new
         if done:
             break
     logs = np.log(gamma)
-    return np.asarray(logs - logs.mean())
+    return np.asarray(logs - logs.mean(axis=-1, keepdims=True))

@@ -222,7 +222,7 @@ def _preferences(lake: Lake, names: Sequence[str], by: By, draws: int) -> list[d
         return None
     draw = np.random.default_rng(0)
     samples = [kept, *(kept[draw.integers(len(kept), size=len(kept))] for _ in range(draws))]
-    found = np.array([strengths(_wins(sample, len(names))) for sample in samples])
+    found = strengths(np.array([_wins(sample, len(names)) for sample in samples]))
     low, high = np.quantile(found[1:], [0.025, 0.975], axis=0)
     items = [
         {"name": name, "strength": float(found[0][at]), "low": float(low[at]), "high": float(high[at]),

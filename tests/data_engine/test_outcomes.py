@@ -121,6 +121,12 @@ def test_strengths_of_two_are_the_odds_and_of_many_come_back():
     assert strengths(games * chance) == pytest.approx(true, abs=1e-3)
 
 
+def test_strengths_of_many_at_once_are_those_of_each():
+    wins = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4)).astype(float)
+    each = [[strengths(wins[i, j]) for j in range(3)] for i in range(2)]
+    assert strengths(wins) == pytest.approx(np.array(each), abs=1e-8)
+
+
 def test_an_arm_that_won_all_stays_finite_and_one_that_met_nobody_is_in_the_middle():
     found = strengths(np.array([[0, 5.0, 0], [0, 0, 0], [0, 0, 0]]))
     assert np.isfinite(found).all()
