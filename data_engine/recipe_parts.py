@@ -131,6 +131,15 @@ class Target(_Part):
         return self
 
 
+def _budget(value: Any) -> Any:
+    try:
+        if value not in (None, "auto"):
+            float(value)  # which of the two it is, pydantic says
+        return value
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{value!r} is neither a count, nor a share in (0, 1], nor auto") from error
+
+
 class SegmentsRecipe(_Part):
     """Step ranges that a labeller named, to choose among in the place of whole episodes.
 
@@ -157,7 +166,7 @@ class SelectRecipe(_Part):
     method: str = "transport"
     space: str = "trajectory"
     target: Target | None = None
-    budget: int | float | Literal["auto"] | None = None
+    budget: Annotated[int | float | Literal["auto"] | None, BeforeValidator(_budget)] = None
     where: str | None = None
     within: tuple[Literal["task", "operator", "scene", "objects", "dataset"], ...] = ()
     shares: Literal["size", "equal"] = "size"

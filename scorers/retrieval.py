@@ -19,6 +19,7 @@ from scorers.kernels.subsequence import matches
 __all__ = ["Retrieval"]
 
 _AT_ONCE = 128  # candidates whose frames are held together
+_FIX = "embed their frames (embed open_clip, or another encoder that sees) and name that space"
 
 
 class Retrieval(Selector):
@@ -49,7 +50,7 @@ class Retrieval(Selector):
         order = [at for at in canonical_order(candidates).tolist() if candidates.content_hashes[at] not in copies]
         found, seen = self._aligned(candidates, order, pieces)
         if not seen.any():
-            raise RequestError("no candidate has a vector of its frames", code="no_usable_vectors", fix="embed them")
+            raise RequestError("no candidate has a vector of its frames", code="no_usable_vectors", fix=_FIX)
         taken, lines = _shared(found, np.flatnonzero(seen), count)
         reasons = [
             "left out: the same recording as a target" if content in copies
@@ -84,7 +85,7 @@ class Retrieval(Selector):
             if len(shown):
                 found.append(shown.vectors)
         if not found:
-            raise RequestError("no piece of the targets has a vector of its frames", code="no_usable_vectors")
+            raise RequestError("no piece of the targets has a vector of its frames", code="no_usable_vectors", fix=_FIX)
         return found
 
     def _aligned(

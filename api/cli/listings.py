@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from api.cli.printing import table
 from api.cli.verb import existing, verb
 from data_engine import registry
 from data_engine.errors import RequestError
@@ -86,7 +87,8 @@ def mixtures(lake: str) -> dict[str, Any]:
     """The frozen mixtures, newest last."""
     rows = existing(lake).scan("mixtures").collect().sort("created_at")
     rows = rows.unique("mixture_id", keep="last", maintain_order=True)  # one that was made again is the same
-    return {"items": rows.select("name", "episodes", "steps", "mixture_id", "status", "path", "created_at").to_dicts()}
+    rows = rows.select("name", "episodes", "steps", "mixture_id", "status", "path", "created_at")
+    return {"items": rows.to_dicts(), "text": table(rows.drop("path").to_dicts())}  # the id says the path
 
 
 @verb()

@@ -59,6 +59,7 @@ def test_the_hash_follows_content_not_spelling():
         ({"select": [{"name": "a", "method": "nope"}]}, "unknown selector 'nope'"),
         ({"select": [{"name": "a", "method": "transport"}]}, "needs a target"),
         ({"select": [{"name": "a", "method": "filter", "budget": "auto"}]}, "no automatic budget"),
+        ({"select": [{"name": "a", "method": "random", "budget": "many"}]}, "'many' is neither a count, nor a share"),
         ({"select": [{"name": "a b", "method": "filter"}]}, "is no name"),
         ({"select": [{"name": "a", "method": "filter"}] * 2}, "'a' is named twice"),
         ({"select": [{"name": "a", "method": "nearest", "space": "eyes", "target": {"ids": ["e"]}}]}, "space 'eyes'"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -53,3 +54,7 @@ def test_what_a_source_calls_its_episodes_is_shown_and_not_obeyed(capsys):
     assert table([{"key": name + "\n"}]).splitlines()[1] == r"demo\x1b]0;owned\x07\u202e\r\n"
     show({"text": f"\x1b[1mkey\x1b[0m\n{name}\tä 日"}, False)
     assert capsys.readouterr().out == "\x1b[1mkey\x1b[0m\n" + r"demo\x1b]0;owned\x07\u202e\r" + "\tä 日\n"
+
+
+def test_a_time_is_shown_to_the_second():
+    assert table([{"at": datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)}]).splitlines()[1] == "2026-01-02 03:04:05"
