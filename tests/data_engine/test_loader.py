@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
 from data_engine.errors import RequestError
@@ -42,6 +44,33 @@ def test_even_ranks_have_as_many_samples_each(toy, tmp_path) -> None:
     for start in (0, 5, 83, 84):
         samplers = [MixtureSampler(dataset, rank, 8, start=start) for rank in range(8)]
         assert {len(list(sampler)) for sampler in samplers} == {(84 - start) // 8}
+
+
+@pytest.mark.parametrize("unit", ["episode", "step"])
+def test_two_ranks_together_draw_each_step_as_the_weights_say(toy, tmp_path, unit) -> None:
+    made = toy({"a": [10, 20, 5], "b": [8, 30]})
+    rows = [row | {"weight": weight} for row, weight in zip(made.rows, (1.0, 2.0, 4.0, 3.0, 0.5), strict=True)]
+    entries = [{"selection": "a", "weight": 3}, {"selection": "b", "weight": 1}]
+    dataset = MixtureDataset(made.mixture(tmp_path, rows=rows, entries=entries, unit=unit, epoch_size=40_000))
+    drawn: Counter[tuple[str, int]] = Counter()
+    for rank in range(2):
+        loader = DataLoader(dataset, batch_size=500, sampler=MixtureSampler(dataset, rank, 2), collate_fn=collate)
+        for batch in loader:
+            drawn.update(zip(batch["episode_id"], batch["step"].tolist(), strict=True))
+    chances, alike = [], []
+    for row in rows:
+        entry = {"a": 0.75, "b": 0.25}[row["dataset"]]
+        peers = [other for other in rows if other["dataset"] == row["dataset"]]
+        if unit == "episode":
+            each = entry * row["weight"] / sum(other["weight"] for other in peers) / row["stop"]
+        else:
+            each = entry * row["weight"] / sum(other["weight"] * other["stop"] for other in peers)
+        chances += [each] * row["stop"]
+        alike += [entry / sum(other["stop"] for other in peers)] * row["stop"]
+    seen = [drawn[row["episode_id"], step] for row in rows for step in range(row["stop"])]
+    assert sum(seen) == 40_000
+    assert chisquare(seen, 40_000 * np.array(chances)).pvalue > 1e-3
+    assert chisquare(seen, 40_000 * np.array(alike)).pvalue < 1e-9  # it would see weights that are not there
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
