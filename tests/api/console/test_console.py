@@ -361,3 +361,14 @@ def test_a_lake_without_anything_and_one_without_scores_and_video_have_every_vie
             page.wait_for_load_state("networkidle")
             assert page.get_by_role("alert").count() == 0, view
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+
+
+def test_an_episode_whose_steps_are_lost_shows_what_is_known_of_it(browser, curated, tmp_path):
+    shutil.copytree(curated, tmp_path / "lake")
+    lake = Lake.open(str(tmp_path / "lake"))
+    row = lake.episodes().row(0, named=True)
+    lake.remove(row["steps_file"])
+    with serving(tmp_path / "lake") as service, opened(browser, service) as page:
+        page.goto(f"{service.url}/console/#/episodes/{row['episode_id']}")
+        assert "missing" in page.get_by_role("alert").inner_text()
+        assert "integrity" in page.get_by_role("table", name="Scores").inner_text()

@@ -96,8 +96,14 @@ async function one(root, { args: [id], params, signal, writes }) {
   const playing = h("div", {});
   root.append(playing);
   const range = params.from !== undefined ? [Number(params.from), Number(params.to)] : null;
-  const shown = await player(playing, episode, { annotations, signal, range });
-  signal.addEventListener("abort", () => shown.stop());
+  let shown = null; // where its steps cannot be read, what is known of it is shown all the same
+  try {
+    shown = await player(playing, episode, { annotations, signal, range });
+  } catch (error) {
+    if (signal.aborted) throw error;
+    fill(playing, problem(error));
+  }
+  signal.addEventListener("abort", () => shown?.stop());
 
   const headline = new Set(there.scores.map((each) => each.name));
   root.append(h("div", { class: "columns" },
@@ -109,11 +115,11 @@ async function one(root, { args: [id], params, signal, writes }) {
       { name: "reason", show: (s) => h("span", { title: s.reason ?? "" }, short(s.reason, 60)) },
     ], scores, { label: "Scores" }) : empty("Nothing has measured it yet.")),
     h("section", {}, h("h2", {}, "Annotations"), annotations.length ? table([
-      { name: "kind" }, { name: "steps", show: (a) => h("button", { class: "plain", onclick: () => shown.loop(a.start, a.stop) }, `${a.start}–${a.stop}`) },
+      { name: "kind" }, { name: "steps", show: (a) => h("button", { class: "plain", onclick: () => shown?.loop(a.start, a.stop) }, `${a.start}–${a.stop}`) },
       { name: "said", show: (a) => [a.label, a.text, a.value !== null && a.kind !== "verdict" ? number(a.value) : null].filter(Boolean).join(" · ") || "–" },
       { name: "reason", show: (a) => short(a.reason, 40) }, { name: "producer" },
     ], annotations, { label: "Annotations" }) : empty("Nobody has said anything of it."),
-    writes ? annotate(id, episode, shown) : null,
+    writes && shown ? annotate(id, episode, shown) : null,
     h("h2", {}, "Where it comes from"), facts({
       "in the source": episode.source_key, embodiment: episode.embodiment, "control mode": episode.control_mode, scene: episode.scene, provenance: episode.provenance,
       language: episode.language?.length ? plain(episode.language) : null, labels: episode.labels?.length ? plain(episode.labels) : null,
