@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 BENCH := $(VENV)/.bench
 export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
+# compiled modules are kept: hundreds of processes start in the tests, each of which would compile thousands of them anew
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test conformance lint bench uplift wheels clean
 
