@@ -47,13 +47,17 @@ def _resumed(rows: int, found: dict) -> list[str]:
     """What :mod:`benchmarks.own_scripts.resume` found, in lines."""
     if "error" in found:
         return [f"resume: not measured: {found['error']}"]
-    worst = max(found["resume_s"])
+    worst = max(max(each) for each in found["resume_s"].values())
+    shares = ", ".join(f"{share:.0%}" for share in found["shares"])
     return [
-        f"resume in a mixture of {rows:,} episodes, from opening to knowing the batch, at the start, in the middle, at"
-        f" the end, a fresh process each: {', '.join(f'{s:.2f}' for s in found['resume_s'])} s"
-        f" ({', '.join(f'{s:.2f}' for s in found['cpu_s_each'])} s of CPU), under 1 s is aimed at:"
-        f" {'reached' if worst < 1 else 'MISSED'}; first opening on a machine {found['first_s']:.2f} s"
-        f" ({found['first_cpu_s']:.2f} s of CPU)",
+        f"resume in a mixture of {rows:,} episodes, from opening to knowing the batch, at {shares} of an epoch, a fresh"
+        f" process each, under 1 s is aimed at: {'reached' if worst < 1 else 'MISSED'}",
+        *(
+            f"  {name}: {', '.join(f'{s:.2f}' for s in seconds)} s"
+            f" ({', '.join(f'{s:.2f}' for s in found['cpu_s_each'][name])} s of CPU)"
+            for name, seconds in found["resume_s"].items()
+        ),
+        f"first opening on a machine {found['first_s']:.2f} s ({found['first_cpu_s']:.2f} s of CPU)",
         f"memory of a worker over that mixture: {found['worker_mb']:.0f} MB of its own (before opening it:"
         f" {found['bare_mb']:.0f} MB)",
     ]
