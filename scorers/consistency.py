@@ -3,13 +3,15 @@
 How motion responds to action is learned per (embodiment, control mode), cross-fitted by episode and robust against up
 to half of the episodes being wrong (:mod:`scorers.dynamics`, :mod:`scorers.kernels.response`). An episode whose actions
 are late, swapped, negated, in another unit or of another episode then no longer calls for the motion that is there; one
-that was cut together or teleports moves as no action could make it. Contact resists everybody: what others of the task
-show in the same places is what an episode is held against (:mod:`scorers.places`).
+that was cut together or teleports moves as no action could make it. What a held command does, a gripper's say, is asked
+half a second later, where that tells far more. Contact resists everybody: what others of the task show in the same
+places is what an episode is held against (:mod:`scorers.places`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +21,7 @@ from data_engine.model import ACTION
 from data_engine.reference import RawEpisode, Reference, episodes
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Resources, Scorer, ScoreRow, Span, Spec
 from data_engine.view import fit_views
-from scorers.dynamics import MIN_EPISODES, MIN_ROWS, Dynamics, learn
+from scorers.dynamics import MIN_EPISODES, MIN_ROWS, Course, Dynamics, learn, learn_held
 from scorers.kernels.response import Response, Rows, concordance, respond
 from scorers.places import Places
 from scorers.pool import worst_spans
@@ -33,6 +35,41 @@ _WINDOW = 9  # steps that agree or contradict together
 _SEAM = 0.5  # share of the moving coordinates that jump in one step where two recordings were joined
 _WITNESS = 0.5  # of the usual agreement: what is lost is never told in units of less
 _BETTER = 0.05  # of the error: what another lag has to explain more
+_SLOW = 0.5  # of what one step leaves unexplained: where half a second leaves no more, that is where it is judged
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a group: its ``dynamics`` and, by task, its ``places``."""
+
+    dynamics: Dynamics
+    places: dict[str, Places]
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """Everything, by names that begin with ``prefix``; tasks by their number."""
+        found = {f"{prefix}{name}": values for name, values in self.dynamics.arrays().items()}
+        for i, places in enumerate(self.places.values()):
+            found |= {f"{prefix}{i}.{name}": values for name, values in places.arrays().items()}
+        return found
+
+    @staticmethod
+    def load(fit: Fit, prefix: str, view: dict[str, object], tasks: Sequence[str]) -> _Known:
+        """What :meth:`arrays` kept."""
+        places = {task: Places.load(_named(fit, f"{prefix}{i}.")) for i, task in enumerate(tasks)}
+        return _Known(Dynamics.load(view, _named(fit, prefix)), places)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What one episode shows of its group's dynamics: ``lost`` and ``agreement`` [ds], ``weight`` [ds] of what is seen
+    of it, -inf and 0 where nothing is."""
+
+    dynamics: Dynamics
+    rows: Rows
+    response: Response
+    weight: np.ndarray
+    agreement: np.ndarray
+    lost: np.ndarray
 
 
 class Consistency(Scorer):
@@ -58,7 +95,7 @@ class Consistency(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="consistency",
-        version="3",
+        version="4",
         level="episode",
         metrics=(
             Metric("inconsistency", "share of usual agreement lost", "lower"),
@@ -85,11 +122,14 @@ class Consistency(Scorer):
             dynamics = learn(found, views[group], seed, device)
             if dynamics is None:
                 continue
-            kept[group] = {"number": number, "view": dynamics.view.as_dict(), "tasks": []}
-            arrays |= {f"{number}.{name}": values for name, values in dynamics.arrays().items()}
-            for task, places in _places(found, dynamics, seed, device).items():
-                arrays |= {f"{number}.{len(kept[group]['tasks'])}.{n}": x for n, x in places.arrays().items()}
-                kept[group]["tasks"].append(task)
+            known = _Known(dynamics, _places(found, dynamics, seed, device))
+            arrays |= known.arrays(f"{number}.")
+            kept[group] = {"number": number, "view": dynamics.view.as_dict(), "tasks": list(known.places)}
+            held = _held(learn_held(found, views[group], seed, device), dynamics)
+            if held is not None:
+                late = _Known(held, _places(found, held, seed, device))
+                arrays |= late.arrays(f"{number}.held.")
+                kept[group]["held"] = list(late.places)
         return self.learned(
             reference.seen,
             seed=seed,
@@ -100,36 +140,35 @@ class Consistency(Scorer):
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """Every metric of every episode, by the model that has not seen it."""
-        groups = fit.meta["groups"]
-        known = {group: _load(fit, found["number"], found["view"]) for group, found in groups.items()}
-        places = {
-            (group, task): Places.load(_named(fit, f"{found['number']}.{i}."))
-            for group, found in groups.items()
-            for i, task in enumerate(found["tasks"])
-        }
-        return [
-            self._one(raw, known.get(raw.group), places.get((raw.group, raw.task)), device) for raw in episodes(batch)
-        ]
+        known: dict[str, tuple[_Known, _Known | None]] = {}
+        for group, kept in fit.meta["groups"].items():
+            prefix, view = f"{kept['number']}.", kept["view"]
+            held = _Known.load(fit, f"{prefix}held.", view, kept["held"]) if "held" in kept else None
+            known[group] = _Known.load(fit, prefix, view, kept["tasks"]), held
+        return [self._one(raw, *known.get(raw.group, (None, None)), device) for raw in episodes(batch)]
 
-    def _one(self, raw: RawEpisode, dynamics: Dynamics | None, places: Places | None, device: str) -> list[ScoreRow]:
-        if raw.problem is not None or dynamics is None:
+    def _one(self, raw: RawEpisode, known: _Known | None, held: _Known | None, device: str) -> list[ScoreRow]:
+        if raw.problem is not None or known is None:
             return self._undefined(raw, raw.problem or f"fewer than {MIN_EPISODES} reference episodes of {raw.group}")
+        dynamics = known.dynamics
         course = dynamics.course(raw)
         found = dynamics.rows(course)
         if len(found) < MIN_ROWS:
             return self._undefined(raw, f"only {len(found)} steps can be predicted, of {MIN_ROWS} at least")
-        response = respond(found, dynamics.model(raw.content_hash), device)
+        late = _told(raw, course, held, device) if held is not None else None
+        told = _told(raw, course, known, device, None if late is None else late.dynamics.driven)
+        assert told is not None  # as there are rows enough
+        response = told.response
         # a motion that is no surprise is no jump, however wild the call
         sudden = np.minimum(np.abs(response.left), np.abs(response.surprise))
         jumps = sudden / np.where(_own(dynamics) & (dynamics.jump > 0), dynamics.jump, np.inf)
         jump = float(jumps.max(initial=0.0))
         by_jump = max(0.0, 1 - 1 / max(jump, 1.0))
-        weight = dynamics.weight(response)
-        seen = weight > 0
         n = len(raw.state)
         last = [ScoreRow("jump", jump), ScoreRow("length", float(n))]
-        if not seen.any():
-            what = "in this group" if not dynamics.driven.any() else "in this episode"
+        seen = [one for one in (told, late) if one is not None and (one.weight > 0).any()]
+        if not seen:
+            what = "in this group" if held is None and not dynamics.driven.any() else "in this episode"
             reason = f"unobservable: no state coordinate answers the actions {what}"
             names = ("agreement", "correlation", "gain", "lag_steps", "lag_ms")
             spans = tuple(_jumps(found, jumps, dynamics, n)) if by_jump else ()
@@ -137,62 +176,56 @@ class Consistency(Scorer):
             if by_jump >= _SUSPECT:
                 first = ScoreRow("inconsistency", by_jump, reason=_words(spans), spans=spans)
             return [first, *(ScoreRow(name, None, "undefined", reason) for name in names), *last]
-        agreement = concordance(response.surprise, response.call)
-        usual, unit = dynamics.agreement
-        there = places.expected(raw, found, response, dynamics.view, device) if places is not None else None
-        if there is not None:
-            there = np.minimum(there, usual)
-            unit = unit * np.clip(there / np.where(usual > 0, usual, 1.0), _WITNESS, 1.0)
-            usual = there
-        lost = np.where(seen, (usual - agreement) / np.where(unit > 0, unit, 1.0), -np.inf)
-        worst = int(lost.argmax())
-        value = max(float(lost[worst]), by_jump, 0.0)
+        worst = max(seen, key=lambda one: float(one.lost.max()))
+        coordinate = int(worst.lost.argmax())
+        value = max(float(worst.lost.max()), by_jump, 0.0)
         step_values = np.full(n, np.nan)
-        step_values[found.step] = np.sqrt((response.left**2 * weight).sum(axis=1) / seen.sum())
+        step_values[seen[0].rows.step] = np.sqrt(
+            (seen[0].response.left ** 2 * seen[0].weight).sum(axis=1) / (seen[0].weight > 0).sum()
+        )
         spans, words = (), None
         if value >= _SUSPECT:
-            spans, words = self._evidence(raw, dynamics, found, response, lost, jumps, weight, device)
-        lag = _lag(found, response, weight)
-        size = float((weight * response.call**2).sum())
-        gain = float((weight * response.surprise * response.call).sum()) / size if size > 0 else None
+            spans, words = self._evidence(raw, told, late, jumps, device)
+        size = float((told.weight * response.call**2).sum())
+        gain = float((told.weight * response.surprise * response.call).sum()) / size if size > 0 else None
+        silent = "nothing that answers an action at the next step moves here"
+        lag = _lag(found, response, told.weight) if seen[0] is told else None
         return [
             ScoreRow("inconsistency", value, reason=words, step_values=step_values.astype(np.float32), spans=spans),
-            ScoreRow("agreement", float(agreement[worst]), reason=_name(raw, dynamics, worst)),
-            ScoreRow("correlation", _correlation(response, worst), reason=_name(raw, dynamics, worst)),
+            ScoreRow("agreement", float(worst.agreement[coordinate]), reason=_name(seen, coordinate)),
+            ScoreRow("correlation", _correlation(worst.response, coordinate), reason=_name(seen, coordinate)),
             ScoreRow("gain", gain) if gain is not None else ScoreRow("gain", None, "undefined", "no action calls"),
-            ScoreRow("lag_steps", float(lag)),
-            ScoreRow("lag_ms", 1000 * lag * course.period),
+            *(
+                ScoreRow(name, None if lag is None else lag * unit, *(("undefined", silent) if lag is None else ()))
+                for name, unit in (("lag_steps", 1.0), ("lag_ms", 1000 * course.period))
+            ),
             *last,
         ]
 
     def _evidence(
-        self,
-        raw: RawEpisode,
-        dynamics: Dynamics,
-        found: Rows,
-        response: Response,
-        lost: np.ndarray,
-        jumps: np.ndarray,
-        weight: np.ndarray,
-        device: str,
+        self, raw: RawEpisode, told: _Told, late: _Told | None, jumps: np.ndarray, device: str
     ) -> tuple[tuple[Span, ...], str]:
         """Spans with reason codes, and what they say in words."""
         n = len(raw.state)
-        spans = list(_jumps(found, jumps, dynamics, n))
-        words = [_words(spans)] if spans else []
-        if lost.max() >= _SUSPECT and not spans:
-            suspicion = what_explains(raw, dynamics, weight, device)
-            reason, said = suspicion.reason, suspicion.words
-            bad = lost >= _SUSPECT
-            if reason in ("contradicted", "foreign_action") and set(dynamics.command[bad]) <= _grippers(raw):
-                reason, said = "gripper", "the gripper does not do what it is told"
-            if reason in ("contradicted", "gripper"):
-                steps = _contradicted(found, response, np.where(bad, weight, 0.0), n)
-                spans += worst_spans(np.nan_to_num(steps), np.nan_to_num(steps, nan=-1.0) > 0, reason)
-            else:
-                spans.append(Span(0, n, reason))
-            words.append(f"{reason}: {said}")
-        return tuple(spans), "; ".join(words)
+        spans = list(_jumps(told.rows, jumps, told.dynamics, n))
+        if spans:
+            return tuple(spans), _words(spans)
+        if told.lost.max() >= _SUSPECT:
+            suspicion = what_explains(raw, told.dynamics, told.weight, device)
+            reason, said, worst = suspicion.reason, suspicion.words, told
+        elif late is not None and late.lost.max() >= _SUSPECT:
+            reason, said, worst = "contradicted", "a held command is not followed", late
+        else:
+            return (), ""
+        bad = worst.lost >= _SUSPECT
+        if reason in ("contradicted", "foreign_action") and set(worst.dynamics.command[bad]) <= _grippers(raw):
+            reason, said = "gripper", "the gripper does not do what it is told"
+        if reason in ("contradicted", "gripper"):
+            steps = _contradicted(worst.rows, worst.response, np.where(bad, worst.weight, 0.0), n)
+            spans = worst_spans(np.nan_to_num(steps), np.nan_to_num(steps, nan=-1.0) > 0, reason)
+        else:
+            spans = [Span(0, n, reason)]
+        return tuple(spans), f"{reason}: {said}"
 
     def _undefined(self, raw: RawEpisode, reason: str) -> list[ScoreRow]:
         named = [metric.name for metric in self.spec.metrics if metric.name != "length"]
@@ -202,8 +235,35 @@ class Consistency(Scorer):
         ]
 
 
-def _load(fit: Fit, number: int, view: dict[str, object]) -> Dynamics:
-    return Dynamics.load(view, _named(fit, f"{number}."))
+def _told(
+    raw: RawEpisode, course: Course, known: _Known, device: str, elsewhere: np.ndarray | None = None
+) -> _Told | None:
+    """What ``raw`` shows, but for coordinates (bool [ds]) that are judged ``elsewhere``; None where it is too short."""
+    dynamics, places = known.dynamics, known.places.get(raw.task)
+    found = dynamics.rows(course)
+    if len(found) < MIN_ROWS:
+        return None
+    response = respond(found, dynamics.model(raw.content_hash), device)
+    weight = dynamics.weight(response)
+    if elsewhere is not None:
+        weight = np.where(elsewhere, 0.0, weight)
+    agreement = concordance(response.surprise, response.call)
+    usual, unit = dynamics.agreement
+    there = places.expected(raw, found, response, dynamics.view, device) if places is not None else None
+    if there is not None:
+        there = np.minimum(there, usual)
+        unit = unit * np.clip(there / np.where(usual > 0, usual, 1.0), _WITNESS, 1.0)
+        usual = there
+    lost = np.where(weight > 0, (usual - agreement) / np.where(unit > 0, unit, 1.0), -np.inf)
+    return _Told(dynamics, found, response, weight, agreement, lost)
+
+
+def _held(late: Dynamics | None, dynamics: Dynamics) -> Dynamics | None:
+    """``late`` for the coordinates that half a second explains far better than one step; None where there are none."""
+    if late is None:
+        return None
+    slow = late.driven & (1 - late.explained <= _SLOW * (1 - dynamics.explained))
+    return replace(late, driven=slow) if slow.any() else None
 
 
 def _named(fit: Fit, prefix: str) -> dict[str, np.ndarray]:
@@ -288,6 +348,7 @@ def _grippers(raw: RawEpisode) -> set[int]:
     return {dim for part in found if part.role == "gripper" for dim in part.components}
 
 
-def _name(raw: RawEpisode, dynamics: Dynamics, coordinate: int) -> str:
+def _name(seen: Sequence[_Told], coordinate: int) -> str:
     """Words for the worst coordinate."""
-    return f"the worst of {int(dynamics.driven.sum())} driven coordinates is number {coordinate} of the view"
+    driven = np.any([one.weight > 0 for one in seen], axis=0)
+    return f"the worst of {int(driven.sum())} driven coordinates is number {coordinate} of the view"

@@ -4,6 +4,9 @@ Up to half of the episodes may have actions that did not cause their motion. The
 trimmed squares (Rousseeuw and Van Driessen, "Computing LTS Regression for Large Data Sets", 2006) over whole episodes:
 fit, keep the half that agrees best, repeat. It starts from the half of the most usual action sizes, so that a wrong
 unit, which weighs a thousandfold, has no say. What is usual is then learned from the episodes that agree with the core.
+
+Most coordinates show at the next step what an action does. What a held command drives, one of few values like a
+gripper's, shows it half a second later, where it is no longer foretold by its own past (:func:`learn_held`).
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ import numpy as np
 
 from data_engine.reference import RawEpisode, key_of
 from data_engine.view import View
-from scorers.kernels.response import TAPS, Model, Response, Rows, concordance, curved, fit, respond, rows
+from scorers.kernels.response import Model, Response, Rows, concordance, curved, fit, held_rows, respond, rows
 
-__all__ = ["FOLDS", "MIN_EPISODES", "MIN_ROWS", "Course", "Dynamics", "fold_of", "learn"]
+__all__ = ["FOLDS", "MIN_EPISODES", "MIN_ROWS", "Course", "Dynamics", "fold_of", "learn", "learn_held"]
 
 FOLDS = 5
 MIN_EPISODES = 4
@@ -28,6 +31,8 @@ _STEPS = 30_000  # steps of the reference that the final models see
 _SEARCH_STEPS = 12_000  # and that the search for the core sees
 _CUT = 3.0  # half widths of the usual action range beyond which an action is cut: it limits the leverage of a few
 _DRIVEN = 0.1  # share of a coordinate's surprise that actions explain in the median episode, for it to be driven
+_HELD_S = 0.5  # seconds after which it is asked what a held command has done
+_FOLLOWED = 0.5  # share that actions explain by then, for a coordinate to be driven by a held one
 _PRIMARY = 0.5  # of what they explain of the coordinate that answers the same action best: less is a passive one
 _IDLE = 0.1  # of the usual surprise and call: below it a coordinate rests, and says nothing
 _CORE = 0.4  # share of the episodes that the search keeps: half of all may be wrong
@@ -59,7 +64,8 @@ class Dynamics:
     width of the states. ``driven`` bool: coordinates that actions move. ``agreement`` [2, ds]: the
     usual concordance, and what a loss of it is measured in. ``energy``: usual mean square of surprise and
     call together. ``left``: usual root mean square of what is unexplained. ``jump``: the largest unexplained motion of
-    95 % of episodes, and a margin. ``coordinates``: which of the view's these are, all by default.
+    95 % of episodes, and a margin. ``explained``: the share of the surprise that actions explain. ``coordinates``:
+    which of the view's these are, all by default. ``ahead``: 1, or the steps after which a held command is asked about.
     """
 
     view: View
@@ -73,7 +79,9 @@ class Dynamics:
     energy: np.ndarray
     left: np.ndarray
     jump: np.ndarray
+    explained: np.ndarray
     coordinates: np.ndarray | None = None
+    ahead: int = 1
 
     def course(self, raw: RawEpisode, action: np.ndarray | None = None) -> Course:
         """``raw`` in the group's coordinates; with ``action`` [n, da], as if those had been its actions."""
@@ -87,7 +95,9 @@ class Dynamics:
         return replace(self, models=models, coordinates=coordinates, **cut)
 
     def rows(self, course: Course, shift: int = 0) -> Rows:
-        """The predictable steps of ``course``, its actions taken from ``shift`` steps later."""
+        """The predictable steps of ``course``, its actions taken from ``shift`` steps later (not for held ones)."""
+        if self.ahead > 1:
+            return held_rows(course.state, course.action, course.pace, self.ahead)
         return curved(rows(course.state, course.action, course.pace, shift), self.command, *self.place)
 
     def model(self, content_hash: str) -> Model:
@@ -101,7 +111,7 @@ class Dynamics:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All but the view, as arrays."""
-        found = {name: getattr(self, name) for name in _NAMES}
+        found = {name: np.asarray(getattr(self, name)) for name in _NAMES}
         for field in fields(Model):
             found[f"model.{field.name}"] = np.stack([getattr(model, field.name) for model in self.models])
         return found
@@ -111,11 +121,12 @@ class Dynamics:
         """What ``arrays`` and the view's ``as_dict`` kept."""
         stacked = {field.name: arrays[f"model.{field.name}"] for field in fields(Model)}
         models = [Model(**{name: x[k] for name, x in stacked.items()}) for k in range(FOLDS + 1)]
-        return Dynamics(View(**view), models, **{name: arrays[name] for name in _NAMES})
+        kept = {name: arrays[name] for name in _NAMES if name != "ahead"}
+        return Dynamics(View(**view), models, ahead=int(arrays["ahead"]), **kept)
 
 
-_BY_COORDINATE = ("command", "place", "driven", "agreement", "energy", "left", "jump")
-_NAMES = ("centre", "width", *_BY_COORDINATE)
+_BY_COORDINATE = ("command", "place", "driven", "agreement", "energy", "left", "jump", "explained")
+_NAMES = ("centre", "width", "ahead", *_BY_COORDINATE)
 
 
 def fold_of(content_hash: str) -> int:
@@ -125,12 +136,36 @@ def fold_of(content_hash: str) -> int:
 
 def learn(found: Sequence[RawEpisode], view: View, seed: int, device: str = "cpu") -> Dynamics | None:
     """The dynamics of one group's reference; None where fewer than ``MIN_EPISODES`` have steps enough."""
+    return _learn(found, view, seed, device, None)
+
+
+def learn_held(found: Sequence[RawEpisode], view: View, seed: int, device: str = "cpu") -> Dynamics | None:
+    """What held commands, those of few values, have done after half a second. None where there is no such command, or
+    no coordinate follows one, or fewer than ``MIN_EPISODES`` have steps enough."""
+    held = np.zeros(view.unfolded(found[0])[1].shape[1], bool)
+    held[[index for index, _, _, few in view.action if few]] = True
+    if not held.any():
+        return None
+    dynamics = _learn(found, view, seed, device, held)
+    if dynamics is None:
+        return None
+    follows = dynamics.driven & (dynamics.explained >= _FOLLOWED)
+    return replace(dynamics, driven=follows) if follows.any() else None
+
+
+def _learn(found: Sequence[RawEpisode], view: View, seed: int, device: str, held: np.ndarray | None) -> Dynamics | None:
+    """The dynamics of all commands at the next step, or of those ``held`` (bool, by action dimension) later on."""
     view = replace(view, relative=())  # a coordinate's own position is a feature: the action need not be relative to it
     found = _drawn(found, seed, _STEPS)
     bare = [_course(raw, view, 0.0, 1.0, np.inf) for raw in found]
     centre, width, unusual = _action_range([course.action for course in bare])
     courses = [_course(raw, view, centre, width) for raw in found]
-    parts = [rows(course.state, course.action, course.pace) for course in courses]
+    ahead = 1
+    if held is None:
+        parts = [rows(course.state, course.action, course.pace) for course in courses]
+    else:
+        ahead = max(round(_HELD_S / float(np.median([course.period for course in courses]))), 2)
+        parts = [held_rows(course.state, course.action, course.pace, ahead) for course in courses]
     usable = [i for i, part in enumerate(parts) if len(part) >= MIN_ROWS]
     if len(usable) < MIN_EPISODES:
         return None
@@ -141,20 +176,26 @@ def learn(found: Sequence[RawEpisode], view: View, seed: int, device: str = "cpu
     low, middle, high = np.percentile(states, [5, 50, 95], axis=0)
     place = middle, np.where(high > low, (high - low) / 2, 1.0)
     tasks = np.array([found[i].task for i in searched])
-    core = _least(unusual[searched], tasks)
-    core, model = _search([parts[i] for i in searched], core, tasks, _unexplained, device)
-    command = _commands(model)
-    parts = [curved(part, command, *place) for part in parts]
-    core, model = _search([parts[i] for i in searched], core, tasks, partial(_disagreement, command=command), device)
+    if held is None:
+        core = _least(unusual[searched], tasks)
+        core, model = _search([parts[i] for i in searched], core, tasks, _unexplained, device)
+        command = _commands(model, len(width))
+        parts = [curved(part, command, *place) for part in parts]
+    else:
+        core = _least(_unlike_their_task([parts[i].action[:, held] for i in searched], tasks), tasks)
+        (model,) = fit(Rows.joined([parts[searched[i]] for i in core]), device=device)
+        command = _commands(model, len(width))
+    unlike = partial(_disagreement, command=command, held=held)
+    core, model = _search([parts[i] for i in searched], core, tasks, unlike, device)
     reach, kept = _REACH * (high - low), [searched[i] for i in core]
     for _ in range(_WIDENED):
-        kept = _accepted([respond(part, model, device) for part in parts], kept, command, reach)
+        kept = _accepted([respond(part, model, device) for part in parts], kept, unlike, reach)
         (model,) = fit(Rows.joined([parts[i] for i in kept]), device=device)
     found, parts = [found[i] for i in kept], [parts[i] for i in kept]
     folds = [fold_of(raw.content_hash) for raw in found]
     models = fit(Rows.joined(parts), np.repeat(folds, [len(part) for part in parts]), FOLDS, device)
     responses = [respond(part, models[1 + fold], device) for part, fold in zip(parts, folds, strict=True)]
-    energy = _usual_energy(responses)
+    energy = _usual_energy(responses, held)
     return Dynamics(
         view=view,
         models=models,
@@ -162,11 +203,13 @@ def learn(found: Sequence[RawEpisode], view: View, seed: int, device: str = "cpu
         width=width,
         command=command,
         place=np.array(place),
-        driven=_driven(responses, energy, command),
+        driven=_driven(responses, energy, command, held),
         agreement=_usual_agreement(_agreements(responses, energy)),
         energy=energy,
         left=np.median([np.sqrt((r.left**2).mean(axis=0)) for r in responses], axis=0),
         jump=_usual_jump(responses, reach),
+        explained=_usually_explained(responses, energy),
+        ahead=ahead,
     )
 
 
@@ -204,6 +247,13 @@ def _action_range(actions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray
     return np.nanmedian(middle, axis=0), width, np.where(np.isfinite(unusual), unusual, np.inf)
 
 
+def _unlike_their_task(actions: Sequence[np.ndarray], tasks: np.ndarray) -> np.ndarray:
+    """How far the mean of each episode's actions [n, d] is from the median of such means in its task [E]."""
+    means = np.array([x.mean(axis=0) for x in actions])
+    usual = {task: np.median(means[tasks == task], axis=0) for task in np.unique(tasks)}
+    return np.abs(means - np.array([usual[task] for task in tasks])).mean(axis=1)
+
+
 def _search(
     parts: Sequence[Rows],
     core: np.ndarray,
@@ -234,16 +284,21 @@ def _least(values: np.ndarray, tasks: np.ndarray) -> np.ndarray:
     return np.sort(chosen)
 
 
-def _commands(model: Model) -> np.ndarray:
-    """The action dimension that moves each coordinate most [ds]."""
+def _commands(model: Model, width: int) -> np.ndarray:
+    """The action dimension, of ``width``, that moves each coordinate most [ds]."""
     taps = model.weight[:, : -model.own_weight.shape[1]]
-    return np.abs(taps.reshape(len(taps), TAPS, -1).sum(axis=1)).argmax(axis=1)
+    return np.abs(taps.reshape(len(taps), -1, width).sum(axis=1)).argmax(axis=1)
 
 
-def _accepted(responses: Sequence[Response], core: Sequence[int], command: np.ndarray, reach: np.ndarray) -> list[int]:
+def _accepted(
+    responses: Sequence[Response],
+    core: Sequence[int],
+    unlike: Callable[[Sequence[Response], Sequence[Response]], np.ndarray],
+    reach: np.ndarray,
+) -> list[int]:
     """The episodes that agree with the core or nearly so, and do not jump; at least the core."""
     trusted = [responses[i] for i in core]
-    agrees = _disagreement(responses, trusted, command) < _LOST
+    agrees = unlike(responses, trusted) < _LOST
     limit = _usual_jump(trusted, reach)
     largest = np.array([np.abs(r.left).max(axis=0) for r in responses])
     jumps = (largest > _JUMPS * np.where(limit > 0, limit, np.inf)).any(axis=1)
@@ -262,10 +317,12 @@ def _unexplained(responses: Sequence[Response], trusted: Sequence[Response]) -> 
     return 1 - 2 * both / np.where(each > 0, each, 1.0)
 
 
-def _disagreement(responses: Sequence[Response], trusted: Sequence[Response], command: np.ndarray) -> np.ndarray:
+def _disagreement(
+    responses: Sequence[Response], trusted: Sequence[Response], command: np.ndarray, held: np.ndarray | None
+) -> np.ndarray:
     """The share of its usual agreement that the worst driven coordinate of each episode has lost [E]."""
-    energy = _usual_energy(trusted)
-    driven = _driven(trusted, energy, command)
+    energy = _usual_energy(trusted, held)
+    driven = _driven(trusted, energy, command, held)
     if not driven.any():
         return np.zeros(len(responses))
     usual, unit = _usual_agreement(_agreements(trusted, energy))[:, driven]
@@ -273,14 +330,22 @@ def _disagreement(responses: Sequence[Response], trusted: Sequence[Response], co
     return np.nan_to_num(lost, nan=0.0).max(axis=1)
 
 
-def _driven(responses: Sequence[Response], energy: np.ndarray, command: np.ndarray) -> np.ndarray:
+def _driven(
+    responses: Sequence[Response], energy: np.ndarray, command: np.ndarray, held: np.ndarray | None
+) -> np.ndarray:
     """bool [ds]: the coordinates that answer an action best. An object moves with the hand, but only where it is held:
-    what answers far worse than another to the same action is no witness."""
-    explained = np.array([np.where(_size(r) > _IDLE * energy, _explained(r), np.nan) for r in responses])
-    explained = np.nanmedian(np.where(np.isfinite(explained).any(axis=0), explained, 0.0), axis=0)
+    what answers far worse than another to the same action is no witness. Of ``held`` actions alone, where given."""
+    explained = _usually_explained(responses, energy)
     best = np.zeros(command.max() + 1)
     np.maximum.at(best, command, explained)
-    return explained >= np.maximum(_DRIVEN, _PRIMARY * best[command])
+    answers = explained >= np.maximum(_DRIVEN, _PRIMARY * best[command])
+    return answers if held is None else answers & held[command]
+
+
+def _usually_explained(responses: Sequence[Response], energy: np.ndarray) -> np.ndarray:
+    """The share of the surprise [ds] that actions explain in the median episode where a coordinate does not rest."""
+    explained = np.array([np.where(_size(r) > _IDLE * energy, _explained(r), np.nan) for r in responses])
+    return np.nanmedian(np.where(np.isfinite(explained).any(axis=0), explained, 0.0), axis=0)
 
 
 def _explained(response: Response) -> np.ndarray:
@@ -295,8 +360,14 @@ def _size(response: Response) -> np.ndarray:
     return (response.surprise**2).mean(axis=0) + (response.call**2).mean(axis=0)
 
 
-def _usual_energy(responses: Sequence[Response]) -> np.ndarray:
-    return np.median([_size(r) for r in responses], axis=0)
+def _usual_energy(responses: Sequence[Response], held: np.ndarray | None) -> np.ndarray:
+    """[ds]: of the median episode. What held commands drive rests in most, where it trembles or is pushed a little: of
+    the episodes where it is driven, by a mean that each weighs in by its own size."""
+    sizes = np.array([_size(r) for r in responses])
+    if held is None:
+        return np.median(sizes, axis=0)
+    total = sizes.sum(axis=0)
+    return (sizes**2).sum(axis=0) / np.where(total > 0, total, 1.0)
 
 
 def _agreements(responses: Sequence[Response], energy: np.ndarray) -> np.ndarray:

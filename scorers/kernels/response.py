@@ -12,6 +12,11 @@ other; it is negative where they are opposite.
 
 Motion may bend with position and command, as that of a gripper that stops at its ends or at an object does: a cubic in
 the two (``curved``) is part of the regression. A small neural network in its place told flipped grippers no better.
+
+What a held command does, a gripper's say, shows over many steps: in one, a slow actuator's own past foretells nearly
+all of its motion. So it is asked where the command has brought a coordinate some steps later (``held_rows``). There
+position and command only add, as they do in a servo and in whatever is driven against a stop: a product of the two
+could learn that a command which is given in vain has none to do.
 """
 
 from __future__ import annotations
@@ -22,8 +27,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["PAST", "TAPS", "Model", "Response", "Rows", "concordance", "curved", "fit", "respond", "rows"]
+__all__ = [
+    "PAST", "TAPS", "Model", "Response", "Rows", "concordance", "curved", "fit", "held_rows", "respond", "rows",
+]  # fmt: skip
 
 TAPS = 4  # actions looked at: this step's and those before it
 PAST = 2  # motions of the coordinate's own past
@@ -34,9 +42,9 @@ _RIDGE = 1e-6  # of the mean square of a standardised feature
 class Rows:
     """The steps of one or more episodes that can be predicted, m of them.
 
-    ``step`` int64 [m]. ``action`` float64 [m, ``TAPS`` * da]: this step's action, then those before. ``own`` [m, ds,
-    k]: each coordinate's position and its last motions, and what :func:`curved` adds. ``motion`` [m, ds]: what is
-    predicted. ``alone``: how many of ``own`` know nothing of the action.
+    ``step`` int64 [m]. ``action`` float64 [m, ``TAPS`` * da]: this step's action, then those before; or [m, da].
+    ``own`` [m, ds, k]: each coordinate's position and its last motions, and what :func:`curved` adds. ``motion`` [m,
+    ds]: what is predicted. ``alone``: how many of ``own`` know nothing of the action.
     """
 
     step: np.ndarray
@@ -87,6 +95,22 @@ def rows(state: np.ndarray, action: np.ndarray, pace: np.ndarray, shift: int = 0
         np.isfinite(acted).all(axis=1) & np.isfinite(before).all(axis=(1, 2)) & np.isfinite(motion[step]).all(axis=1)
     )
     return Rows(step[known], acted[known], before[known], motion[step[known]])
+
+
+def held_rows(state: np.ndarray, action: np.ndarray, pace: np.ndarray, ahead: int) -> Rows:
+    """The steps after which ``ahead`` more are known: their motion [m, ds] is what changes over all of those, their
+    action [m, da] the mean of what is commanded meanwhile. The rest is as in :func:`rows`."""
+    n = len(state)
+    motion = np.diff(state, axis=0) * pace[:, None]
+    step = np.arange(PAST, max(n - ahead, PAST))
+    if not len(step):
+        return Rows(step, *(np.empty((0, *shape)) for shape in ((action.shape[1],), (state.shape[1], PAST + 1))),
+                    np.empty((0, state.shape[1])))  # fmt: skip
+    meanwhile = sliding_window_view(action, ahead, axis=0).mean(axis=-1)[step]
+    gone = sliding_window_view(motion, ahead, axis=0).sum(axis=-1)[step]
+    before = np.stack([state[step], *(motion[step - back] for back in range(1, PAST + 1))], axis=2)
+    known = np.isfinite(meanwhile).all(axis=1) & np.isfinite(before).all(axis=(1, 2)) & np.isfinite(gone).all(axis=1)
+    return Rows(step[known], meanwhile[known], before[known], gone[known])
 
 
 def curved(found: Rows, command: np.ndarray, centre: np.ndarray, width: np.ndarray) -> Rows:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from scorers.kernels.response import PAST, TAPS, Rows, concordance, curved, fit, respond, rows
+from scorers.kernels.response import PAST, TAPS, Rows, concordance, curved, fit, held_rows, respond, rows
 
 
 def recording(n=200, ds=3, da=2, seed=0):
@@ -44,6 +44,27 @@ def test_what_is_missing_leaves_out_the_steps_that_need_it():
     found = rows(state, action, pace)
     gone = set(range(TAPS - 1, 39)) - set(found.step.tolist())
     assert gone == {10, 11, 12, 13} | set(range(30, 30 + PAST + 1))
+
+
+def test_held_rows_hold_what_changes_later_and_the_mean_command_until_then():
+    state, action = recording(30)
+    found = held_rows(state, action, even(state), 6)
+    np.testing.assert_array_equal(found.step, np.arange(PAST, 24))
+    t = found.step[5]
+    np.testing.assert_allclose(found.motion[5], state[t + 6] - state[t])
+    np.testing.assert_allclose(found.action[5], action[t : t + 6].mean(axis=0))
+    np.testing.assert_array_equal(
+        found.own[5], rows(state, action, even(state)).own[list(range(TAPS - 1, 29)).index(t)]
+    )
+    assert len(held_rows(state[:8], action[:8], even(state[:8]), 6)) == 0
+
+
+def test_held_rows_leave_out_steps_that_look_across_what_is_missing():
+    state, action = recording(40)
+    pace = even(state)
+    action[10, 0], pace[30] = np.nan, np.nan
+    found = held_rows(state, action, pace, 4)
+    assert set(range(PAST, 36)) - set(found.step.tolist()) == set(range(7, 11)) | set(range(27, 33))
 
 
 def test_weights_are_those_of_least_squares():
