@@ -6,8 +6,8 @@ Three problems on the 180 Meta-World episodes. The kernel's: the pointwise KSG e
 in the batches of the method, one pass of 1,024 shuffled steps each, by our kernel and on scikit-learn's trees; and the
 estimate over all steps at once, which is what one would write with scikit-learn. The scorers': fit and score of
 action_divergence and mutual_information from step tables to rows, each step judged against four batches. And DemInf's
-recipe with its VAEs, trained for as many steps on either side, against the recipe in plain torch, which judges each
-step against four batches too.
+recipe with its VAEs, trained for as many steps on either side (ours ends sooner where its held-out loss does), against
+the recipe in plain torch, which judges each step against four batches too.
 """
 
 from __future__ import annotations

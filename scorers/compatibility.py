@@ -166,11 +166,17 @@ def judge(
     """Judge one new demonstration online, in milliseconds: ``state`` [n, ds], ``action`` [n, da], missing as NaN.
 
     ``group`` is the ``embodiment/control_mode`` of the robot; it may be left out where the base set holds one. Raises
-    ``RequestError`` where ``fit`` is another scorer's.
+    ``RequestError`` where ``fit`` is another scorer's or of another version.
     """
     if fit.producer != Compatibility.spec.name:
         raise RequestError(
             f"a fit of {fit.producer} judges no demonstration", code="unlike_fit", fix="name a fit of compatibility"
+        )
+    if fit.version != Compatibility.spec.version:
+        raise RequestError(
+            f"the fit was made by version {fit.version} of compatibility, whose limits mean something else",
+            code="unlike_fit",
+            fix="score compatibility with the base set anew",
         )
     state, action = np.atleast_2d(np.asarray(state, np.float64)), np.atleast_2d(np.asarray(action, np.float64))
     bench = _Bench(fit)

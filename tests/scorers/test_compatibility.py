@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -110,6 +112,8 @@ def test_judges_one_new_demonstration(above, fit):
     assert judge(fit, good[0][0], good[1][0][:-1], fps=20).accepted is None
     nothing = np.full((5, 2), np.nan)
     assert judge(fit, nothing, nothing, fps=20).reason == "no finite step"
+    with pytest.raises(RequestError, match="made by version 1"):
+        judge(replace(fit, version="1"), good[0][0], good[1][0], fps=20)
     with pytest.raises(RequestError, match="judges no demonstration"):
         judge(Fit("integrity", "1", {}, 0, ()), good[0][0], good[1][0], fps=20)
 
