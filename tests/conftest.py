@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 import urllib.request
 from collections.abc import Iterator
 from functools import cache
@@ -22,6 +23,15 @@ from tests.faulty_s3 import FaultyS3, faulty_s3
 hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.register_profile("search", derandomize=False)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where Python was told to keep no bytecode, keep it in the tests' cache: every process that a test starts would
+    compile torch and Prefect anew, 3 s of CPU each.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and config.cache is not None:
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode = False
 
 
 class _Scheduling(LoadScopeScheduling):
