@@ -106,12 +106,15 @@ def _verdicts(part: str, found: Found, methods: Sequence[str], everything: Seque
     for arm in _by_budget(found, ORACLE):
         best, budget = found.success[arm], arm.budget
         gain = paired_difference(best, everything)
+        if gain.low <= 0:
+            yield f"  at {budget:.0%} the oracle shows no gain {_span(gain)}: there is nothing to reach"
+            continue
         yield f"  at {budget:.0%} the oracle gains {_span(gain)}; within its reach (interval of the gap to it holds 0):"
         for name in methods:
             rows = found.success.get(Arm(name, budget))
             if rows is not None and name != ORACLE:
                 gap = paired_difference(rows, best)
-                share = f", {(_mean(rows) - _mean(everything)) / gain.mean:.0%} of its gain" if gain.low > 0 else ""
+                share = f", {(_mean(rows) - _mean(everything)) / gain.mean:.0%} of its gain"
                 yield f"    {name:<20} {_span(gap)}{share}{': reached' if gap.high >= 0 else ''}"
 
 

@@ -82,3 +82,10 @@ def test_a_loss_below_what_is_detectable_is_said():
         line for line in report("strategies", made, ["slight"], Settings(tasks=("t",))) if line[2:8] == "slight"
     )
     assert line.endswith("loses, by less than is detectable")
+
+
+def test_where_the_oracle_gains_nothing_nobody_reaches_it():
+    made = found(everything=[0.4, 0.5, 0.45, 0.5], oracle=[0.5, 0.4, 0.45, 0.5], fine=[0.8, 0.95, 1.0, 0.95])
+    lines = report("pusht", made, ["fine", "oracle"], Settings(tasks=("t",), seeds=4))
+    assert any(line.endswith("there is nothing to reach") for line in lines)
+    assert not any(line.endswith("reached") for line in lines)
