@@ -117,13 +117,13 @@ def test_a_pool_of_processes_gives_the_same_lake_and_export(plain, recording, tm
     assert bytes_of(tmp_path / "out") == bytes_of(folder / "out")
 
 
-@pytest.mark.parametrize("where", ["folder", "s3"])
-def test_ray_beside_decoy_folders_gives_the_same_lake_and_export(plain, recording, tmp_path, where, request):
+def test_ray_on_an_object_store_beside_decoy_folders_gives_the_same_lake_and_export(plain, recording, tmp_path, s3):
+    """Ray into a folder is test_apart's and test_ray_executor's; here everything goes over the network besides."""
     folder, answer, expected = plain
     for name in ("storage", "api", "flows", "scorers", "data_engine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('a decoy was imported')")
-    lake = str(tmp_path / "lake") if where == "folder" else request.getfixturevalue("s3") + "/lake"
+    lake = f"{s3}/lake"
     recipe = write_recipe(tmp_path, recording)
     arguments = command(
         "curate", recipe, "--lake", lake, "--engine", "plain", "--executor", "ray", "--workers", 2, "--json"
