@@ -16,14 +16,16 @@ SECRET = "a secret of sixteen characters or more"
 
 @pytest.fixture
 def listener():
-    """A server that fails the first time it is told anything, and keeps what it is told."""
-    told = []
+    """A server that keeps what it is told, and sends on to another address the first time."""
+    told, paths = [], []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             told.append((dict(self.headers), body))
-            self.send_response(500 if len(told) == 1 else 200)
+            paths.append(self.path)
+            self.send_response(307 if len(told) == 1 else 200)
+            self.send_header("Location", "/elsewhere")
             self.end_headers()
 
         def log_message(self, *_):
@@ -32,7 +34,7 @@ def listener():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    server.told, server.url = told, f"http://127.0.0.1:{server.server_port}/hook"
+    server.told, server.paths, server.url = told, paths, f"http://127.0.0.1:{server.server_port}/hook"
     yield server
     server.shutdown()
     thread.join()
@@ -51,6 +53,7 @@ def test_the_end_of_a_run_is_told_signed_until_it_is_taken(serve, listener):
             threading.Event().wait(0.05)
     (_, first), (headers, body) = listener.told
     assert first == body
+    assert listener.paths == ["/hook"] * 2  # nobody is followed to an address that the server was not started with
     event = json.loads(body)
     assert (event["type"], event["data"]["run_id"], event["data"]["state"]) == ("run.ended", run_id, "failed")
     at, sign = (part.partition("=")[2] for part in headers["X-Data-Engine-Signature"].split(","))
