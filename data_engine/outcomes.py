@@ -87,16 +87,10 @@ def _freedom(parts: np.ndarray, each: np.ndarray) -> float:
 
 
 def _student(p: float, free: float) -> float:
-    """Student's quantile at ``p`` of at least a half, for ``free`` degrees of freedom, whole or not; to three digits.
+    """Student's quantile at ``p``, for ``free`` degrees of freedom, whole or not."""
+    from scipy.special import stdtrit
 
-    At t = sqrt(free) tan(a) the density of the angle a is as cos(a) ** (free - 1), which has no tail to cut off.
-    """
-    if free > 10_000:
-        return NormalDist().inv_cdf(p)
-    angle = np.linspace(0, np.pi / 2, 20_001)
-    density = np.cos(angle) ** (free - 1)
-    below = np.r_[0, np.cumsum(density[1:] + density[:-1])]
-    return float(np.sqrt(free) * np.tan(np.interp((2 * p - 1) * below[-1], below, angle)))
+    return float(stdtrit(free, p))
 
 
 def mcnemar(only_one: int, only_other: int) -> float:

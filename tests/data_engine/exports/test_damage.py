@@ -133,23 +133,29 @@ def exchange(rows: list[dict[str, Any]], name: str) -> None:
     rows[0][name], rows[1][name] = rows[1][name], rows[0][name]
 
 
+def cut_short(file: h5py.File, name: str) -> None:
+    cut = file[name][:-1]
+    del file[name]
+    file[name] = cut
+
+
+def swap(file: h5py.File, first: str, second: str) -> None:
+    file.move(first, "between")
+    file.move(second, first)
+    file.move("between", second)
+
+
 def robomimic(out: Path, damage: str) -> None:
     with h5py.File(out / "demos.hdf5", "r+") as file:
         first, second = (f"data/demo_{i}" for i in range(2))
         if damage == "value":
             file[f"{first}/actions"][1, 0] += 1e-3
         elif damage == "row":
-            cut = file[f"{first}/actions"][:-1]
-            del file[f"{first}/actions"]
-            file[f"{first}/actions"] = cut
+            cut_short(file, f"{first}/actions")
         elif damage == "swap":
-            file.move(first, "data/x")
-            file.move(second, first)
-            file.move("data/x", second)
+            swap(file, first, second)
         elif damage == "swapped frames":
-            file.move(f"{first}/obs/top", "x")
-            file.move(f"{second}/obs/top", f"{first}/obs/top")
-            file.move("x", f"{second}/obs/top")
+            swap(file, f"{first}/obs/top", f"{second}/obs/top")
         elif damage == "frame":
             file[f"{first}/obs/top"][2, 5, 5, 0] ^= 1
         elif damage == "weight":
@@ -165,17 +171,11 @@ def minari(out: Path, damage: str) -> None:
         if damage == "value":
             file[f"{first}/actions"][1, 0] += 1e-3
         elif damage == "row":
-            cut = file[f"{first}/rewards"][:-1]
-            del file[f"{first}/rewards"]
-            file[f"{first}/rewards"] = cut
+            cut_short(file, f"{first}/rewards")
         elif damage == "swap":
-            file.move(first, "x")
-            file.move(second, first)
-            file.move("x", second)
+            swap(file, first, second)
         elif damage == "swapped frames":
-            file.move(f"{first}/observations/top", "x")
-            file.move(f"{second}/observations/top", f"{first}/observations/top")
-            file.move("x", f"{second}/observations/top")
+            swap(file, f"{first}/observations/top", f"{second}/observations/top")
         elif damage == "frame":
             file[f"{first}/observations/top"][-1, 5, 5, 0] ^= 1
         elif damage == "weight":
