@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -25,6 +25,7 @@ from data_engine.formats.halves import spelt
 from data_engine.formats.rows import FAULTS, Rows, block_rows, bounded
 from data_engine.formats.unpacked import DEFLATE_RATIO, SPARE_BYTES, refuse_bomb
 from data_engine.fragile import fragile
+from data_engine.uncollected import uncollected
 
 if TYPE_CHECKING:
     import h5py
@@ -55,27 +56,22 @@ def open_file(source: Source) -> Iterator[h5py.File]:
     """The open file, read-only and unlocked. Raises ``SourceError`` where it is truncated or damaged."""
     import h5py
 
-    handle = None
-    try:
-        if source.is_local:
-            file = h5py.File(source.path(), "r", locking=False)
-        else:  # HDF5 jumps about: keep recent blocks, not a read-ahead
-            handle = source.fs.open(
-                source.path(), "rb", block_size=4 << 20, cache_type="blockcache", cache_options={"maxblocks": 16}
-            )
-            file = h5py.File(handle, "r")
-    except FAULTS as error:
-        if handle is not None:
-            handle.close()
-        raise SourceError(
-            f"{source.uri} cannot be opened as HDF5: {error}", code="damaged_file", fix="copy the file again"
-        ) from error
-    try:
-        yield file
-    finally:
-        file.close()
-        if handle is not None:
-            handle.close()
+    with ExitStack() as held:
+        try:
+            if source.is_local:
+                file = h5py.File(source.path(), "r", locking=False)
+            else:  # HDF5 jumps about: keep recent blocks, not a read-ahead
+                held.enter_context(uncollected())
+                handle = source.fs.open(
+                    source.path(), "rb", block_size=4 << 20, cache_type="blockcache", cache_options={"maxblocks": 16}
+                )
+                file = h5py.File(held.enter_context(handle), "r")
+        except FAULTS as error:
+            raise SourceError(
+                f"{source.uri} cannot be opened as HDF5: {error}", code="damaged_file", fix="copy the file again"
+            ) from error
+        with file:
+            yield file
 
 
 @dataclass(frozen=True)
