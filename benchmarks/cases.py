@@ -184,4 +184,8 @@ def tiers(data: Path) -> tuple[list[Course], np.ndarray]:
 def _seen(case: Case, family: str) -> Case:
     """``case`` with the state that a robot knows of itself."""
     own = list(acting_pusht.PROPRIOCEPTION if family == "pusht" else acting_metaworld.PROPRIOCEPTION)
-    return replace(case, courses=[replace(course, state=course.state[:, own]) for course in case.courses])
+    courses = [replace(course, state=course.state[:, own]) for course in case.courses]
+    whole = np.array([np.isfinite(course.state).all() and np.isfinite(course.action).all() for course in case.courses])
+    shown = np.array([np.isfinite(course.state).all() and np.isfinite(course.action).all() for course in courses])
+    unseen = shown & ~whole  # what was not finite lies in what is not shown: nothing is wrong with the rest
+    return replace(case, courses=courses, bad=case.bad & ~unseen, worth=np.where(unseen, 0.0, case.worth))

@@ -30,7 +30,7 @@ class Integrity(Scorer):
     """Defects that show without knowing the task.
 
     Reason codes: ``missing_state``, ``missing_action``, ``wrong_shape``, ``wrong_dtype`` (against the declared
-    features), ``too_short`` (under ``min_steps`` or a quarter of the task's median length), ``not_finite``,
+    features), ``too_short`` (under ``min_steps`` or a quarter of the median length of the task's others), ``not_finite``,
     ``time_not_increasing``, ``time_gap`` (over 1.5 periods late), ``time_jitter`` (over ``jitter`` of a period off),
     ``frozen_state`` (the same state for ``freeze_s`` and five steps while the action changes), ``constant_action`` (a
     dimension still all through that moves in 95 % of episodes), ``saturated_action`` (at a limit in more than half its
@@ -50,7 +50,7 @@ class Integrity(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="integrity",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("defect_fraction", "fraction of steps", "lower"),
@@ -101,8 +101,8 @@ class Integrity(Scorer):
         """What states and actions show, alone and against the group's limits."""
         every = np.ones(n, bool)
         limits = fit.meta["limits"].get(raw.group)
-        median = limits["lengths"].get(raw.task, 0) if limits else 0
-        if n < max(self.min_steps, median / 4):
+        shortest = limits["shortest"].get(raw.task, 0) if limits else 0
+        if n < max(self.min_steps, shortest):
             yield every, "too_short"
         if raw.problem is not None or not n:
             return
@@ -212,8 +212,16 @@ def _limits(found: list[RawEpisode], view: View) -> dict[str, Any]:
         "bounds": [low.tolist(), high.tolist()],
         "saturation": np.maximum(0.5, 1.5 * at).tolist(),
         "moves": (np.mean([np.ptp(x, axis=0) > 0 for x in recorded], axis=0) >= 0.95).tolist(),
-        "lengths": {task: float(np.median(steps)) for task, steps in lengths.items()},
+        "shortest": {task: _shortest(np.array(steps)) for task, steps in lengths.items()},
     }
+
+
+def _shortest(lengths: np.ndarray) -> float:
+    """A quarter of the median of ``lengths`` [E] of a task, those below it left out, as they would lower it."""
+    usual = lengths
+    while (usual < np.median(usual) / 4).any():
+        usual = usual[usual >= np.median(usual) / 4]
+    return float(np.median(usual) / 4)
 
 
 def _range(found: list[np.ndarray]) -> list[list[float]]:

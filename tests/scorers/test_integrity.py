@@ -89,6 +89,14 @@ def test_times(clean, fit, batch_of):
     assert found[0] == set()
 
 
+def test_what_was_cut_short_does_not_set_what_is_usual(clean, batch_of):
+    states, actions = [[x[: len(x) // (1 + 9 * (i % 2))] for i, x in enumerate(column)] for column in clean]
+    batch = batch_of(states, actions, fps=10.0)
+    scorer = Integrity(min_steps=1)
+    found = reasons(scorer.score(batch, scorer.fit([batch])))
+    assert ["too_short" in reason for reason in found] == [i % 2 == 1 for i in range(len(states))]
+
+
 def test_too_short_empty_and_missing(clean, fit, batch_of):
     states, actions = clean
     batch = batch_of([states[0][:6], states[1][:0], states[2]], [actions[0][:6], actions[1][:0], actions[2]], fps=10.0)
