@@ -100,7 +100,8 @@ class Table(Format):
         layout = _layout(known, specs)
         runs, more = rows_by_episode(source, files, how, whole)
         fps, said = self._rate(source, known, runs)
-        left = [path for path in specs if path not in _used(known) and path != how]
+        used = {*_used(known), how}
+        left = [path for path in specs if path not in used]
         notes += [f"not in the map and left out: {', '.join(left)}"] if left and self.map else []
         options: dict[str, Any] = {"episodes": how, "map": known.as_options()}
         if self.fps is None and known.clock is None:

@@ -48,7 +48,7 @@ def field(table: pa.Table, path: str) -> pa.Array:
     parts = path.split(SEPARATOR)
     for length in range(len(parts), 0, -1):
         name = SEPARATOR.join(parts[:length])
-        if name in table.column_names:
+        if table.schema.get_field_index(name) >= 0:
             array: Any = table.column(name)
             for inner in parts[length:]:
                 array = _bare(array)
