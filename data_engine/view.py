@@ -230,6 +230,7 @@ def _levels(found: Sequence[np.ndarray], few: np.ndarray) -> np.ndarray | None:
     return values[[0, -1]] if 2 <= len(values) <= LEVELS else None
 
 
+@np.errstate(invalid="ignore")  # of what is infinite nobody asks: steps that are not finite are left out
 def _unfold(x: np.ndarray, angles: Sequence[tuple[int, float]], quaternions: Sequence[int]) -> np.ndarray:
     """``x`` with sin and cos for its angles and rot6d for its quaternions, the rest as it is, in the order of ``x``."""
     periods, starts = dict(angles), set(quaternions)

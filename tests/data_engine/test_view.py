@@ -65,6 +65,18 @@ def test_a_named_angle_needs_no_wrap_and_a_joint_of_another_name_none():
     assert [dim for dim, _ in fitted(found).angles[STATE]] == [0]
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_angle_is_left_out_without_a_word():
+    draw = np.random.default_rng(0)
+    turn = [(np.linspace(0, 9, 60) + i) % (2 * np.pi) for i in range(6)]
+    found = [episode(t[:, None].copy(), draw.normal(size=(60, 1)), f"e{i}") for i, t in enumerate(turn)]
+    found[0].state[7] = np.inf
+    view = fitted(found)
+    assert view.angles[STATE]
+    assert not np.isfinite(view.unfolded(found[0])[0][7]).any()
+    assert len(view.measure(found[0]).state) == 59
+
+
 def test_quaternions_lose_their_sign():
     draw = np.random.default_rng(0)
     found = []
