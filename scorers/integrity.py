@@ -30,13 +30,13 @@ class Integrity(Scorer):
     """Defects that show without knowing the task.
 
     Reason codes: ``missing_state``, ``missing_action``, ``wrong_shape``, ``wrong_dtype`` (against the declared
-    features), ``too_short`` (under ``min_steps`` or a quarter of the median length of the task's others), ``not_finite``,
-    ``time_not_increasing``, ``time_gap`` (over 1.5 periods late), ``time_jitter`` (over ``jitter`` of a period off),
-    ``frozen_state`` (the same state for ``freeze_s`` and five steps while the action changes), ``constant_action`` (a
-    dimension still all through that moves in 95 % of episodes), ``saturated_action`` (at a limit in more than half its
-    steps, and half as often again as 95 % of episodes), ``out_of_range`` (beyond the reference's range by all its
-    width), ``teleport`` (a jump over five times that of 95 % of episodes), ``black_frames``, ``frozen_frames``,
-    ``undecodable_frames`` (on ``frames`` sampled per camera).
+    features), ``too_short`` (under ``min_steps`` or a quarter of the median length of the task's others),
+    ``not_finite``, ``time_not_increasing``, ``time_gap`` (over 1.5 periods late), ``time_jitter`` (over ``jitter`` of a
+    period off), ``frozen_state`` (the same state for ``freeze_s`` and five steps while the action changes),
+    ``constant_action`` (a dimension still all through that moves in 95 % of episodes), ``saturated_action`` (at a limit
+    in more than half its steps, and half as often again as 95 % of episodes), ``out_of_range`` (beyond the reference's
+    range by all its width), ``teleport`` (a jump over five times that of 95 % of episodes), ``black_frames``,
+    ``frozen_frames``, ``undecodable_frames`` (on ``frames`` sampled per camera).
 
     Metrics: ``defect_fraction`` (steps in any defect, of all), ``defects`` (spans), ``copies`` (recordings of this
     exact content in the reference; more than 1 is a ``duplicate`` span, which counts as no defect: else the original
