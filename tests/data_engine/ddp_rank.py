@@ -1,5 +1,6 @@
-"""MIXTURE CACHE OUT: one rank, as torchrun starts it. Trains with DDP over gloo, resumes, and reads through accelerate.
+"""MIXTURE CACHE OUT: one rank of ``RANK`` in ``WORLD_SIZE``; they meet over a file in OUT, where no port can be taken.
 
+Trains with DDP over gloo, resumes, and reads through accelerate.
 Writes what it saw, and the trained weights, to OUT/<rank>.json.
 """
 
@@ -53,8 +54,8 @@ def linear() -> torch.nn.Linear:
 def main() -> None:
     uri, cache, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", init_method=f"file://{out / 'meeting'}", rank=rank, world_size=world)
     mixture = mixtures.open(uri, cache_dir=cache)
     stream = MixtureStream(mixture, WINDOWS, batch_size=BATCH, rank=rank, world_size=world)
     loader = DataLoader(stream, batch_size=None, num_workers=rank, multiprocessing_context="fork" if rank else None)

@@ -71,12 +71,11 @@ def test_what_is_not_there_is_one_clear_line(served: Path, uri: str, message: st
 
 
 def test_a_hub_out_of_reach_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    with pytest.raises(RequestError, match="cannot reach hf://datasets/org/reach") as raised:
-        detect(Source("hf://datasets/org/reach"))
+    with socket.socket() as deaf:  # bound, so that nobody else gets it, and never listening
+        deaf.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        with pytest.raises(RequestError, match="cannot reach hf://datasets/org/reach") as raised:
+            detect(Source("hf://datasets/org/reach"))
     assert raised.value.code == "unreachable"
     assert "\n" not in str(raised.value)
 
