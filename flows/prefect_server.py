@@ -90,7 +90,8 @@ def quiet() -> None:
     os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
 
 
-def _start(folder: Path, key: str, schedules: bool) -> tuple[subprocess.Popen[bytes], str]:
+def _start(folder: Path, key: str, schedules: bool, tries: int = 3) -> tuple[subprocess.Popen[bytes], str]:
+    """Prefect's API as a child that answers, and its URL. Where somebody takes the port first, on another one."""
     port = _free_port()
     environment = {
         **os.environ,
@@ -143,6 +144,8 @@ def _start(folder: Path, key: str, schedules: bool) -> tuple[subprocess.Popen[by
         raise
     ended = server.poll()
     stop_server(server)
+    if ended is not None and _taken(port) and tries > 1:
+        return _start(folder, key, schedules, tries - 1)
     last = (folder / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
     why = last[0] if last else f"it ended with {ended}" if ended is not None else f"no answer in {_START_LIMIT_S} s"
     raise EngineError(
@@ -165,6 +168,15 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 @contextmanager

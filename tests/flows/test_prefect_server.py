@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_engine.errors import EngineError
+from flows import prefect_server
 from flows.prefect_server import home, prefect_api
 
 VARIABLES = (
@@ -118,3 +120,15 @@ def test_one_that_cannot_start_is_one_line_with_a_way_out(monkeypatch):
         prefect_api("/broken/lake").__enter__()
     assert caught.value.code == "prefect_down"
     assert "--engine plain" in caught.value.fix
+
+
+def test_where_its_port_is_taken_it_takes_another(monkeypatch):
+    free = prefect_server._free_port
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = [taken.getsockname()[1]]
+        monkeypatch.setattr(prefect_server, "_free_port", lambda: ports.pop() if ports else free())
+        with prefect_api("/fourth/lake"):
+            assert len(servers()) == 1
+        assert ports == []

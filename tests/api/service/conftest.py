@@ -78,13 +78,11 @@ def serving(lake: Path, **settings: Any) -> Iterator[Service]:
     app = make_app(
         Settings(lake=str(lake), folder=folder, **{"refresh_s": 0.1, "rate": 1e6, "burst": 1000, **settings})
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=5)
-    )
-    thread = threading.Thread(target=server.run)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     service = Service(f"http://127.0.0.1:{port}", held, tokens, app)
     try:
