@@ -127,8 +127,8 @@ def test_where_its_port_is_taken_it_takes_another(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ports = [taken.getsockname()[1]]
+        ports, others = [taken.getsockname()[1]], set(servers())
         monkeypatch.setattr(prefect_server, "_free_port", lambda: ports.pop() if ports else free())
         with prefect_api("/fourth/lake"):
-            assert len(servers()) == 1
+            assert len(set(servers()) - others) == 1
         assert ports == []
