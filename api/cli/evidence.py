@@ -20,16 +20,22 @@ from data_engine.errors import RequestError
 @WHERE
 @click.option("--base", metavar="EXPR", help="The demonstrations of the lake that episodes are held against.")
 @click.option("--against", metavar="EXPR", help="With --base, for influence: rollouts to stay away from.")
+@click.option("--fit", metavar="ID", help="A stored fit of the scorer; default: that of the last run asked the same.")
+@click.option("--refit", is_flag=True, help="Fit anew on these episodes, and measure all of them by that.")
 @OPTION
 @EXECUTOR
 @WORKERS
 def score(
     lake: str, scorer: tuple[str, ...], dataset: str | None, where: str | None, base: str | None,
-    against: str | None, pairs: tuple[str, ...], executor: str, workers: int | None,
+    against: str | None, fit: str | None, refit: bool, pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure episodes with one or more scorers (without a name: all that --base leaves nothing wanting)."""
+    """Measure episodes with one or more scorers (without a name: all that --base leaves nothing wanting).
+
+    Asked again, it goes on with the fit that it made: only episodes that are new are measured.
+    """
     from data_engine.recipe import Base, ScoreRecipe
     from flows import executor as executors
+    from flows.earlier_fit import going_on
     from flows.progress import terminal
     from flows.runs import recorded
     from flows.score import score as run_score
@@ -40,15 +46,20 @@ def score(
     given = Base(where=base, against=against) if base else None
     if against and not base:
         raise RequestError("--against goes with --base", code="bad_option")
-    if params and len(wanted) > 1:
-        raise RequestError("options belong to one scorer", code="bad_option", fix="name a single scorer")
+    if (params or fit) and len(wanted) > 1:
+        raise RequestError("options and a fit belong to one scorer", code="bad_option", fix="name a single scorer")
+    if fit and (base or refit):
+        raise RequestError("--fit goes with neither --base nor --refit", code="bad_option", fix="give one of them")
     recipes = [
-        ScoreRecipe(scorer=name, params=registry.make("scorers", name, params).config, base=given) for name in wanted
+        ScoreRecipe(scorer=name, params=registry.make("scorers", name, params).config, base=given, fit=fit)
+        for name in wanted
     ]
     found = episodes(target, dataset, where)
     request = {"scorers": [recipe.model_dump(mode="json") for recipe in recipes], "dataset": dataset, "where": where}
     with executors.executor(executor, workers) as on, recorded(target, "score", request) as run:
         progress = terminal()
+        if not refit:
+            recipes = going_on(target, recipes, found, dataset=dataset, where=where, progress=progress)
         items = [run_score(target, recipe, found, on=on, progress=progress, run_id=run.id) for recipe in recipes]
         run.result = {"items": items}
     return {"items": items, "run_id": run.id}

@@ -48,10 +48,11 @@ class Ingest(_Work):
 
 
 class Score(_OfEpisodes):
-    """Episodes measured."""
+    """Episodes measured. Asked again, it goes on with the fits that it made, unless it is to ``refit``."""
 
     verb: Literal["score"]
     scorers: tuple[ScoreRecipe, ...] = Field(min_length=1, max_length=100)
+    refit: bool = False
 
 
 class Label(_OfEpisodes):
@@ -135,6 +136,7 @@ def perform(lake_uri: str, work: Work, flow_run: str | None = None, gpu_runs: in
 
 def _perform(lake_uri: str, work: Work, flow_run: str | None) -> dict[str, Any]:
     from flows.curate import curate
+    from flows.earlier_fit import going_on
     from flows.executor import executor
     from flows.export import export
     from flows.index import embed, index
@@ -165,7 +167,10 @@ def _perform(lake_uri: str, work: Work, flow_run: str | None) -> dict[str, Any]:
             result = {key: receipt[key] for key in ("dataset", "in", "stored", "unchanged")}
         elif isinstance(work, Score):
             found = _episodes(lake, work)
-            result = {"items": [score(lake, part, found, on=on, **common) for part in work.scorers]}
+            parts = list(work.scorers)
+            if not work.refit:
+                parts = going_on(lake, parts, found, dataset=work.dataset, where=work.where, progress=progress)
+            result = {"items": [score(lake, part, found, on=on, **common) for part in parts]}
         elif isinstance(work, Label):
             found = _episodes(lake, work)
             result = {"items": [label(lake, part, found, on=on, **common) for part in work.labellers]}

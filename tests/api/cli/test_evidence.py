@@ -5,6 +5,7 @@ import shutil
 import polars as pl
 
 from tests.api.commands import answer, call, refusal
+from tests.recordings import write_robomimic
 
 
 def test_query_filters_orders_and_writes(capsys, curated, tmp_path):
@@ -54,6 +55,29 @@ def test_scorers_that_need_a_base_set_run_where_one_is_named(capsys, curated, tm
     assert (item["scored"], item["nulls"]) == (18, 0)
     rows = answer(capsys, "query", "--columns", "operator,compatibility", *lake)["items"]
     assert len([row for row in rows if row["compatibility"] is not None]) == 18
+
+
+def test_scoring_again_measures_what_is_new_unless_it_is_to_refit(capsys, tmp_path):
+    lake = ("--lake", tmp_path / "lake")
+
+    def scored(*more):
+        (item,) = answer(capsys, "score", "smoothness", *more, *lake)["items"]
+        return item["scored"], item["already"], item["fit_id"]
+
+    for name, seed in (("first", 3), ("second", 4)):
+        source = write_robomimic(tmp_path / f"{name}.hdf5", episodes=6, seed=seed)
+        answer(capsys, "ingest", source, "--dataset", name, *lake)
+        if name == "first":
+            *counts, fit = scored()
+            assert counts == [6, 0]
+    assert scored() == (6, 6, fit)
+    *counts, anew = scored("--refit")
+    assert (counts, anew != fit) == ([12, 0], True)
+    assert scored() == (0, 12, anew)
+    assert scored("--fit", fit) == (0, 12, fit)
+    assert "no fit 'fit_0'" in refusal(capsys, "score", "smoothness", "--fit", "fit_0", *lake)
+    assert "neither --base nor --refit" in refusal(capsys, "score", "smoothness", "--fit", fit, "--refit", *lake)
+    assert "a fit belong to one scorer" in refusal(capsys, "score", "smoothness", "ending", "--fit", fit, *lake)
 
 
 def test_labellers_annotate_and_their_segments_are_chosen_among(capsys, curated, tmp_path):
