@@ -5,8 +5,10 @@ al., "CUPID" (2025) for robot policies. With f the mean log-likelihood of what i
 I(z) = -grad f^T (G + lambda I)^-1 grad L(z): how much f rises when z counts for more. Positive is helpful.
 
 The hook for a module of your own is :class:`Objective`: how to get one loss a sample from it, and one loss a sample
-against labels drawn from its own prediction. Only its ``torch.nn.Linear`` layers are attributed to; inputs of them may
-have axes between the sample's and the feature's (tokens, time), over which gradients are summed. In evaluation mode::
+against labels drawn from its own prediction. Only those of its ``torch.nn.Linear`` layers are attributed to that train;
+their inputs may have axes between the sample's and the feature's (tokens, time), over which gradients are summed. What
+reads a layer's weight without calling it, as ``torch.nn.MultiheadAttention`` does with ``out_proj``, must be left out
+by ``Objective.layers``. In evaluation mode::
 
     objective = Objective(losses=lambda policy, batch: policy.loss(batch, reduction="none"))
     curved = curvature(policy, objective, training_batches, seed=0)
@@ -37,10 +39,13 @@ class Objective:
     on each other (no batch statistics). ``sampled(module, batch, generator)``: the same with labels drawn from the
     module's own predictive distribution, for which the outer product of gradients is the Gauss-Newton matrix; without
     it the recorded labels are used (the empirical Fisher), which is worse far from a good fit.
+
+    ``layers(name)``: whether the linear layer of that name is attributed to; all are by default.
     """
 
     losses: Callable[[nn.Module, Batch], torch.Tensor]
     sampled: Callable[[nn.Module, Batch, torch.Generator], torch.Tensor] | None = None
+    layers: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,17 @@ class Curvature:
 
 
 def gradient(module: nn.Module, objective: Objective, batch: Batch, weight: torch.Tensor | None = None) -> Gradient:
-    """The gradient of the ``weight``-ed sum [n] of the losses of ``batch`` (their mean by default), by linear layer."""
-    with _watched(module) as seen:
+    """The gradient of the ``weight``-ed sum [n] of the losses of ``batch`` (their mean by default), by linear layer.
+
+    Raises ``ValueError``, as all here do, where a layer is used twice or not at all, and where there is none.
+    """
+    with _watched(module, objective) as seen:
         losses = objective.losses(module, batch)
         total = losses.mean() if weight is None else (losses * weight).sum()
         slopes = torch.autograd.grad(total, _outputs(seen))
     return {
         name: _flat(slope).T @ _with_bias(_flat(inputs), layer)
-        for (name, layer), (inputs, _), slope in zip(_linears(module), seen.values(), slopes, strict=True)
+        for (name, layer), (inputs, _), slope in zip(_linears(module, objective), seen.values(), slopes, strict=True)
     }
 
 
@@ -109,13 +117,12 @@ def influence(module: nn.Module, objective: Objective, batch: Batch, solved: Gra
     loss: f is minus that loss, so the two signs cancel. The gradients themselves are never formed.
     """
     found = None
-    with _watched(module) as seen:
+    with _watched(module, objective) as seen:
         slopes = torch.autograd.grad(objective.losses(module, batch).sum(), _outputs(seen))
-    for (name, layer), (inputs, _), slope in zip(_linears(module), seen.values(), slopes, strict=True):
+    for (name, layer), (inputs, _), slope in zip(_linears(module, objective), seen.values(), slopes, strict=True):
         part = ((slope @ solved[name]) * _with_bias(inputs, layer)).flatten(1).sum(1)
         found = part if found is None else found + part
-    if found is None:
-        raise ValueError("the module has no linear layer to attribute to")
+    assert found is not None  # as there is a layer
     return found
 
 
@@ -125,22 +132,22 @@ def sides(module: nn.Module, objective: Objective, batch: Batch) -> dict[str, tu
     Each sample's gradient is their outer product, summed over the axes between. Without a bias the inputs have no
     last 1.
     """
-    with _watched(module) as seen:
+    with _watched(module, objective) as seen:
         slopes = torch.autograd.grad(objective.losses(module, batch).sum(), _outputs(seen))
     return {
         name: (_with_bias(inputs, layer), slope)
-        for (name, layer), (inputs, _), slope in zip(_linears(module), seen.values(), slopes, strict=True)
+        for (name, layer), (inputs, _), slope in zip(_linears(module, objective), seen.values(), slopes, strict=True)
     }
 
 
 class _watched:
     """Keeps the input and the output of every linear layer of a module while it is entered."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.seen, self.handles = module, {}, []  # type: ignore[var-annotated]
+    def __init__(self, module: nn.Module, objective: Objective) -> None:
+        self.linears, self.seen, self.handles = _linears(module, objective), {}, []  # type: ignore[var-annotated]
 
     def __enter__(self) -> Mapping[str, tuple[torch.Tensor, torch.Tensor]]:
-        for name, layer in _linears(self.module):
+        for name, layer in self.linears:
             self.seen[name] = None  # their order is the layers', whichever runs first
             self.handles.append(layer.register_forward_hook(self._keep(name)))
         return self.seen
@@ -149,11 +156,12 @@ class _watched:
         for handle in self.handles:
             handle.remove()
 
-    def _keep(self, name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def _keep(self, name: str) -> Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]:
+        def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             if self.seen[name] is not None:
-                raise ValueError(f"layer {name!r} is used twice, which influence cannot tell apart")
+                raise ValueError(f"layer {name!r} is used twice, which influence cannot tell apart: leave it out")
             self.seen[name] = (inputs[0].detach(), output)
+            return output.clone()  # what follows may change it in place, and would then be taken for the layer's
 
         return hook
 
@@ -161,12 +169,21 @@ class _watched:
 def _outputs(seen: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
     for name, kept in seen.items():
         if kept is None:
-            raise ValueError(f"layer {name!r} has no part in the loss")
+            raise ValueError(f"layer {name!r} has no part in the loss: leave it out by Objective.layers")
     return [output for _, output in seen.values()]
 
 
-def _linears(module: nn.Module) -> list[tuple[str, nn.Linear]]:
-    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+def _linears(module: nn.Module, objective: Objective) -> list[tuple[str, nn.Linear]]:
+    """The layers that are attributed to: a frozen one taught nobody anything."""
+    found = [
+        (name, layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and layer.weight.requires_grad
+        if objective.layers is None or objective.layers(name)
+    ]
+    if not found:
+        raise ValueError("the module has no linear layer to attribute to")
+    return found
 
 
 def _samples(
@@ -176,7 +193,7 @@ def _samples(
     generator = torch.Generator().manual_seed(seed)
     for batch in batches:
         for _ in range(draws):
-            with _watched(module) as seen:
+            with _watched(module, objective) as seen:
                 if objective.sampled is None:
                     losses = objective.losses(module, batch)
                 else:
@@ -184,7 +201,9 @@ def _samples(
                 slopes = torch.autograd.grad(losses.sum(), _outputs(seen))
             yield {
                 name: (_spread(_with_bias(inputs, layer)), _spread(slope))
-                for (name, layer), (inputs, _), slope in zip(_linears(module), seen.values(), slopes, strict=True)
+                for (name, layer), (inputs, _), slope in zip(
+                    _linears(module, objective), seen.values(), slopes, strict=True
+                )
             }
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,42 @@ def test_says_what_it_cannot_attribute_to():
     unused.forward = lambda x: unused["used"](x)
     with pytest.raises(ValueError, match="'idle' has no part"):
         gradient(unused, SQUARED, batch)
+    assert list(gradient(unused, replace(SQUARED, layers=lambda name: name != "idle"), batch)) == ["used"]
+    with pytest.raises(ValueError, match="no linear layer"):
+        gradient(nn.Sequential(nn.Conv1d(2, 2, 1)), SQUARED, batch)
+
+
+class Attentive(nn.Module):
+    """A policy of a frozen first layer, attention, and a head that works in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.eyes = nn.Linear(3, 8).requires_grad_(False)
+        self.body = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
+
+    def forward(self, x):
+        return self.head(self.body(self.eyes(x)))
+
+
+def test_a_policy_of_ones_own_may_attend_and_work_in_place():
+    torch.manual_seed(0)
+    module = Attentive().double().eval()
+    batch = torch.randn(6, 4, 3, dtype=torch.float64), torch.randn(6, 4, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"'body.self_attn.out_proj' has no part in the loss: leave it out"):
+        gradient(module, SQUARED, batch)
+    objective = Objective(squared, drawn, layers=lambda name: "self_attn" not in name)
+    slope = gradient(module, objective, batch)
+    assert list(slope) == ["body.linear1", "body.linear2", "head.0", "head.2"]
+    parameters = dict(module.named_parameters())
+    for name, found in slope.items():
+        own = [parameters[f"{name}.weight"], parameters[f"{name}.bias"]]
+        weight, bias = torch.autograd.grad(squared(module, batch).mean(), own)
+        np.testing.assert_allclose(found, torch.cat([weight, bias[:, None]], dim=1), atol=1e-12)
+    asked = solve(curvature(module, objective, [batch], seed=0), slope, 0.1)
+    each = influence(module, objective, batch, asked)
+    assert each.shape == (6,)
+    assert each.mean() > 0  # to train more on what is wanted helps it
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
