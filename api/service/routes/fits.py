@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
+import polars as pl
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -117,8 +118,9 @@ def judge(body: Demonstration, lake: Held) -> Verdict:
     chosen = body.fit or _only(lake)
     known = lake.remembered(("fit", chosen), lambda: lake.get_fit("compatibility", chosen), ("scores", "removals"))
     found = judged(known, state, action, fps=body.fps, task=body.task, group=body.group)
-    return Verdict(fit=chosen, **named(found, dict(lake.episodes().select("content_hash", "episode_id").iter_rows())
-                                       if found.windows else {}))  # fmt: skip
+    near = pl.col("content_hash").is_in({window.nearest for window in found.windows})  # not all: there may be a million
+    names = lake.episodes().filter(near).select("content_hash", "episode_id").iter_rows() if found.windows else ()
+    return Verdict(fit=chosen, **named(found, dict(names)))
 
 
 def _only(lake: Held) -> str:
