@@ -6,7 +6,8 @@ The 180 Meta-World episodes of three tasks at three tiers, 30,568 steps. Each fo
 iterations, the last of which is its own; a line says what that cost, whether the held-out loss or the bound ended it
 and at which loss, and by metric the AUC inside tasks of expert against okay and of okay against worse.
 ``compatibility`` gets ten experts of each task for its base set and ``influence`` five for its targets, and neither is
-judged by those.
+judged by those. Beside ``compatibility`` stand the milliseconds in which its online call judges one demonstration, the
+usual and the longest.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from benchmarks.table import Machine, options_of
 from data_engine.scoring import EpisodeBatch, Fit, Scorer
 from flows.executor import set_threads
 from scorers.action_divergence import ActionDivergence
-from scorers.compatibility import Compatibility
+from scorers.compatibility import Compatibility, judge
 from scorers.influence import Influence
 from scorers.mutual_information import MutualInformation
 
@@ -95,7 +96,18 @@ def measured(tiers: Tiers, scorer: Scorer, metrics: Sequence[str]) -> dict[str, 
                 for good, bad in (("expert", "okay"), ("okay", "worse"))
                 for some in [np.isin(tier, (good, bad))]
             }
-    return {"fit_s": fitted - began, "score_s": scored - fitted, **ended(fit), "auc": found}
+    online = {"judged_ms": judged(tiers, fit, rest)} if isinstance(scorer, Compatibility) else {}
+    return {"fit_s": fitted - began, "score_s": scored - fitted, **ended(fit), **online, "auc": found}
+
+
+def judged(tiers: Tiers, fit: Fit, some: np.ndarray) -> tuple[float, float]:
+    """The median and the longest of the times, ms by the clock, in which each of ``some`` is judged alone."""
+    times = []
+    for i in some:
+        one, began = tiers.courses[i], time.perf_counter()
+        judge(fit, one.state, one.action, fps=20.0, task=one.task)
+        times.append(1000 * (time.perf_counter() - began))
+    return float(np.median(times)), max(times)
 
 
 def ended(fit: Fit) -> dict[str, Any]:
@@ -141,9 +153,10 @@ def _text(line: dict[str, Any]) -> str:
     by = "the held-out loss" if line["converged"] else "the bound"
     ended = f"ended at {line['iterations']:>5} by {by}, {line['held_out']:.3f}"
     found = ", ".join(f"{name} {' '.join(f'{x:.3f}' for x in aucs.values())}" for name, aucs in line["auc"].items())
+    online = "  one judged in {:.0f} ms, {:.0f} at most".format(*line["judged_ms"]) if "judged_ms" in line else ""
     return (
         f"{line['what']:19} bound {line['bound']:>5}  fit {line['fit_s']:6.1f} s  score {line['score_s']:4.1f} s  "
-        f"{ended}  {found}"
+        f"{ended}  {found}{online}"
     )
 
 

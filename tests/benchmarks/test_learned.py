@@ -17,3 +17,5 @@ def test_base_episodes_serve_and_are_not_judged(shared_data):
     assert list(line["auc"]) == ["rejected", "bad_fraction"]
     assert 0 <= line["auc"]["bad_fraction"]["expert/okay"] <= 1
     assert line["fit_s"] > 0
+    usual, longest = line["judged_ms"]
+    assert 0 < usual <= longest
