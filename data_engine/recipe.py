@@ -251,12 +251,12 @@ _TEMPLATE = """\
 # A recipe: from recordings to a frozen mixture. Run it with `data-engine curate FILE`.
 name: my_mixture
 
-sources:                       # or `source:` for a single one
-  - uri: path/or/s3://bucket/dataset
-    name: my_dataset           # default: from the URI
-    format: auto               # or one of `data-engine formats`
-    options: {}                # embodiment, control_mode, units, conventions, fps, task, ..., and the format's own
-    by_reference: false        # true: encoded videos stay where they are; `data-engine check` reports drift
+source:                        # or `sources:`, a list of such, for several
+  uri: path/to/demos.hdf5      # or s3://bucket/dataset
+  name: my_dataset             # default: from the URI
+  format: auto                 # or one of `data-engine formats`
+  options: {}                  # embodiment, control_mode, units, conventions, fps, task, ..., and the format's own
+  by_reference: false          # true: encoded videos stay where they are; `data-engine check` reports drift
 
 spaces:                        # where distances are measured
   - {name: trajectory, encoder: trajectory, params: {}}

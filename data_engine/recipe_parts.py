@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from data_engine import registry
 from data_engine.canonical import digest
@@ -133,11 +133,21 @@ class Target(_Part):
 
 def _budget(value: Any) -> Any:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         if value not in (None, "auto"):
             float(value)  # which of the two it is, pydantic says
         return value
     except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r} is neither a count, nor a share in (0, 1], nor auto") from error
+
+
+def _some(value: int | float | Literal["auto"] | None) -> int | float | Literal["auto"] | None:
+    if isinstance(value, int | float) and value <= 0:
+        raise ValueError(f"{value:g} chooses nothing; give a count of at least 1, or a share in (0, 1]")
+    if isinstance(value, float) and not value <= 1:
+        raise ValueError(f"{value:g} is not a share in (0, 1]; give 0.5, or 50 for a count")
+    return value
 
 
 class SegmentsRecipe(_Part):
@@ -166,7 +176,7 @@ class SelectRecipe(_Part):
     method: str = "transport"
     space: str = "trajectory"
     target: Target | None = None
-    budget: Annotated[int | float | Literal["auto"] | None, BeforeValidator(_budget)] = None
+    budget: Annotated[int | float | Literal["auto"] | None, BeforeValidator(_budget), AfterValidator(_some)] = None
     where: str | None = None
     within: tuple[Literal["task", "operator", "scene", "objects", "dataset"], ...] = ()
     shares: Literal["size", "equal"] = "size"
@@ -308,7 +318,7 @@ class Recipe(_Part):
     def _shorthand(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and "source" in value:
             if "sources" in value:
-                raise ValueError("give source or sources, not both")
+                raise ValueError("give source or sources, not both (--set reaches one of several as sources.0.uri)")
             value = {**{key: part for key, part in value.items() if key != "source"}, "sources": [value["source"]]}
         return value
 

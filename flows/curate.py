@@ -29,6 +29,7 @@ from flows.label_summary import summed_up
 from flows.mix import mix
 from flows.progress import Progress, terminal
 from flows.query import score_column
+from flows.recipe_check import check_names
 from flows.runs import Run, recorded
 from flows.score import score
 from flows.select import select, stored
@@ -58,6 +59,7 @@ def curate(
 
     Raises ``RequestError`` where the recipe asks for what cannot be, ``EngineError`` where a stage fails.
     """
+    check_names(recipe)
     lake = Lake.open(lake_uri, create=True)
     with make_executor(executor, workers) as on, recorded(lake, "curate", recipe.model_dump(mode="json")) as run:
         run.result = _Curation(lake, recipe, on, progress or terminal(), run, stage).run()

@@ -25,11 +25,14 @@ def curate(
     from data_engine.fs import is_local
     from data_engine.fs import resolve as resolve_uri
     from data_engine.recipe import render
+    from flows.recipe_check import check_names
 
     resolved = render(recipe, overrides)
-    for source in resolved.sources:
+    check_names(resolved)
+    for number, source in enumerate(resolved.sources):
         if is_local(source.uri) and not os.path.exists(source.uri):
-            raise RequestError(f"no such source: {source.uri}", code="no_source", fix="give --set source.uri=PATH")
+            key = "source.uri" if len(resolved.sources) == 1 else f"sources.{number}.uri"
+            raise RequestError(f"no such source: {source.uri}", code="no_source", fix=f"give --set {key}=PATH")
     uri = resolve_uri(lake)
     if engine == "plain":
         from flows.curate import curate as run_curate
@@ -230,8 +233,10 @@ def recipe_template(lake: str) -> dict[str, Any]:
 def recipe_validate(lake: str, path: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Say whether a recipe is right, and if not what would be."""
     from data_engine.recipe import render
+    from flows.recipe_check import check_names
 
     resolved = render(path, overrides)
+    check_names(resolved)
     return {"valid": True, "hash": resolved.hash, "text": f"valid, {resolved.hash[:16]}"}
 
 

@@ -28,10 +28,12 @@ def schedule_add(
 ) -> dict[str, Any]:  # fmt: skip
     """Keep RECIPE as it stands now, to be run from now on; times default to the recipe's own `schedule`."""
     from data_engine.recipe import render
+    from flows.recipe_check import check_names
     from storage.lake import Lake
     from storage.schedules import add
 
     resolved = render(recipe, overrides)
+    check_names(resolved)
     every_s = seconds(every) if every is not None else None
     if cron is None and every_s is None and resolved.schedule is not None:
         cron, every_s = resolved.schedule.cron, resolved.schedule.interval_s

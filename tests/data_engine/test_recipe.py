@@ -25,7 +25,10 @@ MINIMAL = {"source": {"uri": "data/demos.hdf5"}, "select": [{"name": "all", "met
 def test_the_template_is_a_valid_recipe():
     recipe = validate(yaml.safe_load(template()))
     assert recipe.select[0].method == "transport"
-    assert set(yaml.safe_load(template())) | {"label", "schedule"} == set(Recipe.model_fields)
+    keys = set(yaml.safe_load(template()))
+    assert (keys - {"source"}) | {"sources", "label", "schedule"} == set(Recipe.model_fields)
+    named = validate(apply_overrides(yaml.safe_load(template()), ["source.uri=s3://b/c"]))
+    assert [source.uri for source in named.sources] == ["s3://b/c"]
 
 
 def test_resolving_fills_in_every_default_and_is_a_fixed_point():
@@ -60,6 +63,9 @@ def test_the_hash_follows_content_not_spelling():
         ({"select": [{"name": "a", "method": "transport"}]}, "needs a target"),
         ({"select": [{"name": "a", "method": "filter", "budget": "auto"}]}, "no automatic budget"),
         ({"select": [{"name": "a", "method": "random", "budget": "many"}]}, "'many' is neither a count, nor a share"),
+        ({"select": [{"name": "a", "method": "random", "budget": True}]}, "True is neither a count"),
+        ({"select": [{"name": "a", "method": "random", "budget": 0}]}, "0 chooses nothing"),
+        ({"select": [{"name": "a", "method": "random", "budget": 1.5}]}, "1.5 is not a share"),
         ({"select": [{"name": "a b", "method": "filter"}]}, "is no name"),
         ({"select": [{"name": "a", "method": "filter"}] * 2}, "'a' is named twice"),
         ({"select": [{"name": "a", "method": "nearest", "space": "eyes", "target": {"ids": ["e"]}}]}, "space 'eyes'"),

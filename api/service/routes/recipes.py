@@ -11,6 +11,7 @@ from api.service import fence
 from api.service.asking import Configured
 from data_engine import recipe as recipes
 from data_engine import registry
+from flows.recipe_check import check_names
 
 __all__ = ["router"]
 
@@ -62,6 +63,7 @@ def schema() -> dict[str, Any]:
 def validate(body: Written, settings: Configured) -> Resolved:
     """Say what would run, or what is wrong, and what this server does not let a recipe name."""
     resolved = recipes.validate(body.recipe)
+    check_names(resolved)
     fence.check_recipe(resolved, settings)
     return Resolved(hash=resolved.hash, recipe=resolved.model_dump(mode="json"))
 
