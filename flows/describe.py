@@ -41,9 +41,9 @@ def describe(lake: Lake, episodes: pl.DataFrame, space: str = "trajectory") -> d
     the task, the ``nmi`` of the two and what is ``above_chance`` of it (0: the factor tells nothing of the task; 1: it
     gives it away). ``disparities``: of every two datasets, how unlike their vectors in ``space`` are: squared ``mmd``
     (0 for one distribution) and ``sinkhorn`` divergence, on at most 256 episodes each. ``scaling``: by ``scenes`` and
-    ``objects``, the power law 1 - success = a n^b over the mixtures that
-    were evaluated, by how many their episodes hold. ``agreements``: of every two labellers that cut episodes into
-    segments, how far their cuts agree (:func:`flows.agreement.agreement`).
+    ``objects``, the power law 1 - success = a n^b over the mixtures that were evaluated, by how many their episodes
+    hold; ``left_out`` of them it is not fitted to: gone, naming none, or never failing. ``agreements``: of every two
+    labellers that cut episodes into segments, how far their cuts agree (:func:`flows.agreement.agreement`).
     """
     returns = _returns(lake, episodes)
     quality = _quality(episodes, returns)
@@ -171,7 +171,8 @@ def _scaling(lake: Lake, breadth: str) -> dict[str, Any]:
         count = held["scene"].drop_nulls().n_unique() if breadth == "scenes" else _objects(held)
         if count:
             points.append({"mixture_id": mixture, breadth: count, "success": success, "rollouts": rollouts})
-    row = {"over": breadth, "points": points, "exponent": None, "factor": None, "r": None}
+    left_out = len(rates) - sum(point["success"] < 1 for point in points)
+    row = {"over": breadth, "points": points, "left_out": left_out, "exponent": None, "factor": None, "r": None}
     return {**row, **law([point[breadth] for point in points], [point["success"] for point in points])}
 
 

@@ -36,7 +36,11 @@ class Integrity(Scorer):
     ``constant_action`` (a dimension still all through that moves in 95 % of episodes), ``saturated_action`` (at a limit
     in more than half its steps, and half as often again as 95 % of episodes), ``out_of_range`` (beyond the reference's
     range by all its width), ``teleport`` (a jump over five times that of 95 % of episodes), ``black_frames``,
-    ``frozen_frames``, ``undecodable_frames`` (on ``frames`` sampled per camera).
+    ``frozen_frames``, ``undecodable_frames`` (on ``frames`` sampled per camera; black and frozen where all of them are,
+    of the whole episode).
+
+    Stretches that are black or frozen, and cameras that show another's view, are seen by ``views``; frames counted
+    against steps and video against what is declared of it by the ingest, in its receipt; near copies by ``duplicates``.
 
     Metrics: ``defect_fraction`` (steps in any defect, of all), ``defects`` (spans), ``copies`` (recordings of this
     exact content in the reference; more than 1 is a ``duplicate`` span, which counts as no defect: else the original

@@ -98,22 +98,25 @@ def test_the_law_is_fitted_to_what_was_evaluated(lake, common, tmp_path):
             demo.attrs["scene"] = name  # one each
     ingest(lake, SourceRecipe(name="scenes", uri=str(source)), **common)
     made = []
-    for breadth in (2, 6, 12):
+    for breadth in (2, 6, 12, 9):
         name = f"some{breadth}"
         recipe = SelectRecipe(name=name, method="random", budget=breadth)
         select(lake, recipe, lake.episodes(), progress=common["progress"], run_id="run_test")
         frozen = MixtureRecipe(name=name, entries=(EntryRecipe(selection=name),))
         made.append(mix(lake, frozen, run_id="run_test", recipe_hash="x")["mixture_id"])
+    *made, sure = made
     now = datetime.now(UTC)
     rows = [
         {"evaluation_id": f"{mixture}{seed}", "mixture_id": mixture, "seed": seed, "success": seed < good}
-        for mixture, good in zip([*made, "gone"], (2, 5, 8, 9), strict=True)
+        for mixture, good in zip([*made, sure, "gone"], (2, 5, 8, 10, 9), strict=True)
         for seed in range(10)
     ]
     rows = [{**row, "created_at": now} for row in rows]
     lake.append_rows("evaluations", rows, transaction="t", run_id="run_test", config_hash="x")
     scenes, objects = describe(lake, lake.episodes())["scaling"]
-    assert sorted((point["scenes"], point["success"]) for point in scenes["points"]) == [(2, 0.2), (6, 0.5), (12, 0.8)]
+    points = sorted((point["scenes"], point["success"]) for point in scenes["points"])
+    assert points == [(2, 0.2), (6, 0.5), (9, 1.0), (12, 0.8)]
+    assert (scenes["left_out"], objects["left_out"]) == (2, 5)  # the one that never fails has no logarithm, one is gone
     want = law([2, 6, 12], [0.2, 0.5, 0.8])
     assert scenes["exponent"] == pytest.approx(want["exponent"])
     assert scenes["r"] < -0.9

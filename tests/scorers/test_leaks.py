@@ -1,4 +1,8 @@
-"""No scorer looks at what it must not: order, ids, names, rewards, success, operators, masks. Every registered one."""
+"""No scorer looks at what it must not: order, ids, names, rewards, success, operators, masks. Every registered one.
+
+Draws and folds are keyed by content hashes, so these stay here. In a lake a hash covers rewards, too: without them the
+same steps are another recording, and drawn anew.
+"""
 
 from __future__ import annotations
 
