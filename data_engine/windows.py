@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -28,6 +28,11 @@ def span_of(column: str) -> Span:
     if column.startswith("observation."):
         return "past"
     return "future" if column == ACTION or column.startswith(f"{ACTION}.") else "here"
+
+
+def _is_size(value: object) -> bool:
+    """Whether ``value`` is a (height, width)."""
+    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, int | np.integer) and n > 0 for n in value)
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,10 @@ class Windows:
     def __post_init__(self) -> None:
         if self.history < 1 or self.action_horizon < 1:
             raise RequestError("history and action_horizon are at least 1", code="bad_windows")
-        if self.frame_size is not None and min(self.frame_size) < 1:
+        if self.frame_size is not None and not _is_size(self.frame_size):
             raise RequestError(f"frame_size {self.frame_size} is no size", code="bad_windows", fix="(height, width)")
+        if not isinstance(self.pad_to, Mapping):
+            raise RequestError(f"pad_to {self.pad_to} names no column", code="bad_windows", fix='{"action": 32}')
         if self.normalise not in ("none", "mean_std", "min_max", "quantile"):
             raise RequestError(
                 f"unknown normalise {self.normalise!r}", code="bad_windows", fix="none, mean_std, min_max or quantile"

@@ -117,7 +117,8 @@ def locate(lake: Lake, name: str) -> str:
         raise RequestError(f"{name!r} begins {several} mixture ids", code="ambiguous_mixture", fix="give more of it")
     found = found if len(found) else rows.filter(pl.col("name") == name)
     if not len(found):
-        known = ", ".join(row[:12] for row in rows["mixture_id"].tail(5)) or "none"
+        newest = rows.select("name", "mixture_id").unique(maintain_order=True).tail(5).rows()
+        known = ", ".join(f"{name} {mixture_id[:12]}" for name, mixture_id in newest) or "none"
         raise RequestError(f"no mixture {name!r}", code="unknown_mixture", fix=f"there are: {known}")
     return lake.uri_of(found["path"][-1])
 

@@ -140,8 +140,13 @@ class _Metrics(Mapping[str, list[str]]):
 
 def _spec(name: str) -> Spec:
     """What the scorer of that name says of itself, else the labeller."""
-    spec: Spec = registry.load("scorers" if name in registry.names("scorers") else "labellers", name).spec
+    spec: Spec = registry.load("scorers" if _verb(name) == "score" else "labellers", name).spec
     return spec
+
+
+def _verb(name: str) -> str:
+    """The verb that makes the scores of that name."""
+    return "score" if name in registry.names("scorers") else "label"
 
 
 def _score(lake: Lake, episodes: pl.DataFrame, reference: ScoreRef, fits: Mapping[str, str] | None = None) -> pl.Series:
@@ -205,7 +210,7 @@ def _one(
         raise RequestError(
             f"{reference.scorer} was measured against {len(measures)} reference sets: {', '.join(named)}",
             code="ambiguous_fit",
-            fix=f"name one, as in --fit {reference.scorer}={named[0]}, or score them together",
+            fix=f"where --fit SCORER=FIT is taken name one, as in `query --fit {reference.scorer}={named[0]}`",
         )
     if not measures and episodes:
         wanted = f"{reference.scorer}.{metric}" + (f"@{reference.version}" if reference.version else "")
@@ -219,7 +224,8 @@ def _one(
             code="not_scored",
             fix=f"there are fits {', '.join(known)}"
             if fit and known
-            else f"run `data-engine score {reference.scorer}`; scored so far: {', '.join(scored) or 'nothing'}",
+            else f"run `data-engine {_verb(reference.scorer)} {reference.scorer}`; "
+            f"scored so far: {', '.join(scored) or 'nothing'}",
         )
     return measures[0] if measures else None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from api.cli.verb import EXECUTOR, FITS, OPTION, SET, WHERE, WORKERS, cli, episodes, existing, options, parsed, verb
+from api.cli.verb import EXECUTOR, FITS, OPTION, SET, WHERE, WORKERS, cli, episodes, existing, options, parsed, pinned, verb
 from data_engine import registry
 from data_engine.errors import RequestError
 
@@ -107,8 +107,7 @@ def select(
         raise RequestError(f"method {method!r} needs a target", code="no_targets", fix="give --target EXPR")
     found = episodes(lake_, dataset, None)
     with recorded(lake_, "select", recipe.model_dump(mode="json")) as run:
-        pins = {key: str(value) for key, value in options(fits).items()}
-        answer = run_select(lake_, recipe, found, progress=terminal(), run_id=run.id, fits=pins)
+        answer = run_select(lake_, recipe, found, progress=terminal(), run_id=run.id, fits=pinned(fits))
         run.result = answer
     text = f"{name}: {answer['chosen']} of {answer['candidates']} candidates chosen, {answer['targets']} targets"
     return {**answer, "run_id": run.id, "text": text}
@@ -178,7 +177,7 @@ def mix(lake: str, recipe: str, overrides: tuple[str, ...], fits: tuple[str, ...
     resolved = render_mix(recipe, overrides)
     target = existing(lake)
     pins = {item.labeller: item.fit for item in resolved.label if item.fit}
-    pins |= {key: str(value) for key, value in options(fits).items()}
+    pins |= pinned(fits)
     with recorded(target, "mix", resolved.model_dump(mode="json")) as run:
         answer = run_mix(target, resolved.mixture, run_id=run.id, recipe_hash=resolved.hash, fits=pins)
         run.result = answer

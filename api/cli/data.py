@@ -33,6 +33,9 @@ def survey(lake: str, uris: tuple[str, ...], sample: int, html: str | None) -> d
     if html:
         with open(html, "w", encoding="utf-8") as file:
             file.write(survey_page.render(found))
+    if all("error" in item for item in found["items"]):
+        first = found["items"][0]["error"]
+        raise RequestError(first["message"], code=first["code"], fix=first["fix"])
     lines = [
         f"same recordings: {pair['first']} and {pair['second']}, {len(pair['episodes'])} of the episodes compared"
         for pair in found["duplicates"]
@@ -243,7 +246,9 @@ def vacuum(lake: str, grace_hours: float, erase: bool) -> dict[str, Any]:
     """Remove files that no table, mixture or run in progress names."""
     target = existing(lake)
     if not erase:
-        return target.vacuum(grace_hours)
+        report = target.vacuum(grace_hours)
+        count = len(report["removed"])
+        return {**report, "text": f"{count} files removed, {report['bytes']} bytes; {report['kept']} kept"}
     from flows.remove import erase as run_erase
     from flows.runs import recorded
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from api.cli import printing
-from api.cli.verb import EXECUTOR, FITS, OPTION, WHERE, WORKERS, episodes, existing, options, verb
+from api.cli.verb import EXECUTOR, FITS, OPTION, WHERE, WORKERS, episodes, existing, options, pinned, verb
 from data_engine import registry
 from data_engine.errors import RequestError
 
@@ -87,13 +87,16 @@ def judge(lake: str, source: str, fit: str, fmt: str, pairs: tuple[str, ...]) ->
 @verb()
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
+@FITS
 @click.option("--space", default="trajectory", show_default=True, help="Where datasets are held against each other.")
-def describe(lake: str, dataset: str | None, where: str | None, space: str) -> dict[str, Any]:
+def describe(
+    lake: str, dataset: str | None, where: str | None, fits: tuple[str, ...], space: str
+) -> dict[str, Any]:
     """What datasets offer a learner: trajectory quality, shortcut risk, disparity, how success scales with breadth."""
     from flows.describe import describe as run_describe
 
     target = existing(lake)
-    answer = run_describe(target, episodes(target, dataset, where), space)
+    answer = run_describe(target, episodes(target, dataset, where, fits), space)
     parts = [
         printing.table(answer[name]) for name in ("items", "shortcuts", "disparities", "agreements") if answer[name]
     ]
@@ -149,12 +152,13 @@ def label(
 @click.option("--space", help="The space's name; default: the encoder's.")
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
+@FITS
 @OPTION
 @EXECUTOR
 @WORKERS
 def embed(
     lake: str, encoder: tuple[str, ...], space: str | None, dataset: str | None, where: str | None,
-    pairs: tuple[str, ...], executor: str, workers: int | None,
+    fits: tuple[str, ...], pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Embed episodes with one or more encoders (without a name: trajectory)."""
     from data_engine.recipe import SpaceRecipe
@@ -171,7 +175,7 @@ def embed(
         SpaceRecipe(name=space or name, encoder=name, params=registry.make("encoders", name, params).config)
         for name in wanted
     ]
-    found = episodes(target, dataset, where)
+    found = episodes(target, dataset, where, fits)
     request = {"spaces": [recipe.model_dump(mode="json") for recipe in recipes], "dataset": dataset, "where": where}
     with executors.executor(executor, workers) as on, recorded(target, "embed", request) as run:
         progress = terminal()
@@ -275,7 +279,7 @@ def query(
         raise RequestError("--json and the rows cannot both go to stdout", code="bad_request", fix="give --out FILE")
     frame, undecided = run_query(
         existing(lake), where, table=table, columns=_split(columns), order_by=_split(order_by) or (), limit=limit,
-        fits={key: str(value) for key, value in options(fits).items()},
+        fits=pinned(fits),
     )  # fmt: skip
     if undecided:
         print(f"{undecided} rows left out: a value was null", file=sys.stderr)

@@ -27,6 +27,7 @@ __all__ = [
     "existing",
     "options",
     "parsed",
+    "pinned",
     "seconds",
     "verb",
 ]
@@ -108,8 +109,11 @@ def options(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def episodes(lake: Any, dataset: str | None, where: str | None) -> Any:
-    """The lake's episodes of ``dataset`` that ``where`` admits. Raises ``RequestError`` where there is none."""
+def episodes(lake: Any, dataset: str | None, where: str | None, fits: Sequence[str] = ()) -> Any:
+    """The lake's episodes of ``dataset`` that ``where`` admits, by the scores of ``fits`` (``SCORER=FIT``).
+
+    Raises ``RequestError`` where there is none.
+    """
     from flows.query import matching
 
     held = lake.episodes(dataset=dataset)
@@ -117,10 +121,18 @@ def episodes(lake: Any, dataset: str | None, where: str | None) -> Any:
         known = ", ".join(lake.datasets()) or "none"
         what = f"no episodes of dataset {dataset!r}" if dataset else "the lake holds no episodes"
         raise RequestError(what, code="no_episodes", fix=f"datasets: {known}")
-    found, _ = matching(lake, held, where)
+    found, _ = matching(lake, held, where, pinned(fits))
     if not len(found):
         raise RequestError(f"no episode matches {where}", code="no_episodes")
     return found
+
+
+def pinned(pairs: Sequence[str]) -> dict[str, str]:
+    """The fit whose scores count, by scorer, of ``SCORER=FIT`` pairs. Raises ``RequestError`` for anything else."""
+    lone = next((pair for pair in pairs if "=" not in pair), None)
+    if lone is not None:
+        raise RequestError(f"--fit {lone!r} does not say of which scorer", code="bad_option", fix=f"SCORER={lone}")
+    return {key: str(value) for key, value in options(pairs).items()}
 
 
 OPTION = click.option("-o", "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option, as YAML.")
@@ -134,14 +146,14 @@ def parsed(model: type[Model], facts: Mapping[str, Any]) -> Model:
         raise RequestError(registry.explain(error, model), code="bad_request") from error
 
 
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def seconds(text: str) -> float:
     """The seconds of a time as in ``90s``, ``15m``, ``6h``, ``1d``. Raises ``RequestError`` for anything else."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw]?)", text.strip())
-    if match is None:
-        raise RequestError(f"{text!r} is no time", code="bad_time", fix="as in 90s, 15m, 6h, 1d")
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])", text.strip())
+    if match is None:  # a bare number is none either: of days meant, seconds would be made
+        raise RequestError(f"{text!r} is no time", code="bad_time", fix="with its unit, as in 90s, 15m, 6h, 1d")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -149,5 +161,5 @@ EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), defau
                         envvar="DATA_ENGINE_EXECUTOR", show_envvar=True)  # fmt: skip
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes or Ray workers; as many as pay by default.")
 WHERE = click.option("--where", metavar="EXPR", help="A SQL boolean expression over episodes and scores.")
-FITS = click.option("--fit", "fits", multiple=True, metavar="SCORER=FIT", help="Which fit's scores count.")
+FITS = click.option("--fit", "fits", multiple=True, metavar="SCORER=FIT", help="Whose scores count where there are several fits: see `fits`.")
 SET = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe.")

@@ -27,6 +27,9 @@ MAX_DEPTH = 32
 MAX_LENGTH = 8192
 """Longest text, in characters."""
 
+_SHOWN = 60
+"""Most names that a message lists: all columns of episodes and the scores beside them."""
+
 FUNCTIONS = ("abs", "coalesce", "contains", "length", "lower", "percentile", "round", "upper")
 
 _KEYWORDS = {"AND", "OR", "NOT", "IN", "BETWEEN", "LIKE", "ILIKE", "IS", "NULL", "TRUE", "FALSE"}
@@ -42,13 +45,17 @@ def refuse(message: str, fix: str | None = None, at: int | None = None) -> NoRet
     raise RequestError(f"expression: {message}{where}", code="bad_expression", fix=fix)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The fix for an unknown ``name``: the nearest of ``known``, or some of them."""
+def did_you_mean(name: str, known: Iterable[str], *, quotes: bool = False) -> str:
+    """The fix for an unknown ``name``: the nearest of ``known``, or some of them.
+
+    ``quotes``: ``name`` may have been meant for a text, which a person may have put in double quotes or in none.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"did you mean {near[0]}?"
-    return f"known: {', '.join(known[:12]) or 'none'}{', ...' if len(known) > 12 else ''}"
+    text = "a text takes single quotes, as in task = 'lift'; " if quotes else ""
+    return f"{text}known: {', '.join(known[:_SHOWN]) or 'none'}{', ...' if len(known) > _SHOWN else ''}"
 
 
 def parse(text: str) -> exp.Expression:

@@ -127,7 +127,7 @@ class Translator:
         if scorer not in self.scores:
             known = [*self.scores] if which == "percentile" else [*self.columns, *self.scores]
             what = "score" if which == "percentile" else "column or score"
-            refuse(f"unknown {what} {name!r}", did_you_mean(path, known), at)
+            refuse(f"unknown {what} {name!r}", did_you_mean(path, known, quotes=True), at)
         if metric and metric not in self.scores[scorer]:
             refuse(f"scorer {scorer!r} has no metric {metric!r}", did_you_mean(metric, self.scores[scorer]), at)
         ref = ScoreRef(scorer, metric or None, version or None, which)

@@ -114,5 +114,6 @@ def test_frames_of_unlike_cameras_share_a_batch_when_scaled(toy, tmp_path) -> No
     starts = {row["episode_id"]: round(row["videos"][0]["start_s"] * FPS) for row in made.rows}
     wanted = [2 * (starts[episode] + step) for episode, step in zip(batch["episode_id"], batch["step"], strict=True)]
     assert np.abs(images.numpy().mean(axis=(1, 2, 3, 4)) - wanted).max() < 3
-    with pytest.raises(RequestError, match=r"frame_size \(0, 40\) is no size"):
-        Windows(frame_size=(0, 40))
+    for wrong in ((0, 40), 96, (96,), (96.0, 96.0), "96"):
+        with pytest.raises(RequestError, match=r"frame_size .*is no size .*height, width"):
+            Windows(frame_size=wrong)

@@ -60,3 +60,8 @@ def test_min_max_goes_to_one_and_constants_to_zero(toy, tmp_path) -> None:
     column = Layout(mixture, "a", Windows(normalise="min_max")).columns["action"]
     ends = (np.array([[0, 0], [0, 8]]) - column.shift) * column.scale
     assert ends.tolist() == [[0, -1], [0, 1]]
+
+
+def test_a_width_without_its_column_is_refused() -> None:
+    with pytest.raises(RequestError, match="pad_to 7 names no column"):
+        Windows(pad_to=7)  # type: ignore[arg-type]

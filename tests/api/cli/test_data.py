@@ -125,6 +125,7 @@ def test_doctor_and_vacuum_answer(capsys, curated):
     assert answer(capsys, "doctor", *lake)["ok"]
     assert "python" in call(capsys, "doctor", *lake)[1]
     assert answer(capsys, "vacuum", *lake)["removed"] == []
+    assert call(capsys, "vacuum", *lake)[1].startswith("0 files removed, 0 bytes; ")
     code, out, _ = call(capsys, "check", "--fingerprint", *lake)
     assert code == 0
     assert out.startswith("sound\n")
