@@ -32,7 +32,8 @@ def span_of(column: str) -> Span:
 
 def _is_size(value: object) -> bool:
     """Whether ``value`` is a (height, width)."""
-    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, int | np.integer) and n > 0 for n in value)
+    whole = isinstance(value, Sequence) and all(isinstance(n, int | np.integer) and n > 0 for n in value)
+    return whole and len(value) == 2
 
 
 @dataclass(frozen=True)

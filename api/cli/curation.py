@@ -7,7 +7,21 @@ from typing import Any
 
 import click
 
-from api.cli.verb import EXECUTOR, FITS, OPTION, SET, WHERE, WORKERS, cli, episodes, existing, options, parsed, pinned, verb
+from api.cli.verb import (
+    EXECUTOR,
+    FITS,
+    OPTION,
+    SET,
+    WHERE,
+    WORKERS,
+    cli,
+    episodes,
+    existing,
+    options,
+    parsed,
+    pinned,
+    verb,
+)
 from data_engine import registry
 from data_engine.errors import RequestError
 
@@ -15,7 +29,8 @@ from data_engine.errors import RequestError
 @verb()
 @click.argument("recipe")
 @SET
-@click.option("--engine", type=click.Choice(["prefect", "plain"]), default="prefect", show_default=True)
+@click.option("--engine", type=click.Choice(["prefect", "plain"]), default="prefect", show_default=True,
+              help="Each stage as a Prefect task, or as it is.")  # fmt: skip
 @EXECUTOR
 @WORKERS
 def curate(
@@ -51,11 +66,11 @@ def curate(
 
 
 @verb()
-@click.option("--method", required=True, help="filter, nearest, coverage, transport, union, ...")
-@click.option("--name", required=True)
+@click.option("--method", required=True, help=f"One of {', '.join(registry.names('selectors'))}.")
+@click.option("--name", required=True, help="What to store the selection as; an equal name is the newest.")
 @click.option("--target", metavar="EXPR", help="Which episodes to select towards.")
-@click.option("--budget", help="A count, a share in (0, 1), or auto.")
-@click.option("--space", default="trajectory", show_default=True)
+@click.option("--budget", help="A count, a share in (0, 1], or auto; default: all.")
+@click.option("--space", default="trajectory", show_default=True, help="Where distances are measured (`embed`).")
 @click.option("--segments", metavar="LABELLER", help="Choose spans that this labeller named, not whole episodes.")
 @click.option("--segments-where", metavar="EXPR", help="Over label, value, confidence, steps, seconds of the spans.")
 @click.option("--within", metavar="COLUMN", multiple=True, help="Choose in each scene, objects, task, ... apart.")
@@ -67,7 +82,7 @@ def curate(
     show_default=True,
     help="What is taken whole, and --budget counts.",
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of what is drawn at random.")
 @click.option("--dataset", help="Only this dataset.")
 @WHERE
 @OPTION
@@ -187,8 +202,8 @@ def mix(lake: str, recipe: str, overrides: tuple[str, ...], fits: tuple[str, ...
 
 @verb()
 @click.argument("mixture")
-@click.option("--format", "fmt", required=True)
-@click.option("--out", required=True, metavar="URI")
+@click.option("--format", "fmt", required=True, help=f"One of {', '.join(registry.names('exporters'))}.")
+@click.option("--out", required=True, metavar="URI", help="A folder or s3:// URI.")
 @click.option("--verify", is_flag=True, help="Read it back and hold it against the mixture.")
 @OPTION
 def export(lake: str, mixture: str, fmt: str, out: str, verify: bool, pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def survey(lake: str, uris: tuple[str, ...], sample: int, html: str | None) -> d
 @verb()
 @click.argument("uri")
 @click.option("--dataset", help="The dataset's name; default: from the URI.")
-@click.option("--format", "fmt", default="auto", show_default=True)
+@click.option("--format", "fmt", default="auto", show_default=True, help="Of the source; see `data-engine formats`.")
 @click.option("--by-reference", is_flag=True, help="Leave encoded videos where they are; `check` reports drift.")
 @click.option("--dry-run", is_flag=True, help="Print what would be ingested, with findings; write nothing.")
 @click.option("--options", "path", metavar="FILE.yaml", help="The source's options; -o wins over the file.")
@@ -152,8 +152,10 @@ def _guess(found: dict[str, Any], held: list[tuple[str, str]]) -> str:
 def duplicates(
     lake: str, dataset: str | None, where: str | None, space: str | None, threshold: float | None
 ) -> dict[str, Any]:
-    """Recordings that are there more than once: the same content, the same steps, the same actions, or near courses;
-    with --space, those that look alike."""
+    """Recordings that are there more than once, to the byte or nearly.
+
+    The same content, the same steps, the same actions, or near courses; with --space, those that look alike there.
+    """
     from flows.duplicates import alike
     from flows.duplicates import duplicates as find
 
@@ -240,7 +242,8 @@ def _more(answer: dict[str, Any]) -> str:
 
 
 @verb()
-@click.option("--grace-hours", default=168.0, show_default=True, type=click.FloatRange(0))
+@click.option("--grace-hours", default=168.0, show_default=True, type=click.FloatRange(0),
+              help="Leave what is younger.")  # fmt: skip
 @click.option("--erase", is_flag=True, help="Erase removed episodes for good, also from mixtures that hold them.")
 def vacuum(lake: str, grace_hours: float, erase: bool) -> dict[str, Any]:
     """Remove files that no table, mixture or run in progress names."""

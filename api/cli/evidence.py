@@ -29,8 +29,9 @@ def score(
     lake: str, scorer: tuple[str, ...], dataset: str | None, where: str | None, base: str | None,
     against: str | None, fit: str | None, refit: bool, pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure episodes with one or more scorers (without a name: all that --base leaves nothing wanting).
+    """Measure episodes with one or more scorers.
 
+    Without a name: with all that need no more than is given (--base, for those that want one).
     Asked again, it goes on with the fit that it made: only episodes that are new are measured.
     """
     from data_engine.recipe import Base, ScoreRecipe
@@ -118,7 +119,7 @@ def label(
     lake: str, labeller: tuple[str, ...], dataset: str | None, where: str | None, fit: str | None,
     against: str | None, tolerance: float, pairs: tuple[str, ...], executor: str, workers: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Annotate spans of episodes with one or more labellers; read what they said by `query --table annotations`."""
+    """Annotate spans of episodes with one or more labellers (`query --table annotations` reads them)."""
     from data_engine.recipe import LabelRecipe
     from flows import executor as executors
     from flows.agreement import agreement
@@ -186,11 +187,11 @@ def embed(
 
 
 @verb()
-@click.option("--space", default="trajectory", show_default=True)
+@click.option("--space", default="trajectory", show_default=True, help="A space that `embed` made.")
 @EXECUTOR
 @WORKERS
 def index(lake: str, space: str, executor: str, workers: int | None) -> dict[str, Any]:
-    """Build a space's FAISS indices, one an (embodiment, control mode); embeds first what is not embedded."""
+    """Build a space's indices, one an (embodiment, control mode); embeds first what is not embedded."""
     from data_engine.recipe import SpaceRecipe
     from flows import executor as executors
     from flows.index import complete
@@ -218,15 +219,14 @@ def index(lake: str, space: str, executor: str, workers: int | None) -> dict[str
 @click.option("--text", help="What is to be seen; needs a space of open_clip.")
 @click.option("--image", type=click.Path(), help="A picture; needs a space of frames.")
 @click.option("--vector", type=click.Path(), help="A .npy or .json file of one vector of the space.")
-@click.option("--space", default="trajectory", show_default=True)
-@click.option("-k", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--space", default="trajectory", show_default=True, help="A space that `embed` made.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many to find.")
 @WHERE
 def search(
     lake: str, episode: str | None, steps: str | None, camera: str | None, text: str | None, image: str | None,
     vector: str | None, space: str, k: int, where: str | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Find episodes like one, or parts like a part of one, or those whose frames look most like a text, a picture or a
-    vector; and where they do."""
+    """Find episodes, or parts of them, like an episode, a part of one, a text, a picture or a vector."""
     given = sum(bool(query) for query in (episode, text, image, vector))
     if given != 1:
         said = "search for one thing at a time" if given else "nothing to search for"
@@ -261,10 +261,10 @@ def _range(steps: str) -> tuple[int, int]:
 
 @verb()
 @WHERE
-@click.option("--table", default="episodes", show_default=True)
+@click.option("--table", default="episodes", show_default=True, help="Or scores, annotations, quarantine, runs, ...")
 @click.option("--columns", help="Comma-separated; scores count as columns of episodes.")
 @click.option("--order-by", help="Comma-separated; -NAME for the largest first.")
-@click.option("--limit", type=click.IntRange(0))
+@click.option("--limit", type=click.IntRange(0), help="The most rows; default: all.")
 @click.option("--format", "fmt", type=click.Choice(["table", "json", "parquet"]), default="table", show_default=True)
 @click.option("--out", type=click.Path(), help="Where --format parquet writes; default: stdout.")
 @FITS

@@ -47,7 +47,10 @@ def datasets(lake: str) -> dict[str, Any]:
 @click.argument("which", required=False, metavar="[RUN | DATASET]")
 @click.option("--dataset", help="List this dataset's only.")
 def receipts(lake: str, which: str | None, dataset: str | None) -> dict[str, Any]:
-    """The receipts of ingests, newest last; with RUN or DATASET that one (the newest of the dataset) whole, as JSON."""
+    """The receipts of ingests, newest last; with RUN or DATASET that one, whole.
+
+    Of a dataset it is the newest. A whole receipt is JSON.
+    """
     import polars as pl
 
     target = existing(lake)

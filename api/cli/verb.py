@@ -57,7 +57,7 @@ class _Verbs(click.Group):
         for module, title in _SECTIONS.items():
             with formatter.section(title):
                 mine = [self.commands[name] for name in names if _module(self.commands[name]) == module]
-                formatter.write_dl([(str(command.name), command.get_short_help_str(90)) for command in mine])
+                formatter.write_dl([(str(command.name), command.get_short_help_str(150)) for command in mine])
 
 
 def _module(command: click.Command) -> str:
@@ -135,7 +135,9 @@ def pinned(pairs: Sequence[str]) -> dict[str, str]:
     return {key: str(value) for key, value in options(pairs).items()}
 
 
-OPTION = click.option("-o", "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option, as YAML.")
+OPTION = click.option(
+    "-o", "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option, as YAML; may be given again."
+)
 
 
 def parsed(model: type[Model], facts: Mapping[str, Any]) -> Model:
@@ -160,6 +162,13 @@ def seconds(text: str) -> float:
 EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                         envvar="DATA_ENGINE_EXECUTOR", show_envvar=True)  # fmt: skip
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes or Ray workers; as many as pay by default.")
-WHERE = click.option("--where", metavar="EXPR", help="A SQL boolean expression over episodes and scores.")
-FITS = click.option("--fit", "fits", multiple=True, metavar="SCORER=FIT", help="Whose scores count where there are several fits: see `fits`.")
-SET = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe.")
+WHERE = click.option(
+    "--where",
+    metavar="EXPR",
+    help="As in \"success AND task LIKE '%drawer%' AND n_steps > 50\": over episodes and scores.",
+)
+FITS = click.option("--fit", "fits", multiple=True, metavar="SCORER=FIT",
+                    help="The fit whose scores count, where a scorer has several (`data-engine fits`).")  # fmt: skip
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key, as in select.0.budget=50."
+)

@@ -37,7 +37,8 @@ def run(settings: Settings, host: str, port: int) -> None:
     bound = listening.getsockname()[1]
     name = f"[{host}]" if ":" in host else host
     who = "with keys" if settings.keys else "without keys, to this machine alone"
-    print(f"serving {settings.lake} at http://{name}:{bound}/v1, {who}", file=sys.stderr, flush=True)
+    at = f"http://{name}:{bound}"
+    print(f"serving {settings.lake} at {at}/v1 (console: {at}/console/), {who}", file=sys.stderr, flush=True)
     plain = {"server_header": False, "proxy_headers": False, "access_log": False, "log_level": "warning"}
     config = uvicorn.Config(app, timeout_graceful_shutdown=5, **plain)
     with suppress(KeyboardInterrupt):  # uvicorn ends in order, and then passes it on

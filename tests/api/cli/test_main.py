@@ -144,3 +144,10 @@ def test_without_a_verb_it_shows_its_help(capsys):
     code, out, err = call(capsys)
     assert code == 2
     assert "Recordings and the lake:" in out + err
+
+
+def test_the_help_tells_each_verb_whole(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert "curate" in out
+    assert "..." not in out.partition("Options:")[2]
