@@ -8,7 +8,7 @@ Learning" (2024).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -20,6 +20,7 @@ from data_engine.errors import EngineError, RequestError
 from data_engine.model import REWARD
 from flows.agreement import agreements
 from flows.index import vectors
+from flows.levels import levels
 from scorers.kernels.diversity import bandwidth, mmd, normalised_information, sinkhorn
 from storage.lake import Lake
 
@@ -32,15 +33,18 @@ _FACTORS = ("dataset", "operator", "scene", "provenance", "embodiment")  # what 
 _POINTS = 3  # mixtures of unlike breadth below which no law is fitted
 
 
-def describe(lake: Lake, episodes: pl.DataFrame, space: str = "trajectory") -> dict[str, Any]:
-    """``{"items", "shortcuts", "disparities", "scaling", "agreements"}`` of ``episodes``. What cannot be known is None
-    beside a ``reason``.
+def describe(
+    lake: Lake, episodes: pl.DataFrame, space: str = "trajectory", fits: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """``{"items", "levels", "shortcuts", "disparities", "scaling", "agreements"}`` of ``episodes``. What cannot be
+    known is None beside a ``reason``.
 
     ``items``: of each dataset the counts and ``trajectory_quality``, (mean return - worst) / (best - worst) by task,
-    worst and best over all of ``episodes``, mean over tasks weighed by their episodes. ``shortcuts``: by factor beside
-    the task, the ``nmi`` of the two and what is ``above_chance`` of it (0: the factor tells nothing of the task; 1: it
-    gives it away). ``disparities``: of every two datasets, how unlike their vectors in ``space`` are: squared ``mmd``
-    (0 for one distribution) and ``sinkhorn`` divergence, on at most 256 episodes each. ``scaling``: by ``scenes`` and
+    worst and best over all of ``episodes``, mean over tasks weighed by their episodes. ``levels``: what scores say of
+    each dataset and operator, by the fits that ``fits`` names (:func:`flows.levels.levels`). ``shortcuts``: by factor
+    beside the task, the ``nmi`` of the two and what is ``above_chance`` of it (0: the factor tells nothing of the task;
+    1: it gives it away). ``disparities``: of every two datasets, how unlike their vectors in ``space`` are: squared
+    ``mmd`` (0 for one distribution) and ``sinkhorn`` divergence, on at most 256 each. ``scaling``: by ``scenes`` and
     ``objects``, the power law 1 - success = a n^b over the mixtures that were evaluated, by how many their episodes
     hold; ``left_out`` of them it is not fitted to: gone, naming none, or never failing. ``agreements``: of every two
     labellers that cut episodes into segments, how far their cuts agree (:func:`flows.agreement.agreement`).
@@ -65,6 +69,7 @@ def describe(lake: Lake, episodes: pl.DataFrame, space: str = "trajectory") -> d
         )
     return {
         "items": items,
+        "levels": levels(lake, episodes, fits),
         "shortcuts": [_shortcut(episodes, factor) for factor in _FACTORS],
         "disparities": _disparities(lake, episodes, space),
         "scaling": [_scaling(lake, breadth) for breadth in ("scenes", "objects")],

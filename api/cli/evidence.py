@@ -90,17 +90,21 @@ def judge(lake: str, source: str, fit: str, fmt: str, pairs: tuple[str, ...]) ->
 @WHERE
 @FITS
 @click.option("--space", default="trajectory", show_default=True, help="Where datasets are held against each other.")
-def describe(
-    lake: str, dataset: str | None, where: str | None, fits: tuple[str, ...], space: str
-) -> dict[str, Any]:
-    """What datasets offer a learner: trajectory quality, shortcut risk, disparity, how success scales with breadth."""
+def describe(lake: str, dataset: str | None, where: str | None, fits: tuple[str, ...], space: str) -> dict[str, Any]:
+    """What datasets and operators offer a learner: trajectory quality, medians of scores, shortcut risk, disparity, how
+    success scales with breadth."""
     from flows.describe import describe as run_describe
 
     target = existing(lake)
-    answer = run_describe(target, episodes(target, dataset, where, fits), space)
-    parts = [
-        printing.table(answer[name]) for name in ("items", "shortcuts", "disparities", "agreements") if answer[name]
-    ]
+    answer = run_describe(target, episodes(target, dataset, where, fits), space, pinned(fits))
+    medians: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in answer["levels"]:
+        kept = {name: row[name] for name in ("level", "name", "episodes")}
+        medians.setdefault((row["level"], row["name"]), kept)[row["scorer"]] = row["median"]
+    named = [answer["items"], list(medians.values())]
+    named += [answer[name] for name in ("shortcuts", "disparities", "agreements")]
+    parts = [printing.table(rows) for rows in named if rows]
+    parts += dict.fromkeys(row["reason"] for row in answer["levels"] if row["reason"])
     scaling = [{key: value for key, value in row.items() if key != "points"} for row in answer["scaling"]]
     return {**answer, "text": "\n\n".join([*parts, printing.table(scaling)])}
 
