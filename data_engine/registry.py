@@ -83,7 +83,9 @@ def make(kind: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
     try:
         return plugin(**(options or {}))
     except ValidationError as error:
-        raise RequestError(f"{kind.removesuffix('s')} {name!r}: {explain(error, plugin)}", code="bad_option") from error
+        said = explain(error, plugin)
+        fix = "give it with -o NAME=VALUE, or in a recipe's params or options" if said.endswith(" is missing") else None
+        raise RequestError(f"{kind.removesuffix('s')} {name!r}: {said}", code="bad_option", fix=fix) from error
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -32,8 +32,9 @@ def span_of(column: str) -> Span:
 
 def _is_size(value: object) -> bool:
     """Whether ``value`` is a (height, width)."""
-    whole = isinstance(value, Sequence) and all(isinstance(n, int | np.integer) and n > 0 for n in value)
-    return whole and len(value) == 2
+    if not isinstance(value, Sequence) or len(value) != 2:
+        return False
+    return all(isinstance(n, int | np.integer) and n > 0 for n in value)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,9 @@ def _arm(lake: Lake, name: str, by: By) -> pl.DataFrame:
     if ids != 1:
         kind = "mixture" if by == "mixture_id" else by
         what = f"no rollout of {kind} {name!r} says success or not" if not ids else f"{name!r} begins {ids} ids"
-        raise RequestError(what, code=f"unknown_{kind}", fix="give whole ids: see `query --table evaluations`")
+        held = ", ".join(lake.scan("evaluations").select(pl.col(by).unique().sort()).collect()[by].str.head(12).head(8))
+        fix = f"give more of it; there are {held or 'none'}, all in `data-engine query --table evaluations`"
+        raise RequestError(what, code=f"unknown_{kind}", fix=fix)
     return arm
 
 

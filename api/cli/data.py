@@ -31,8 +31,11 @@ def survey(lake: str, uris: tuple[str, ...], sample: int, html: str | None) -> d
         held = None
     found = look(uris, sample=sample, lake=held, progress=terminal())
     if html:
-        with open(html, "w", encoding="utf-8") as file:
-            file.write(survey_page.render(found))
+        try:
+            with open(html, "w", encoding="utf-8") as file:
+                file.write(survey_page.render(found))
+        except OSError as error:
+            raise RequestError(f"cannot write {html}: {error.strerror or error}", code="bad_path") from error
     if all("error" in item for item in found["items"]):
         first = found["items"][0]["error"]
         raise RequestError(first["message"], code=first["code"], fix=first["fix"])

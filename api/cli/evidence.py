@@ -69,7 +69,7 @@ def score(
 @verb()
 @click.argument("source")
 @click.option("--fit", required=True, help="A stored fit of compatibility: the base set.")
-@click.option("--format", "fmt", default="auto", show_default=True)
+@click.option("--format", "fmt", default="auto", show_default=True, help="Of the source; see `data-engine formats`.")
 @OPTION
 def judge(lake: str, source: str, fit: str, fmt: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     """Judge new demonstrations against a base set, without storing them."""

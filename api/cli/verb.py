@@ -45,8 +45,21 @@ _SECTIONS = {
 }  # by the module that a verb lies in
 
 
+class _Group(click.Group):
+    """Verbs as they were written, each told in its whole first sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([_told(command) for command in self.commands.values()])
+
+
 class _Verbs(click.Group):
     """Verbs by section, in the order they were written, not by the alphabet."""
+
+    group_class = _Group
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         places = list(_SECTIONS)
@@ -57,7 +70,11 @@ class _Verbs(click.Group):
         for module, title in _SECTIONS.items():
             with formatter.section(title):
                 mine = [self.commands[name] for name in names if _module(self.commands[name]) == module]
-                formatter.write_dl([(str(command.name), command.get_short_help_str(150)) for command in mine])
+                formatter.write_dl([_told(command) for command in mine])
+
+
+def _told(command: click.Command) -> tuple[str, str]:
+    return str(command.name), command.get_short_help_str(150)
 
 
 def _module(command: click.Command) -> str:

@@ -23,7 +23,7 @@ def staged(uri: str, last: str) -> Iterator[Path]:
 
     Locally it is a hidden sibling, renamed at the end. On an object store its files are uploaded, ``last`` (relative,
     the file without which a reader finds nothing) after all others; a marker tells an upload that was killed, which the
-    next one replaces. Raises ``RequestError`` where ``uri`` already holds something.
+    next one replaces. Raises ``RequestError`` where ``uri`` already holds something, or cannot be written.
     """
     uri = resolve(uri)
     if is_local(uri):
@@ -35,10 +35,15 @@ def staged(uri: str, last: str) -> Iterator[Path]:
 def _local(target: Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise _occupied(str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
     stage = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(stage, ignore_errors=True)  # of an export that was killed
-    stage.mkdir()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(stage, ignore_errors=True)  # of an export that was killed
+        stage.mkdir()
+    except OSError as error:
+        raise RequestError(
+            f"cannot write {target}: {error.strerror or error}", code="bad_path", fix="name another --out"
+        ) from error
     try:
         yield stage
         for path in _files(stage):

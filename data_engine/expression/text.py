@@ -50,7 +50,7 @@ def did_you_mean(name: str, known: Iterable[str], *, quotes: bool = False) -> st
 
     ``quotes``: ``name`` may have been meant for a text, which a person may have put in double quotes or in none.
     """
-    known = sorted(known)
+    known = sorted(set(known))
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"did you mean {near[0]}?"

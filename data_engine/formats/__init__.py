@@ -385,10 +385,11 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
             kind = registry.load("formats", candidate)
             if kind.generic != generic or (found and generic):
                 continue
-            if not kind.model_fields.keys() >= (options or {}).keys():
+            try:
+                chosen = registry.make("formats", candidate, options)
+            except RequestError:  # said below, if this is the source's format
                 others.append(candidate)
                 continue
-            chosen = registry.make("formats", candidate, options)
             probe = _probed(chosen, source)
             if probe is not None:
                 found.append((chosen, probe))
@@ -396,7 +397,7 @@ def detect(source: Source, name: str = "auto", options: Mapping[str, Any] | None
     if not found:
         for candidate in others:
             if _probed(registry.make("formats", candidate), source) is not None:
-                registry.make("formats", candidate, options)  # says which option it does not know
+                registry.make("formats", candidate, options)  # says which option is wrong
         raise RequestError(
             f"no format recognises {source.uri}", code="unknown_format", fix=f"name it with --format; known: {known}"
         )

@@ -21,6 +21,16 @@ def test_nothing_shows_before_the_end(tmp_path: Path) -> None:
     assert names(tmp_path) == {"deep/out/sub/one": "1"}
 
 
+def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(RequestError, match=r"cannot write .*file.out: File exists"),
+        staged(str(tmp_path / "file/out"), "last"),
+    ):
+        pass
+    assert names(tmp_path) == {"file": "mine"}
+
+
 def test_a_failure_leaves_nothing(tmp_path: Path, s3: str) -> None:
     fs, path = filesystem(f"{s3}/half")
     for uri in (str(tmp_path / "out"), f"{s3}/half"):
