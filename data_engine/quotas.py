@@ -33,7 +33,8 @@ def check(quotas: Mapping[str, float], provenances: Iterable[str | None]) -> Non
         raise _refused(f"quotas {dict(quotas)} do not share out 1", "give positive shares that sum to 1")
     for name in sorted(found - set(quotas)):
         raise _refused(
-            f"the mixture has episodes of provenance {name}, and no quota for them", "give one, or leave out"
+            f"the mixture has episodes of provenance {name}, and no quota for them",
+            "give one, leave them out, or state at ingest what they are: -o provenance=real",
         )
     for name in sorted(set(quotas) - found):
         raise _refused(f"no episode of the mixture is of provenance {name}, which has a quota", "select some first")
