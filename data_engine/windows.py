@@ -78,6 +78,9 @@ class Windows:
     def __post_init__(self) -> None:
         if self.history < 1 or self.action_horizon < 1:
             raise RequestError("history and action_horizon are at least 1", code="bad_windows")
+        for name, value in (("columns", self.columns), ("texts", self.texts), ("cameras", self.cameras)):
+            if isinstance(value, str):  # which is a sequence of letters
+                raise RequestError(f"{name} are several names, not {value!r}", code="bad_windows", fix=f'("{value}",)')
         if self.frame_size is not None and not _is_size(self.frame_size):
             raise RequestError(f"frame_size {self.frame_size} is no size", code="bad_windows", fix="(height, width)")
         if not isinstance(self.pad_to, Mapping):

@@ -65,3 +65,9 @@ def test_min_max_goes_to_one_and_constants_to_zero(toy, tmp_path) -> None:
 def test_a_width_without_its_column_is_refused() -> None:
     with pytest.raises(RequestError, match="pad_to 7 names no column"):
         Windows(pad_to=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["columns", "texts", "cameras"])
+def test_a_name_is_no_list_of_its_letters(name: str) -> None:
+    with pytest.raises(RequestError, match=f"{name} are several names, not 'action'"):
+        Windows(**{name: "action"})
