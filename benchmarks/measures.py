@@ -63,7 +63,7 @@ class Measured:
 def batch_of(
     courses: Sequence[Course], *, fps: float, names: Sequence[str] | None = None, extra: bool = False
 ) -> EpisodeBatch:
-    """One dataset of ``courses``. ``extra`` adds what no scorer may look at: rewards, success, ids of another kind."""
+    """One dataset of ``courses``. ``extra`` adds what no scorer may look at: rewards, success, other hashes for it."""
     lengths = [len(course) for course in courses]
     state = np.concatenate([course.state for course in courses]).astype(np.float32)
     action = np.concatenate([course.action for course in courses]).astype(np.float32)
@@ -75,7 +75,7 @@ def batch_of(
     episodes: dict[str, Any] = {
         "episode_id": list(names) if names else [f"set-{i}" for i in range(len(courses))],
         "content_hash": [
-            digest(course.state.astype(np.float32).tobytes(), course.action.astype(np.float32).tobytes())
+            digest(course.state.astype(np.float32).tobytes(), course.action.astype(np.float32).tobytes(), str(extra))
             for course in courses
         ],
         "embodiment": ["arm"] * len(courses),

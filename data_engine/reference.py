@@ -1,13 +1,15 @@
 """The reference set: a bounded sample of whole episodes, drawn while they stream past.
 
-Each episode gets a number from its content hash and the seed; the least numbers stay, until a group's steps reach the
-budget. What stays depends neither on order nor on names, and one episode more or less changes little of it.
+Each episode gets a number from its motion's hash and the seed; the least numbers stay, until a group's steps reach the
+budget. What stays depends neither on order nor on names, nor on what else was recorded (rewards, success, cameras),
+and one episode more or less changes little of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,16 @@ class RawEpisode:
     action: np.ndarray
     problem: str | None = None
     time: np.ndarray | None = None
+
+    @cached_property
+    def motion_hash(self) -> str:
+        """Hash of state and action as float32: what draws, folds and orders go by, and who is left out of what it is
+        held against. A content hash covers rewards and success, which must change no score. Its content hash where
+        there is nothing to measure."""
+        if self.problem is not None:
+            return self.content_hash
+        with np.errstate(over="ignore", invalid="ignore"):
+            return digest(self.state.astype(np.float32).tobytes(), self.action.astype(np.float32).tobytes())
 
     @property
     def finite(self) -> np.ndarray:
@@ -92,34 +104,34 @@ class Reference:
     """A bounded sample of the episodes that streamed past.
 
     ``seen``: content hashes of all of them, sorted, repeats included. ``groups``: the kept episodes of each group, by
-    content hash; the same recording under two names is kept once, one without a single finite step never.
+    motion hash; the same recording under two names is kept once, one without a single finite step never.
     """
 
     def __init__(self, batches: Iterable[EpisodeBatch], *, seed: int, budget: int) -> None:
         """Stream ``batches``; ``budget`` is steps for each (group, task)."""
         seen: list[str] = []
-        kept: dict[tuple[str, str], dict[str, tuple[int, RawEpisode]]] = {}
+        kept: dict[tuple[str, str], dict[str, tuple[int, str, RawEpisode]]] = {}
         for batch in batches:
             for episode in episodes(batch):
                 seen.append(episode.content_hash)
                 if episode.problem is None and episode.finite.any():
                     pool = kept.setdefault((episode.group, episode.task), {})
-                    pool[episode.content_hash] = (key_of(seed, episode.content_hash), episode)
+                    pool[episode.content_hash] = (key_of(seed, episode.motion_hash), episode.content_hash, episode)
                     _trim(pool, budget)
         self.seen = tuple(sorted(seen))
         self.groups: dict[str, list[RawEpisode]] = {}
         for (group, _), pool in sorted(kept.items()):
-            self.groups.setdefault(group, []).extend(episode for _, episode in pool.values())
+            self.groups.setdefault(group, []).extend(episode for _, _, episode in pool.values())
         for members in self.groups.values():
-            members.sort(key=lambda episode: episode.content_hash)
+            members.sort(key=lambda episode: (episode.motion_hash, episode.content_hash))
 
 
-def _trim(pool: dict[str, tuple[int, RawEpisode]], budget: int) -> None:
+def _trim(pool: dict[str, tuple[int, str, RawEpisode]], budget: int) -> None:
     """Drop the largest keys that the budget does not need."""
-    steps = sum(len(episode.state) for _, episode in pool.values())
+    steps = sum(len(episode.state) for _, _, episode in pool.values())
     while True:
-        last = max(pool, key=lambda content: pool[content][0])
-        steps -= len(pool[last][1].state)
+        last = max(pool, key=lambda content: pool[content][:2])
+        steps -= len(pool[last][2].state)
         if steps < budget:
             return
         del pool[last]

@@ -99,6 +99,11 @@ class Clips:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def hash(self) -> str:
+        """Hash of the vectors and their places: what draws and folds of frames go by, whatever else was recorded."""
+        return digest(self.starts.tobytes(), list(self.cameras), np.ascontiguousarray(self.vectors).tobytes())
+
     def of(self, camera: str | None) -> Clips:
         """Those of one camera."""
         mine = np.array([name == camera for name in self.cameras], bool)

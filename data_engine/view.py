@@ -48,6 +48,7 @@ class EpisodeView:
     """
 
     content_hash: str
+    motion_hash: str
     group: str
     task: str
     state: np.ndarray
@@ -83,6 +84,7 @@ class View:
         blocks = [_block(position), VELOCITY * _block(_scaled(speed[valid], self.velocity))]
         return EpisodeView(
             content_hash=episode.content_hash,
+            motion_hash=episode.motion_hash,
             group=episode.group,
             task=episode.task,
             state=np.concatenate(blocks, axis=1).astype(np.float32),
@@ -116,7 +118,7 @@ def fit_views(reference: Reference) -> dict[str, View]:
 
 def _fit(found: Sequence[RawEpisode]) -> View:
     """The view of one group's episodes (each with at least one finite step), whatever their order."""
-    found = sorted(found, key=lambda episode: episode.content_hash)
+    found = sorted(found, key=lambda episode: episode.motion_hash)
     states = [evenly(episode.state[episode.finite]) for episode in found]
     actions = [evenly(episode.action[episode.finite]) for episode in found]
     angles = {

@@ -53,7 +53,7 @@ class ActionDivergence(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="action_divergence",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("own_residual", "squared view units", "lower"),

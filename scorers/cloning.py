@@ -110,7 +110,7 @@ class Clones:
         ended: dict[str, dict[str, Any]] = {}
         for group, raw in sorted(reference.groups.items()):
             members_of = usual([views[group].measure(episode) for episode in raw])
-            kept = sorted(_within(members_of, seed), key=lambda view: view.content_hash)
+            kept = sorted(_within(members_of, seed), key=lambda view: view.motion_hash)
             counts = {task: sum(view.task == task for view in kept) for task in sorted({view.task for view in kept})}
             often = sorted(counts, key=lambda task: (-counts[task], task))[:_TASKS]
             told[group] = sorted(task for task in often if counts[task] >= MIN_EPISODES)
@@ -192,7 +192,7 @@ class Clones:
 
 
 def _key(seed: int, view: EpisodeView) -> int:
-    return key_of(seed, view.content_hash, "fold")
+    return key_of(seed, view.motion_hash, "fold")
 
 
 def _within(views: Sequence[EpisodeView], seed: int) -> list[EpisodeView]:

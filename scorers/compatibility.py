@@ -89,7 +89,7 @@ class Compatibility(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="compatibility",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("compatibility", "mean over steps, 0 to 1", "higher"),
@@ -137,7 +137,7 @@ class Compatibility(Scorer):
             seed=seed,
             base=base,
             arrays=clones.arrays() | pools.arrays(),
-            meta=clones.meta() | pools.meta() | {"limits": limits},
+            meta=clones.meta() | pools.meta() | {"limits": limits, "contents": _contents(reference)},
         )
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
@@ -196,7 +196,8 @@ class _Bench:
 
     def __init__(self, fit: Fit) -> None:
         self.clones, self.pools, self.limits = Clones.load(fit), Pools.load(fit), fit.meta["limits"]
-        self.hashes = {group: list(owners) for group, owners in self.pools.owners.items()}
+        contents = fit.meta["contents"]
+        self.hashes = {group: [contents[one] for one in owners] for group, owners in self.pools.owners.items()}
 
     def episodes(self, batch: EpisodeBatch) -> list[RawEpisode]:
         return [raw for raw, _ in self.pools.measure(batch)]
@@ -242,6 +243,11 @@ class _Bench:
             like = self.hashes[view.group][int(np.bincount(owners).argmax())] if len(owners) else ""
             windows.append(Window(start, stop, float(error[worst]), like))
         return tuple(sorted(windows, key=lambda window: window.start))
+
+
+def _contents(reference: Reference) -> dict[str, str]:
+    """The content hash of a base demonstration, which the lake knows it by, by its motion hash."""
+    return {raw.motion_hash: raw.content_hash for members in reference.groups.values() for raw in members}
 
 
 def _measured(clones: Clones, view: EpisodeView, device: str) -> tuple[np.ndarray, np.ndarray]:

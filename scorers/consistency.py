@@ -243,7 +243,7 @@ def _told(
     found = dynamics.rows(course)
     if len(found) < MIN_ROWS:
         return None
-    response = respond(found, dynamics.model(raw.content_hash), device)
+    response = respond(found, dynamics.model(raw.motion_hash), device)
     weight = dynamics.weight(response)
     if elsewhere is not None:
         weight = np.where(elsewhere, 0.0, weight)
@@ -277,7 +277,7 @@ def _places(found: Sequence[RawEpisode], dynamics: Dynamics, seed: int, device: 
     for raw in found:
         rows = dynamics.rows(dynamics.course(raw))
         if len(rows) >= MIN_ROWS:
-            response = respond(rows, dynamics.model(raw.content_hash), device)
+            response = respond(rows, dynamics.model(raw.motion_hash), device)
             seen.setdefault(raw.task, []).append((raw, rows, response))
     return {task: Places.learn(some, dynamics.view, seed) for task, some in sorted(seen.items())}
 

@@ -59,7 +59,7 @@ class Diversity(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="diversity",
-        version="3",
+        version="4",
         level="episode",
         metrics=(
             Metric("mode_id", "number", "neither"),
@@ -105,7 +105,7 @@ class Diversity(Scorer):
             groups[group] = {
                 "view": views[group].as_dict(),
                 "tasks": sorted(parts),
-                "hashes": [view.content_hash for view in found],
+                "hashes": [view.motion_hash for view in found],
                 "cells": cells,
             }
         return self.learned(
@@ -165,7 +165,7 @@ class Diversity(Scorer):
         """The set metrics in their order; a string says why there is no value."""
         whole = group.courses[""]
         courses = np.stack([whole.place(view) for view in found])
-        inside = {view.content_hash for view in found}
+        inside = {view.motion_hash for view in found}
         rest = whole.points[[content not in inside for content in group.hashes]]
         few = f"fewer than {MIN_EPISODES} episodes"
         spread: float | str = few
@@ -324,8 +324,8 @@ def _load(fit: Fit) -> dict[str, _Group]:
 
 def _least(views: list[EpisodeView], seed: int) -> list[EpisodeView]:
     """At most ``_COURSES`` of those with a step, drawn by content, in order of content."""
-    kept = sorted((v for v in views if len(v.state)), key=lambda view: key_of(seed, view.content_hash, "course"))
-    return sorted(kept[:_COURSES], key=lambda view: view.content_hash)
+    kept = sorted((v for v in views if len(v.state)), key=lambda view: key_of(seed, view.motion_hash, "course"))
+    return sorted(kept[:_COURSES], key=lambda view: view.motion_hash)
 
 
 def _course(view: EpisodeView) -> np.ndarray:

@@ -100,9 +100,9 @@ class Dynamics:
             return held_rows(course.state, course.action, course.pace, self.ahead)
         return curved(rows(course.state, course.action, course.pace, shift), self.command, *self.place)
 
-    def model(self, content_hash: str) -> Model:
+    def model(self, motion_hash: str) -> Model:
         """The model that has not seen this recording."""
-        return self.models[1 + fold_of(content_hash)]
+        return self.models[1 + fold_of(motion_hash)]
 
     def weight(self, response: Response) -> np.ndarray:
         """Weight of each coordinate [ds] where driven and not at rest in ``response``; 0 elsewhere."""
@@ -129,9 +129,9 @@ _BY_COORDINATE = ("command", "place", "driven", "agreement", "energy", "left", "
 _NAMES = ("centre", "width", "ahead", *_BY_COORDINATE)
 
 
-def fold_of(content_hash: str) -> int:
+def fold_of(motion_hash: str) -> int:
     """The fold of a recording, whether or not it is in the reference."""
-    return key_of(0, content_hash, "fold") % FOLDS
+    return key_of(0, motion_hash, "fold") % FOLDS
 
 
 def learn(found: Sequence[RawEpisode], view: View, seed: int, device: str = "cpu") -> Dynamics | None:
@@ -170,8 +170,8 @@ def _learn(found: Sequence[RawEpisode], view: View, seed: int, device: str, held
     if len(usable) < MIN_EPISODES:
         return None
     found, parts, unusual = [found[i] for i in usable], [parts[i] for i in usable], unusual[usable]
-    few = {raw.content_hash for raw in _drawn(found, seed, _SEARCH_STEPS)}
-    searched = [i for i, raw in enumerate(found) if raw.content_hash in few]
+    few = {raw.motion_hash for raw in _drawn(found, seed, _SEARCH_STEPS)}
+    searched = [i for i, raw in enumerate(found) if raw.motion_hash in few]
     states = np.concatenate([courses[i].state[np.isfinite(courses[i].state).all(axis=1)] for i in usable])
     low, middle, high = np.percentile(states, [5, 50, 95], axis=0)
     place = middle, np.where(high > low, (high - low) / 2, 1.0)
@@ -192,7 +192,7 @@ def _learn(found: Sequence[RawEpisode], view: View, seed: int, device: str, held
         kept = _accepted([respond(part, model, device) for part in parts], kept, unlike, reach)
         (model,) = fit(Rows.joined([parts[i] for i in kept]), device=device)
     found, parts = [found[i] for i in kept], [parts[i] for i in kept]
-    folds = [fold_of(raw.content_hash) for raw in found]
+    folds = [fold_of(raw.motion_hash) for raw in found]
     models = fit(Rows.joined(parts), np.repeat(folds, [len(part) for part in parts]), FOLDS, device)
     responses = [respond(part, models[1 + fold], device) for part, fold in zip(parts, folds, strict=True)]
     energy = _usual_energy(responses, held)
@@ -226,11 +226,11 @@ def _course(
 
 
 def _drawn(found: Sequence[RawEpisode], seed: int, budget: int) -> list[RawEpisode]:
-    """Episodes of about ``budget`` steps in all, drawn by content hash, in the order of ``found``."""
-    order = sorted(found, key=lambda raw: key_of(seed, raw.content_hash, "dynamics"))
+    """Episodes of about ``budget`` steps in all, drawn by motion hash, in the order of ``found``."""
+    order = sorted(found, key=lambda raw: key_of(seed, raw.motion_hash, "dynamics"))
     ends = np.cumsum([len(raw.state) for raw in order])
-    taken = {raw.content_hash for raw in order[: max(int(np.searchsorted(ends, budget)), MIN_EPISODES)]}
-    return [raw for raw in found if raw.content_hash in taken]
+    taken = {raw.motion_hash for raw in order[: max(int(np.searchsorted(ends, budget)), MIN_EPISODES)]}
+    return [raw for raw in found if raw.motion_hash in taken]
 
 
 def _action_range(actions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -43,7 +43,7 @@ class Ending(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="ending",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("unfinished", "share of a course", "lower"),
@@ -67,7 +67,7 @@ class Ending(Scorer):
                 if not courses[0].shape[1]:
                     continue
                 edges = np.r_[0, np.cumsum([len(course) for course in courses])]
-                task_s = _Task(np.concatenate(courses).astype(np.float32), edges, [raw.content_hash for raw in own])
+                task_s = _Task(np.concatenate(courses).astype(np.float32), edges, [raw.motion_hash for raw in own])
                 ends = np.stack([course[-1] for course in courses])
                 still = task_s.unfinished(ends, task_s.contents, self.share, device)
                 usual = float(np.quantile(still, 0.25)) if len(own) > MIN_EPISODES else None
@@ -94,7 +94,7 @@ class Ending(Scorer):
         for place, mine in by_task.items():
             number = places.get(place)
             facts = fit.meta["tasks"][number] if number is not None else {"contents": [], "usual": None}
-            others = [len(set(facts["contents"]) - {raws[i].content_hash}) for i in mine]
+            others = [len(set(facts["contents"]) - {raws[i].motion_hash}) for i in mine]
             few = f"fewer than {MIN_EPISODES} other episodes of its task in the reference"
             if facts["usual"] is not None and facts["usual"] > _NOWHERE:
                 few = "unobservable: courses of its task end where others are still on their way"
@@ -105,7 +105,7 @@ class Ending(Scorer):
             if told:
                 known = _Task(fit.arrays[f"{number}.steps"], fit.arrays[f"{number}.edges"], facts["contents"])
                 ends = np.stack([_course(raws[i], views[place[0]])[-1] for i in told])
-                still = known.unfinished(ends, [raws[i].content_hash for i in told], self.share, device)
+                still = known.unfinished(ends, [raws[i].motion_hash for i in told], self.share, device)
                 for i, value in zip(told, still.tolist(), strict=True):
                     rows[i] = ScoreRow("unfinished", value)
         return [[row, ScoreRow("length", float(len(raw.state)))] for row, raw in zip(rows, raws, strict=True)]

@@ -66,7 +66,7 @@ class Extraneous(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="extraneous",
-        version="3",
+        version="4",
         level="episode",
         metrics=(
             Metric("dropped_fraction", "fraction of steps", "lower"),
@@ -87,7 +87,7 @@ class Extraneous(Scorer):
         for group, found in reference.groups.items():
             for task in sorted({raw.task for raw in found}):
                 own = [raw for raw in found if raw.task == task and _MIN_STEPS <= raw.finite.sum() <= _MOST_STEPS]
-                own = sorted(own, key=lambda raw: key_of(seed, raw.content_hash, "extraneous"))[: self.others + 1]
+                own = sorted(own, key=lambda raw: key_of(seed, raw.motion_hash, "extraneous"))[: self.others + 1]
                 if own:
                     habits = self._learn(own, views[group], device)
                     arrays |= {f"{len(kept)}.{name}": getattr(habits, name) for name in _ARRAYS}
@@ -115,7 +115,7 @@ class Extraneous(Scorer):
             place=_thinned(np.concatenate([_embedding(one) for one in measured])),
             owner=_thinned(np.repeat(np.arange(len(found)), [len(course) for course in courses])),
             lost=_thinned(np.zeros(sum(map(len, courses)), np.float32)),
-            contents=[raw.content_hash for raw in found],
+            contents=[raw.motion_hash for raw in found],
             lead=lead,
             lag=round((1 - _AHEAD) * lag) if lead.any() else lag,
             reach=_USUAL,
@@ -157,7 +157,7 @@ class Extraneous(Scorer):
             reason = f"more than {_MOST_STEPS} steps"
         if reason is None and habits is not None and not np.isfinite(habits.unit).any():
             reason = "nothing moves in the reference of its task"
-        if reason is None and (habits is None or not set(habits.contents) - {raw.content_hash}):
+        if reason is None and (habits is None or not set(habits.contents) - {raw.motion_hash}):
             reason = "no other episode of its task in the reference"
         length = ScoreRow("length", float(len(raw.state)))
         if reason is not None or view is None or habits is None:
@@ -222,7 +222,7 @@ class _Habits:
         """For each step the likest one of each other reference episode, int64 [n, others], a row of ``place``."""
         edges = np.searchsorted(self.owner, np.arange(len(self.contents) + 1))
         _, index = nearest_of_each(_embedding(view), self.place, edges, device)
-        others = np.array([content != view.content_hash for content in self.contents])
+        others = np.array([content != view.motion_hash for content in self.contents])
         return index[:, others & (np.diff(edges) > 0)]
 
 

@@ -56,7 +56,7 @@ class Gradients(Encoder):
 
     spec: ClassVar[Spec] = Spec(
         name="gradients",
-        version="1",
+        version="2",
         level="step",
         metrics=(Metric("vector", "log-likelihood a weight", "neither"),),
         resources=Resources(cpus=1),

@@ -55,7 +55,7 @@ class Influence(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="influence",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("influence", "log-likelihood", "higher"),

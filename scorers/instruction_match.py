@@ -24,7 +24,7 @@ _CLIPS = 1024  # of the reference that say how much a text is liked in general
 _TEXTS = 4096  # that a clip is held against
 _SPEC = Spec(
     name="instruction_match",
-    version="1",
+    version="2",
     level="episode",
     metrics=(
         Metric("match", "fraction of other instructions", "higher"),
@@ -62,7 +62,7 @@ class InstructionMatch(Beside, Scorer):
             for row, found in zip(rows, batch.spaces[self.space], strict=True):
                 seen.append(row["content_hash"])
                 if (vector := self._clip(found)) is not None:
-                    _keep(clips, _CLIPS, key_of(seed, row["content_hash"]), vector)
+                    _keep(clips, _CLIPS, key_of(seed, found.hash), vector)
                 for text in instructions(row):
                     _keep(texts, _TEXTS, key_of(seed, text), text)
         said = sorted(texts.values())

@@ -54,7 +54,7 @@ class Keyposes(Labeller):
 
     spec: ClassVar[LabelSpec] = LabelSpec(
         name="keyposes",
-        version="1",
+        version="2",
         level="step",
         metrics=(
             Metric("count", "keyposes", "neither"),

@@ -57,7 +57,7 @@ class MutualInformation(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="mutual_information",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("information", "z", "higher"),

@@ -39,8 +39,8 @@ class Places:
 
     @staticmethod
     def learn(found: Sequence[tuple[RawEpisode, Rows, Response]], view: View, seed: int) -> Places:
-        """Of at most 128 episodes of a task, drawn by content hash, every so many steps."""
-        drawn = sorted(found, key=lambda one: key_of(seed, one[0].content_hash, "places"))[:_EPISODES]
+        """Of at most 128 episodes of a task, drawn by motion hash, every so many steps."""
+        drawn = sorted(found, key=lambda one: key_of(seed, one[0].motion_hash, "places"))[:_EPISODES]
         every = slice(None, None, max(-(-sum(len(rows) for _, rows, _ in drawn) // _STEPS), 1))
         return Places(
             place=np.concatenate([_place(raw, rows, view) for raw, rows, _ in drawn])[every],
@@ -79,7 +79,7 @@ class Places:
 
 
 def _key(raw: RawEpisode) -> np.uint64:
-    return np.uint64(key_of(0, raw.content_hash, "place"))
+    return np.uint64(key_of(0, raw.motion_hash, "place"))
 
 
 def _place(raw: RawEpisode, rows: Rows, view: View) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Reference pools: the steps of other episodes that a step is held against, one pool per group and task.
 
 A task with at least ``MIN_EPISODES`` reference episodes has a pool of its own; every group has one over all its tasks
-for the rest. A pool is a draw of steps keyed by content hash and seed, so it depends on neither order nor names, and an
+for the rest. A pool is a draw of steps keyed by motion hash and seed, so it depends on neither order nor names, and an
 episode more or less changes only its own share of it. Episodes far out of the ordinary are scored, but serve nobody as
 reference: those with more than ``max(0.1, 3 x the median share)`` of their steps outside the view's usual action range
 (relative to the task, so that heavy-tailed actions exclude no one).
@@ -28,7 +28,7 @@ REFERENCE_STEPS = 20_000  # steps kept per (group, task) while fitting
 @dataclass(frozen=True)
 class Pool:
     """Some reference steps. ``state`` float32 [m, ds], ``action`` float32 [m, da], ``owner`` int64 [m] (the episode, as
-    an index into its group's content hashes). ``task`` None: all tasks of the group. ``episodes``: how many gave steps.
+    an index into its group's motion hashes). ``task`` None: all tasks of the group. ``episodes``: how many gave steps.
     """
 
     group: str
@@ -87,7 +87,7 @@ class Pools:
         found: dict[tuple[str, str | None], Sequence[Pool]] = {}
         owners: dict[str, dict[str, int]] = {}
         for group, raw in sorted(reference.groups.items()):
-            owners[group] = {episode.content_hash: i for i, episode in enumerate(raw)}
+            owners[group] = {motion: i for i, motion in enumerate(dict.fromkeys(one.motion_hash for one in raw))}
             plain = usual([views[group].measure(episode) for episode in raw])
             plain = [seen_as(view) for view in plain] if seen_as else plain
             tasks = sorted({view.task for view in plain})
@@ -114,7 +114,7 @@ class Pools:
 
     def owner(self, view: EpisodeView) -> int:
         """Index of the episode in its group's reference, -1 for one that is not in it."""
-        return self.owners[view.group].get(view.content_hash, -1)
+        return self.owners[view.group].get(view.motion_hash, -1)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a fit keeps as arrays."""
@@ -151,7 +151,7 @@ class Pools:
             ]
             for number, entry in enumerate(fit.meta["pools"])
         }
-        owners = {group: {content: i for i, content in enumerate(found)} for group, found in fit.meta["owners"].items()}
+        owners = {group: {motion: i for i, motion in enumerate(found)} for group, found in fit.meta["owners"].items()}
         return Pools({group: View(**view) for group, view in fit.meta["views"].items()}, owners, draws)
 
 
@@ -193,10 +193,10 @@ def _draw(
     """``draws`` pools of the ``size`` steps with the least numbers, each step's from its episode's hash and place."""
     state = np.concatenate([view.state for view in views])
     action = np.concatenate([view.action for view in views])
-    owner = np.concatenate([np.full(len(view.state), owners[view.content_hash], np.int64) for view in views])
+    owner = np.concatenate([np.full(len(view.state), owners[view.motion_hash], np.int64) for view in views])
     numbers = np.concatenate(
         [
-            np.random.default_rng(key_of(seed, view.content_hash, "steps")).random((len(view.state), draws))
+            np.random.default_rng(key_of(seed, view.motion_hash, "steps")).random((len(view.state), draws))
             for view in views
         ]
     )

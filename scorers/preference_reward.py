@@ -65,7 +65,7 @@ class PreferenceReward(Labeller):
 
     spec: ClassVar[LabelSpec] = LabelSpec(
         name="preference_reward",
-        version="2",
+        version="3",
         level="step",
         metrics=(
             Metric("mean_reward", "standard deviations", "higher"),

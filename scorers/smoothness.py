@@ -50,7 +50,7 @@ class Smoothness(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="smoothness",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("log_dimensionless_jerk", "dimensionless", "higher"),

@@ -50,7 +50,7 @@ def what_explains(raw: RawEpisode, dynamics: Dynamics, weight: np.ndarray, devic
     ``contradicted``: some of it agrees. ``weight`` [ds]: see :meth:`scorers.dynamics.Dynamics.weight`."""
     seen = np.flatnonzero(weight)
     dynamics, weight = dynamics.only(seen), weight[seen]
-    model = dynamics.model(raw.content_hash)
+    model = dynamics.model(raw.motion_hash)
 
     def agreement(course: Course, shift: int = 0) -> float:
         found = dynamics.rows(course, shift)

@@ -43,7 +43,7 @@ class TaskMatch(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="task_match",
-        version="1",
+        version="2",
         level="episode",
         metrics=(Metric("log_odds", "nats", "higher"), Metric("length", "steps", "neither")),
         resources=Resources(cpus=1),
@@ -67,7 +67,7 @@ class TaskMatch(Scorer):
             tasks = sorted({raw.task for raw in known})
             labels = np.array([tasks.index(raw.task) for raw in known], np.int64)
             vectors = (full - centre) @ axes.T
-            owners = [raw.content_hash for raw in known]
+            owners = [raw.motion_hash for raw in known]
             every = _Group(tasks, owners, vectors, labels, np.ones(len(known), bool), self.shrinkage)
             fits = np.array([every.odds(v, owner, tasks[k])[0] > 0 for v, owner, k in zip(vectors, owners, labels)])  # noqa: B905
             arrays |= {f"{number}.{name}": x for name, x in (("vectors", vectors), ("labels", labels), ("fits", fits))}
@@ -102,12 +102,12 @@ class TaskMatch(Scorer):
         array = {name: fit.arrays[f"{number}.{name}"] for name in ("vectors", "labels", "fits", "centre", "axes")}
         labels = array["labels"]
         count = int((labels == tasks.index(raw.task)).sum()) if raw.task in tasks else 0
-        count += raw.content_hash not in found["owners"]
+        count += raw.motion_hash not in found["owners"]
         if count < _MIN_EPISODES:
             return ScoreRow("log_odds", None, "undefined", f"only {count} episodes of its task, of {_MIN_EPISODES}")
         group = _Group(tasks, found["owners"], array["vectors"], labels, array["fits"], self.shrinkage)
         vector = (_describe(View(**found["view"]).measure(raw), raw.dataset.fps) - array["centre"]) @ array["axes"].T
-        odds, other = group.odds(vector, raw.content_hash, raw.task)
+        odds, other = group.odds(vector, raw.motion_hash, raw.task)
         if not np.isfinite(odds):
             return ScoreRow("log_odds", None, "undefined", "no other task has episodes to compare with")
         if odds < 0:

@@ -35,7 +35,7 @@ class Trajectory(Encoder):
 
     spec: ClassVar[Spec] = Spec(
         name="trajectory",
-        version="1",
+        version="2",
         level="episode",
         metrics=(Metric("vector", "view units", "neither"),),
         resources=Resources(cpus=1),

@@ -44,7 +44,7 @@ class TransitionDiversity(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="transition_diversity",
-        version="1",
+        version="2",
         level="episode",
         metrics=(
             Metric("transition_diversity", "squared view units", "neither"),

@@ -21,7 +21,7 @@ _FOLDS = 4  # so that no episode taught the rule that it is judged by
 _SHRINKAGE = 0.1
 _SPEC = Spec(
     name="views",
-    version="1",
+    version="2",
     level="step",
     metrics=(
         Metric("defect_fraction", "fraction of steps", "lower"),
@@ -68,8 +68,9 @@ class Views(Scorer):
             rows = batch.episodes.select(["content_hash", "embodiment", "control_mode"]).to_pylist()
             for row, clips in zip(rows, batch.spaces[self.space], strict=True):
                 seen.append(row["content_hash"])
+                content = clips.hash
                 for camera in dict.fromkeys(clips.cameras):
-                    held[key_of(seed, row["content_hash"], str(camera))] = _View(row, str(camera), clips.of(camera))
+                    held[key_of(seed, content, str(camera))] = _View(row, content, str(camera), clips.of(camera))
                     if len(held) > _REFERENCE:
                         del held[max(held)]
         groups: dict[str, list[_View]] = {}
@@ -90,7 +91,7 @@ class Views(Scorer):
 
     def score(self, batch: EpisodeBatch, fit: Fit, *, device: str = "cpu") -> list[list[ScoreRow]]:
         """The fraction of steps with a defect in any camera, and of each kind."""
-        rows = batch.episodes.select(["content_hash", "embodiment", "control_mode"]).to_pylist()
+        rows = batch.episodes.select(["embodiment", "control_mode"]).to_pylist()
         state = matrix(batch, STATE)
         found = []
         for row, clips, span in zip(rows, batch.spaces[self.space], batch, strict=True):
@@ -101,7 +102,7 @@ class Views(Scorer):
                 found.append([ScoreRow(metric.name, None, "undefined", problem) for metric in self.spec.metrics])
                 continue
             moves = np.ones(n, bool) if state is None else _moves(state[span])
-            found.append(self._rows(row["content_hash"], clips, n, moves, batch.dataset.fps, known, fit))
+            found.append(self._rows(clips.hash, clips, n, moves, batch.dataset.fps, known, fit))
         return found
 
     def _rows(
@@ -151,8 +152,8 @@ _REASONS = {"swapped": "swapped_camera", "frozen": "frozen_view", "empty": "empt
 class _View:
     """What one camera showed in one episode: its mean direction and a few frames."""
 
-    def __init__(self, row: Mapping[str, Any], camera: str, clips: Clips) -> None:
-        self.group, self.content, self.camera = _group(row), row["content_hash"], camera
+    def __init__(self, row: Mapping[str, Any], content: str, camera: str, clips: Clips) -> None:
+        self.group, self.content, self.camera = _group(row), content, camera
         looks = np.unique(np.linspace(0, len(clips) - 1, _LOOKS).round().astype(int))
         self.frames = _unit(clips.vectors[looks].astype(np.float64))
         self.mean = _unit(clips.vectors.mean(axis=0, dtype=np.float64)[None])[0]

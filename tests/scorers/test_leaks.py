@@ -1,11 +1,11 @@
 """No scorer looks at what it must not: order, ids, names, rewards, success, operators, masks. Every registered one.
 
-Draws and folds are keyed by content hashes, so these stay here. In a lake a hash covers rewards, too: without them the
-same steps are another recording, and drawn anew.
+A content hash covers rewards and success: without them it is another one, and no draw or fold may go by it.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from data_engine import registry
-from data_engine.scoring import EpisodeBatch, Fit, Scorer
+from data_engine.canonical import digest
+from data_engine.scoring import EpisodeBatch, Fit, Scorer, Span
 from tests.scenes import scenes
 from tests.scorers import seen
 from tests.scorers.conftest import make_batch
@@ -59,13 +60,25 @@ def told(batch: EpisodeBatch) -> EpisodeBatch:
     return replace(batch, episodes=episodes, steps=known)
 
 
+def hash_without(content: str) -> str:
+    """The content hash of a recording whose rewards are dropped."""
+    return digest("without", content)
+
+
+def unnamed(spans: tuple[Span, ...]) -> list[Span]:
+    """``spans`` without the hashes of other recordings that they point to."""
+    return [replace(span, reason=re.sub(r"\b[0-9a-f]{16,}", "", span.reason)) for span in spans]
+
+
 def disguised(batch: EpisodeBatch, order: np.ndarray) -> EpisodeBatch:
-    """The episodes of ``batch`` in another order, under other names, and with nothing told of them."""
+    """The episodes of ``batch`` in another order, under other names and hashes, and with nothing told of them."""
     spans = list(batch)
     rows = pa.array(order)
     renamed = pa.array([f"x{7 * i}" for i in order])
     episodes = batch.episodes.take(rows)
     episodes = episodes.set_column(episodes.schema.get_field_index("episode_id"), "episode_id", renamed)
+    hashes = pa.array([hash_without(content) for content in episodes.column("content_hash").to_pylist()])
+    episodes = episodes.set_column(episodes.schema.get_field_index("content_hash"), "content_hash", hashes)
     if "success" in episodes.column_names:
         unknown = {"success": pa.nulls(len(order), pa.bool_()), "operator": pa.nulls(len(order), pa.string())}
         for name, values in unknown.items():
@@ -116,7 +129,7 @@ def test_order_names_and_outcomes_change_no_score(name, request):
     other = disguised(batch, order)
     scorer = registry.make("scorers", name, params)
     base = set(sorted(batch.content_hashes)[: len(batch) // 2])
-    fits = [fitted(scorer, one, base) for one in (batch, other)]
+    fits = [fitted(scorer, batch, base), fitted(scorer, other, set(map(hash_without, base)))]
     if scorer_type.spec.needs.spaces:
         from scorers.open_clip import OpenClip
 
@@ -125,7 +138,8 @@ def test_order_names_and_outcomes_change_no_score(name, request):
     known = 0
     for place, i in enumerate(order):
         for one, two in zip(before[i], after[place], strict=True):
-            assert (one.metric, one.status, one.reason, one.spans) == (two.metric, two.status, two.reason, two.spans)
+            assert (one.metric, one.status, one.reason) == (two.metric, two.status, two.reason)
+            assert unnamed(one.spans) == unnamed(two.spans)
             if one.value is None:
                 assert two.value is None
             else:
