@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,11 +19,11 @@ from data_engine.model import ACTION, STATE, TIMESTAMP
 from data_engine.reference import RawEpisode, Reference, episodes, matrix
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Needs, Resources, Scorer, ScoreRow, Span, Spec
 from data_engine.view import View, fit_views
+from scorers.footage import Footage
 
 __all__ = ["Integrity"]
 
 _REFERENCE_STEPS = 20_000
-_BLACK = 8  # of 255: the brightest pixel of a black frame
 Found = tuple[np.ndarray, str]  # bool [n] steps, reason code
 
 
@@ -35,12 +36,21 @@ class Integrity(Scorer):
     period off), ``frozen_state`` (the same state for ``freeze_s`` and five steps while the action changes),
     ``constant_action`` (a dimension still all through that moves in 95 % of episodes), ``saturated_action`` (at a limit
     in more than half its steps, and half as often again as 95 % of episodes), ``out_of_range`` (beyond the reference's
-    range by all its width), ``teleport`` (a jump over five times that of 95 % of episodes), ``black_frames``,
-    ``frozen_frames``, ``undecodable_frames`` (on ``frames`` sampled per camera; black and frozen where all of them are,
-    of the whole episode).
+    range by all its width), ``teleport`` (a jump over five times that of 95 % of episodes).
 
-    Stretches that are black or frozen, and cameras that show another's view, are seen by ``views``; frames counted
-    against steps and video against what is declared of it by the ingest, in its receipt; near copies by ``duplicates``.
+    Of cameras, each with the camera's name behind it: ``black_frames``, ``undecodable_frames``, ``frozen_frames`` (the
+    same picture for ``freeze_s`` and five steps while three in five dimensions of the state move, by a tenth of their
+    usual range at least), ``missing_camera`` (the episode has video of others). They are found on ``frames`` samples
+    spread over the episode, the first and last step among them, and told as stretches of steps: between a sound sample
+    and a bad one the border is sought by halving, which takes one border to lie between them. So a black or undecodable
+    stretch is sure to be seen from 1 / (``frames`` - 1) of the episode on, a shorter one where a sample falls into it;
+    a frozen one needs two samples, and the robot to move between them; a rest just before counts in. Frozen is not told
+    from still where the robot moves out of sight of a camera without noise, and is missed where coarse coding makes
+    equal pictures differ.
+
+    Cameras that show another's view are seen by ``views``, which looks at every stored vector. Frames are counted
+    against steps by the ingest, which quarantines an episode that lacks one; its receipt says which videos hold more,
+    and where codec, size, rate, pixel format or length are not as declared. Near copies are seen by ``duplicates``.
 
     Metrics: ``defect_fraction`` (steps in any defect, of all), ``defects`` (spans), ``copies`` (recordings of this
     exact content in the reference; more than 1 is a ``duplicate`` span, which counts as no defect: else the original
@@ -50,11 +60,11 @@ class Integrity(Scorer):
     min_steps: int = Field(default=8, ge=1)
     jitter: float = Field(default=0.3, gt=0)
     freeze_s: float = Field(default=0.5, gt=0)
-    frames: int = Field(default=4, ge=0, le=64)
+    frames: int = Field(default=8, ge=0, le=64)
 
     spec: ClassVar[Spec] = Spec(
         name="integrity",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("defect_fraction", "fraction of steps", "lower"),
@@ -96,7 +106,7 @@ class Integrity(Scorer):
             found += self._recorded(raw, n, fit)
             if times is not None:
                 found += _times(times[span, 0], batch.dataset.fps, self.jitter)
-            found += self._cameras(batch, i, raw, times[span, 0] if times is not None else None, n)
+            found += self._cameras(batch, i, raw, span, fit)
             copies = fit.meta["copies"].get(raw.content_hash, int(raw.content_hash in known))
             rows.append(_rows(n, found, copies))
         return rows
@@ -114,9 +124,8 @@ class Integrity(Scorer):
         yield ~finite, "not_finite"
         still = np.zeros(n, bool)
         still[1:] = (np.diff(raw.state, axis=0) == 0).all(axis=1)
-        least = max(5, round(self.freeze_s * raw.dataset.fps))
         for start, stop in _runs(still):
-            if stop - start >= least and np.ptp(raw.action[start - 1 : stop], axis=0).max() > 0:
+            if stop - start >= self._least(raw.dataset.fps) and np.ptp(raw.action[start - 1 : stop], axis=0).max() > 0:
                 yield _steps(n, start - 1, stop), "frozen_state"
         if limits is None:
             return
@@ -142,28 +151,47 @@ class Integrity(Scorer):
             saturated[finite] = at[:, dims].any(axis=1)
             yield saturated, "saturated_action"
 
-    def _cameras(
-        self, batch: EpisodeBatch, i: int, raw: RawEpisode, times: np.ndarray | None, n: int
-    ) -> Iterator[Found]:
-        """Black, frozen and undecodable cameras, from a few frames spread over the episode."""
-        if batch.frames is None or not self.frames or n == 0:
+    def _cameras(self, batch: EpisodeBatch, i: int, raw: RawEpisode, span: slice, fit: Fit) -> Iterator[Found]:
+        """Stretches of each camera that are black, frozen or undecodable, and cameras that the episode lacks."""
+        n, shown = span.stop - span.start, batch.frames
+        if shown is None or not self.frames or n == 0:
             return
-        steps = np.unique(np.linspace(0, n - 1, self.frames).round().astype(int))
-        when = times[steps] if times is not None else steps / batch.dataset.fps
-        when = when[np.isfinite(when)]
-        moves = raw.problem is None and bool((np.nanmax(raw.state, axis=0) > np.nanmin(raw.state, axis=0)).any())
+        filmed = _filmed(batch, i)
+        motion = _motion(raw, fit)
         for camera in batch.dataset.cameras:
-            try:
-                seen = batch.frames(i, camera, [float(t) for t in when])
-            except Exception:  # whatever a decoder raises on a broken stream is the finding
-                yield np.ones(n, bool), "undecodable_frames"
+            if filmed is not None and camera not in filmed:
+                if filmed:  # a recording without any video is one of states and actions
+                    yield np.ones(n, bool), f"missing_camera {camera}"
                 continue
-            if not len(seen):
-                continue
-            if int(np.max(seen)) <= _BLACK:
-                yield np.ones(n, bool), "black_frames"
-            elif len(seen) > 1 and moves and bool((np.asarray(seen) == seen[0]).all()):
-                yield np.ones(n, bool), "frozen_frames"
+            clock = matrix(batch, f"frame_time.{camera}")
+            clock = matrix(batch, TIMESTAMP) if clock is None else clock
+            times = np.arange(n) / batch.dataset.fps if clock is None else clock[span, 0]
+            footage = Footage(partial(shown, i, camera), times, motion)
+            for start, stop, code in footage.defects(self.frames, self._least(batch.dataset.fps)):
+                yield _steps(n, start, stop), f"{code} {camera}"
+
+    def _least(self, fps: float) -> int:
+        """Steps from which on what does not change is frozen."""
+        return max(5, round(self.freeze_s * fps))
+
+
+def _filmed(batch: EpisodeBatch, i: int) -> set[str] | None:
+    """The cameras that episode ``i`` has video of; None where that is not said."""
+    if "videos" not in batch.episodes.column_names:
+        return None
+    return {video["camera"] for video in batch.episodes["videos"][i].as_py() or ()}
+
+
+def _motion(raw: RawEpisode, fit: Fit) -> np.ndarray | None:
+    """float64 [n, d]: the state in units of its dimensions' usual ranges (the episode's own without a reference)."""
+    if raw.problem is not None:
+        return None
+    limits = fit.meta["limits"].get(raw.group)
+    state = raw.state if limits is None else View(**fit.meta["views"][raw.group]).unfolded(raw)[0]
+    state = np.where(np.isfinite(state), state, np.nan)
+    low, high = (np.fmin.reduce(state), np.fmax.reduce(state)) if limits is None else np.array(limits["state"])
+    varies = high > low
+    return state[:, varies] / (high - low)[varies]
 
 
 def _declared(batch: EpisodeBatch) -> Iterator[str]:

@@ -1,11 +1,16 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_engine.model import ACTION, IMAGES, STATE, TIMESTAMP, Feature
+from data_engine.outages import Outage
 from data_engine.scoring import EpisodeBatch
+from data_engine.video import FrameReader
 from scorers.integrity import Integrity
+from tests.squares import frame
 
 SCORER = Integrity()
 EPISODE = 4
@@ -125,20 +130,99 @@ def test_a_copy_is_reported_and_is_no_defect(clean, batch_of):
     assert reasons(rows)[3] == {"duplicate"}
 
 
+def filmed(batch, frames, cameras=("top",), **columns):
+    """``batch`` with ``frames`` of ``cameras``."""
+    features = (Feature(name=IMAGES + camera, dtype="video", shape=(64, 64, 3)) for camera in cameras)
+    dataset = batch.dataset.model_copy(update={"features": (*batch.dataset.features, *features)})
+    return replace(batch, dataset=dataset, frames=frames, **columns)
+
+
+def lively(steps):
+    """uint8 [n, 64, 64, 3]: no two steps look alike."""
+    return np.stack([frame(step % 24 / 24, step // 24 % 24 / 24) for step in steps])
+
+
+def _black(steps):
+    return np.where(((steps >= 30) & (steps < 70))[:, None, None, None], 0, lively(steps)).astype(np.uint8)
+
+
+def _frozen(steps):
+    return lively(np.where((steps >= 30) & (steps < 70), 30, steps))
+
+
+def _undecodable(steps):
+    if ((steps >= 30) & (steps < 70)).any():
+        raise OSError("broken stream")
+    return lively(steps)
+
+
+@pytest.mark.parametrize("clock", [False, True], ids=["clock of the steps", "clock of its own"])
 @pytest.mark.parametrize(
     ("reason", "shot"),
-    [
-        ("black_frames", lambda n: np.zeros((n, 4, 4, 3), np.uint8)),
-        ("frozen_frames", lambda n: np.full((n, 4, 4, 3), 90, np.uint8)),
-        ("undecodable_frames", lambda n: (_ for _ in ()).throw(OSError("broken stream"))),
-        (None, lambda n: np.random.default_rng(0).integers(0, 255, (n, 4, 4, 3)).astype(np.uint8)),
-    ],
+    [("black_frames", _black), ("frozen_frames", _frozen), ("undecodable_frames", _undecodable), (None, lively)],
 )
-def test_cameras(clean, fit, batch_of, reason, shot):
+def test_a_bad_stretch_of_one_camera_is_told_by_steps(clean, fit, batch_of, reason, shot, clock):
     batch = batch_of(clean[0][:2], clean[1][:2], fps=10.0)
-    camera = Feature(name=IMAGES + "top", dtype="video", shape=(4, 4, 3))
-    dataset = batch.dataset.model_copy(update={"features": (*batch.dataset.features, camera)})
-    good = np.random.default_rng(1).integers(0, 255, (9, 4, 4, 3)).astype(np.uint8)
-    frames = lambda episode, name, times: shot(len(times)) if episode == 0 else good[: len(times)]  # noqa: E731
-    rows = SCORER.score(replace(batch, dataset=dataset, frames=frames), fit)
-    assert reasons(rows) == [{reason} - {None}, set()]
+    late = 3.0 if clock else 0.0
+    if clock:
+        own = batch.steps.column(TIMESTAMP).to_numpy() + late
+        batch = replace(batch, steps=batch.steps.append_column("frame_time.top", pa.array(own)))
+
+    def frames(episode, camera, times):
+        steps = np.round((np.array(times) - (late if camera == "top" else 0)) * 10).astype(int)
+        assert (steps >= 0).all()
+        return shot(steps) if (episode, camera) == (0, "top") else lively(steps)
+
+    rows = SCORER.score(filmed(batch, frames, ("side", "top")), fit)
+    spans = rows[0][0].spans
+    assert [(span.start, span.stop, span.reason) for span in spans] == ([(30, 70, f"{reason} top")] if reason else [])
+    assert reasons(rows)[1] == set()
+    assert rows[0][0].step_values.sum() == (40 if reason else 0)
+
+
+def test_a_camera_that_an_episode_lacks_is_named(clean, fit, batch_of):
+    batch = batch_of(clean[0][:3], clean[1][:3], fps=10.0)
+    videos = [[{"camera": "side"}, {"camera": "top"}], [{"camera": "side"}], []]
+    frames = lambda episode, camera, times: lively(np.round(np.array(times) * 10).astype(int))  # noqa: E731
+    batch = filmed(batch, frames, ("side", "top"), episodes=batch.episodes.append_column("videos", pa.array(videos)))
+    assert reasons(SCORER.score(batch, fit)) == [set(), {"missing_camera top"}, set()]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_frozen_camera_is_seen_with_gaps_in_the_state_and_with_no_reference(clean, fit, batch_of, known):
+    states = [clean[0][0].copy()]
+    states[0][40], states[0][:, 4] = np.inf, 0
+    batch = batch_of(states, clean[1][:1], fps=10.0)
+    frames = lambda episode, camera, times: lively(np.zeros(len(times), int))  # noqa: E731
+    limits = fit.meta if known else {"views": {}, "limits": {}, "copies": {}}
+    (row,) = SCORER.score(filmed(batch, frames), replace(fit, meta=limits))
+    assert (0, len(states[0]), "frozen_frames top") in [(span.start, span.stop, span.reason) for span in row[0].spans]
+
+
+def test_a_store_that_does_not_answer_is_no_defect(clean, fit, batch_of):
+    def frames(episode, camera, times):
+        raise Outage("no answer")
+
+    with pytest.raises(Outage):
+        SCORER.score(filmed(batch_of(clean[0][:2], clean[1][:2], fps=10.0), frames), fit)
+
+
+def test_real_cameras_have_no_defect_and_a_planted_one_is_found(shared_data, batch_of):
+    root = shared_data / "g1_lerobot_v21"
+    tables = [pq.read_table(path) for path in sorted((root / "data/chunk-000").glob("*.parquet"))]
+    states, actions = ([np.stack(table[c].to_numpy(zero_copy_only=False)) for table in tables] for c in (STATE, ACTION))
+    readers = [FrameReader(path) for path in sorted((root / "videos").rglob("*.mp4"))]
+
+    def frames(episode, camera, times):
+        return readers[episode].at(times)
+
+    def stuck(episode, camera, times):
+        return readers[episode].at(np.minimum(times, 2.0))
+
+    batch = filmed(batch_of(states, actions, fps=30.0), frames)
+    fit = SCORER.fit([batch])
+    assert reasons(SCORER.score(batch, fit)) == [set()] * 6
+    for row, state in zip(SCORER.score(replace(batch, frames=stuck), fit), states, strict=True):
+        (found,) = row[0].spans
+        assert (found.stop, found.reason) == (len(state), "frozen_frames top")
+        assert abs(found.start - 60) <= 5
