@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -161,3 +163,15 @@ def test_gaps_in_time_are_not_predicted_across(clean, batch_of):
     gapped = EpisodeBatch(batch.dataset, batch.episodes, steps, batch.offsets)
     row = SCORER.score(gapped, SCORER.fit([batch]))[0][0]
     assert np.flatnonzero(np.isnan(row.step_values)).tolist() == [0, 1, 2, 19, 20, 21, len(some[0]) - 1]
+
+
+@pytest.mark.parametrize("rows", [8, 9, 30])
+def test_what_contradicts_is_shown_in_courses_shorter_than_the_window_too(rows):
+    draw = np.random.default_rng(0)
+    left, surprise = draw.normal(size=(2, rows, 3))
+    found, response = SimpleNamespace(step=np.arange(2, rows + 2)), SimpleNamespace(left=left, surprise=surprise)
+    shown = consistency._contradicted(found, response, np.ones((rows, 3)), rows + 4)
+    assert np.flatnonzero(np.isfinite(shown)).tolist() == found.step.tolist()
+    against = (left**2 - surprise**2).sum(axis=1)
+    want = [against[max(i - 4, 0) : i + 5].sum() / 9 for i in range(rows)]
+    np.testing.assert_allclose(shown[found.step], want)
