@@ -24,7 +24,8 @@ _MEAN_OFF = 0.5  # ... by 0.3 in the mean, a live camera before a scene at rest 
 _FAR_OFF = 40  # of 255: what the same still differs by at most where a keyframe lies between
 _FEW = 2e-4  # of the values that may lie above any of these; an arm that moves far away covers more than that
 _MOVED = 0.1  # of a dimension's usual range: what counts as moved ...
-_MOST = 0.6  # ... and of the dimensions that have to: one of two arms at rest before its own camera is in order
+_MOST = 0.6  # ... and of the dimensions of state or action that have to: an arm at rest before its own camera is sound
+_SOME = 0.25  # ... and of those of the state where the action makes the most: objects at rest are dimensions of it too
 _PIECE = 16  # frames decoded at once
 _PIXELS = 1 << 19  # kept of a frame: of a larger one every second or third row and column
 
@@ -33,12 +34,15 @@ class Footage:
     """One camera of one episode of n steps.
 
     ``frames``: uint8 [len(times), h, w, 3] at seconds. ``times``: float64 [n], when the camera saw each step, NaN: that
-    step is not looked at. ``motion``: float64 [n, d], the state in units of the usual range of each dimension; None
-    where nothing is known of motion, and nothing is frozen then.
+    step is not looked at. ``motion``: float64 [n, ds] and [n, da], state and action in units of the usual range of each
+    dimension; None where nothing is known of motion, and nothing is frozen then.
     """
 
     def __init__(
-        self, frames: Callable[[list[float]], np.ndarray], times: np.ndarray, motion: np.ndarray | None
+        self,
+        frames: Callable[[list[float]], np.ndarray],
+        times: np.ndarray,
+        motion: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
         self._frames, self._times, self._motion = frames, times, motion
         self._steps = np.flatnonzero(np.isfinite(times))
@@ -48,8 +52,8 @@ class Footage:
         """Stretches [start, stop) of steps, and what is wrong with them.
 
         ``looks``: samples, the first and last step among them. What lies between two sound samples is not seen. A
-        stretch is ``FROZEN`` where at least three pictures over ``least`` steps are the same and the state differs
-        between them, in most dimensions and by much: a camera that sees a scene at rest is in order.
+        stretch is ``FROZEN`` where at least three pictures over ``least`` steps are the same and the robot moves
+        between them: a camera that sees a scene at rest is in order.
 
         Decodes ``looks`` frames and, of a camera with defects, one more between any two samples of a stretch and
         log2(n / looks) at either end of it. Raises ``RequestError`` where there is no such camera, and ``Outage`` where
@@ -105,17 +109,19 @@ class Footage:
         return int(self._steps[inside])
 
     def _moves(self, places: Sequence[int]) -> bool:
-        """Whether most dimensions of the state differ by much between ``places``."""
-        if self._motion is None or not self._motion.shape[1]:
+        """Whether the robot moves: by its state at ``places``, and by the actions from the first to the last."""
+        if self._motion is None:
             return False
-        there = self._motion[self._steps[places]]
-        return bool(np.mean(np.fmax.reduce(there) - np.fmin.reduce(there) >= _MOVED) >= _MOST)
+        steps = self._steps[places]
+        state, action = self._motion
+        moved, told = _moved(state[steps]), _moved(action[steps[0] : steps[-1] + 1])
+        return moved >= _MOST or (moved >= _SOME and told >= _MOST)
 
     def _farthest(self, a: int, b: int) -> int:
         """The place between ``a`` and ``b`` whose state is farthest from theirs: a live camera would show it there."""
         if self._motion is None or b - a < 2:
             return (a + b) // 2
-        there = np.nan_to_num(self._motion[self._steps[a : b + 1]])
+        there = np.nan_to_num(self._motion[0][self._steps[a : b + 1]])
         away = np.minimum(*(np.abs(there - there[end]).sum(axis=1) for end in (0, -1)))
         return a + 1 + int(away[1:-1].argmax())
 
@@ -157,6 +163,11 @@ class Footage:
             if is_outage(error):
                 raise
             return None
+
+
+def _moved(values: np.ndarray) -> float:
+    """The share of the dimensions of ``values`` [n, d], in usual ranges, that differ by much somewhere."""
+    return float(np.mean(np.fmax.reduce(values) - np.fmin.reduce(values) >= _MOVED)) if values.shape[1] else 0.0
 
 
 def _judged(picture: np.ndarray) -> np.ndarray | str:

@@ -39,14 +39,14 @@ class Integrity(Scorer):
     range by all its width), ``teleport`` (a jump over five times that of 95 % of episodes).
 
     Of cameras, each with the camera's name behind it: ``black_frames``, ``undecodable_frames``, ``frozen_frames`` (the
-    same picture for ``freeze_s`` and five steps while three in five dimensions of the state move, by a tenth of their
-    usual range at least), ``missing_camera`` (the episode has video of others). They are found on ``frames`` samples
-    spread over the episode, the first and last step among them, and told as stretches of steps: between a sound sample
-    and a bad one the border is sought by halving, which takes one border to lie between them. So a black or undecodable
-    stretch is sure to be seen from 1 / (``frames`` - 1) of the episode on, a shorter one where a sample falls into it;
-    a frozen one needs two samples, and the robot to move between them; a rest just before counts in. Frozen is not told
-    from still where the robot moves out of sight of a camera without noise, and is missed where coarse coding makes
-    equal pictures differ.
+    same picture for ``freeze_s`` and five steps while the robot moves: three in five dimensions of the state, or a
+    quarter of the state's and three in five of the action's, by a tenth of their usual range at least),
+    ``missing_camera`` (the episode has video of others). They are found on ``frames`` samples spread over the episode,
+    the first and last step among them, and told as stretches of steps: between a sound sample and a bad one the border
+    is sought by halving, which takes one border to lie between them. So a black or undecodable stretch is sure to be
+    seen from 1 / (``frames`` - 1) of the episode on, a shorter one where a sample falls into it; a frozen one needs two
+    samples, and the robot to move between them; a rest just before counts in. Frozen is not told from still where the
+    robot moves out of sight of a camera without noise, and is missed where coarse coding makes equal pictures differ.
 
     Cameras that show another's view are seen by ``views``, which looks at every stored vector. Frames are counted
     against steps by the ingest, which quarantines an episode that lacks one; its receipt says which videos hold more,
@@ -182,16 +182,23 @@ def _filmed(batch: EpisodeBatch, i: int) -> set[str] | None:
     return {video["camera"] for video in batch.episodes["videos"][i].as_py() or ()}
 
 
-def _motion(raw: RawEpisode, fit: Fit) -> np.ndarray | None:
-    """float64 [n, d]: the state in units of its dimensions' usual ranges (the episode's own without a reference)."""
+def _motion(raw: RawEpisode, fit: Fit) -> tuple[np.ndarray, np.ndarray] | None:
+    """State and action in units of their dimensions' usual ranges (the episode's own without a reference)."""
     if raw.problem is not None:
         return None
     limits = fit.meta["limits"].get(raw.group)
-    state = raw.state if limits is None else View(**fit.meta["views"][raw.group]).unfolded(raw)[0]
-    state = np.where(np.isfinite(state), state, np.nan)
-    low, high = (np.fmin.reduce(state), np.fmax.reduce(state)) if limits is None else np.array(limits["state"])
+    if limits is None:
+        return _in_ranges(raw.state), _in_ranges(raw.action)
+    state, action = View(**fit.meta["views"][raw.group]).unfolded(raw)
+    return _in_ranges(state, limits["state"]), _in_ranges(action, limits["action"])
+
+
+def _in_ranges(x: np.ndarray, limits: list[list[float]] | None = None) -> np.ndarray:
+    """float64 [n, d]: those dimensions of ``x`` that vary, in units of how far; NaN where it is not finite."""
+    x = np.where(np.isfinite(x), x, np.nan)
+    low, high = np.array(limits or [np.fmin.reduce(x), np.fmax.reduce(x)])
     varies = high > low
-    return state[:, varies] / (high - low)[varies]
+    return x[:, varies] / (high - low)[varies]
 
 
 def _declared(batch: EpisodeBatch) -> Iterator[str]:

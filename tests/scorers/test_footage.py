@@ -39,7 +39,7 @@ class Player:
 
 def found(frames, moved, looks: int = 8, least: int = 10, n: int | None = None) -> list[tuple[int, int, str]]:
     times = np.arange(n if n is not None else len(moved)) / FPS
-    return list(Footage(frames, times, moved).defects(looks, least))
+    return list(Footage(frames, times, None if moved is None else (moved, moved)).defects(looks, least))
 
 
 @settings(max_examples=40, deadline=None)
@@ -88,6 +88,13 @@ def arms(n: int) -> np.ndarray:
 )
 def test_a_still_scene_is_no_frozen_camera(moved):
     assert found(Player(film(1).repeat(100, axis=0)), moved, n=100) == []
+
+
+def test_objects_at_rest_do_not_hide_that_the_robot_moves():
+    state = motion(100, 6) * np.r_[1, 1, 0, 0, 0, 0]
+    frozen = Player(film(1).repeat(100, axis=0))
+    assert list(Footage(frozen, np.arange(100) / FPS, (state, motion(100))).defects(8, 10)) == [(0, 100, FROZEN)]
+    assert list(Footage(frozen, np.arange(100) / FPS, (0 * state, motion(100))).defects(8, 10)) == []
 
 
 def test_a_robot_that_is_back_where_it_was_is_seen_on_the_way():
