@@ -20,7 +20,7 @@ BLACK, FROZEN, UNDECODABLE = "black_frames", "frozen_frames", "undecodable_frame
 
 _DARK = 24  # of 255: a limited-range black decodes to 16, sensor noise and coding add a little
 _OFF = 20  # of 255: a still in H.264 at its default quality differs by 19 at most within a group of pictures ...
-_MEAN_OFF = 0.5  # ... by 0.3 in the mean, a live camera before a scene at rest by 1.3 to 3
+_MEAN_OFF = 0.5  # ... by 0.3 in the mean, a live camera before a scene at rest by 1.3 to 3 (in such a group 0.2)
 _FAR_OFF = 40  # of 255: what the same still differs by at most where a keyframe lies between
 _FEW = 2e-4  # of the values that may lie above any of these; an arm that moves far away covers more than that
 _MOVED = 0.1  # of a dimension's usual range: what counts as moved ...
