@@ -82,7 +82,8 @@ class Consistency(Scorer):
     call for. ``correlation``: the same without regard to size. ``gain``: the size of the motion over what the actions
     call for, all coordinates together. ``lag_steps``, ``lag_ms``: by how much actions come later than usual in the
     group (best lag by cross-correlation within 12 steps; 0 unless another explains a twentieth of the error).
-    ``jump``: the largest unexplained motion of what actions drive, over the usual. ``length``, the baseline to beat.
+    ``jump``: the largest leap of any coordinate, a motion in one step that nothing explains and that is unlike those
+    before and after, over the usual leap and a twentieth of the range. ``length``, the baseline to beat.
 
     Reasons of spans: ``lagged``, ``reversed``, ``negated``, ``swapped``, ``rescaled``, ``foreign_action`` (of the whole
     episode), ``contradicted`` and ``gripper`` (steps where motion and call differ), ``teleport`` and ``joined`` (the
@@ -95,7 +96,7 @@ class Consistency(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="consistency",
-        version="4",
+        version="5",
         level="episode",
         metrics=(
             Metric("inconsistency", "share of usual agreement lost", "lower"),
@@ -149,7 +150,7 @@ class Consistency(Scorer):
 
     def _one(self, raw: RawEpisode, known: _Known | None, held: _Known | None, device: str) -> list[ScoreRow]:
         if raw.problem is not None or known is None:
-            return self._undefined(raw, raw.problem or f"fewer than {MIN_EPISODES} reference episodes of {raw.group}")
+            return self._undefined(raw, raw.problem or _few(raw.group))
         dynamics = known.dynamics
         course = dynamics.course(raw)
         found = dynamics.rows(course)
@@ -159,9 +160,7 @@ class Consistency(Scorer):
         told = _told(raw, course, known, device, None if late is None else late.dynamics.driven)
         assert told is not None  # as there are rows enough
         response = told.response
-        # a motion that is no surprise is no jump, however wild the call
-        sudden = np.minimum(np.abs(response.left), np.abs(response.surprise))
-        jumps = sudden / np.where(_own(dynamics) & (dynamics.jump > 0), dynamics.jump, np.inf)
+        jumps = dynamics.jumps(course, found, response)
         jump = float(jumps.max(initial=0.0))
         by_jump = max(0.0, 1 - 1 / max(jump, 1.0))
         n = len(raw.state)
@@ -258,6 +257,10 @@ def _told(
     return _Told(dynamics, found, response, weight, agreement, lost)
 
 
+def _few(group: str) -> str:
+    return f"fewer than {MIN_EPISODES} reference episodes of {group} with {MIN_ROWS} steps that can be predicted"
+
+
 def _held(late: Dynamics | None, dynamics: Dynamics) -> Dynamics | None:
     """``late`` for the coordinates that half a second explains far better than one step; None where there are none."""
     if late is None:
@@ -308,18 +311,9 @@ def _correlation(response: Response, coordinate: int) -> float:
     return float(surprise @ call) / size if size > 0 else 0.0
 
 
-def _own(dynamics: Dynamics) -> np.ndarray:
-    """bool [ds]: the coordinates whose jumps count, those that actions drive; all where they drive none.
-
-    What the robot meets jumps on contact. Where few of a pool ever touch it that is unusual, and successes would be the
-    ones that look torn.
-    """
-    return dynamics.driven if dynamics.driven.any() else np.ones_like(dynamics.driven)
-
-
 def _jumps(found: Rows, jumps: np.ndarray, dynamics: Dynamics, n: int) -> Iterator[Span]:
     """The steps reached by a motion more than 1 / (1 - ``_SUSPECT``) times as large as usual jumps are."""
-    moving = max(int((_own(dynamics) & (dynamics.jump > 0)).sum()), 1)
+    moving = max(int((dynamics.jump + dynamics.reach > 0).sum()), 1)
     far = jumps > 1 / (1 - _SUSPECT)
     steps = found.step[far.any(axis=1)]
     for step, share in zip(steps, far[far.any(axis=1)].sum(axis=1) / moving, strict=True):
@@ -335,9 +329,9 @@ def _words(spans: Iterable[Span]) -> str:
 def _contradicted(found: Rows, response: Response, weight: np.ndarray, n: int) -> np.ndarray:
     """By how much motion and call differ around each step, less what agrees [n]: positive where they contradict."""
     against = (weight * (response.left**2 - response.surprise**2)).sum(axis=1)
-    smooth = np.convolve(against, np.ones(_WINDOW) / _WINDOW, mode="same")
+    smooth = np.convolve(against, np.ones(_WINDOW) / _WINDOW)[_WINDOW // 2 :]  # "same" is longer than a short course
     steps = np.full(n, np.nan)
-    steps[found.step] = smooth
+    steps[found.step] = smooth[: len(against)]
     return steps
 
 

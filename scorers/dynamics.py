@@ -22,15 +22,16 @@ from data_engine.reference import RawEpisode, key_of
 from data_engine.view import View
 from scorers.kernels.response import Model, Response, Rows, concordance, curved, fit, held_rows, respond, rows
 
-__all__ = ["FOLDS", "MIN_EPISODES", "MIN_ROWS", "Course", "Dynamics", "fold_of", "learn", "learn_held"]
+__all__ = ["FOLDS", "MIN_EPISODES", "MIN_ROWS", "Course", "Dynamics", "fold_of", "leaps", "learn", "learn_held"]
 
 FOLDS = 5
 MIN_EPISODES = 4
+_UNEVEN = 25  # episodes, of fewer than which folds by hash may leave next to nothing to learn from
 MIN_ROWS = 8  # predictable steps below which nothing is said of an episode
 _STEPS = 30_000  # steps of the reference that the final models see
 _SEARCH_STEPS = 12_000  # and that the search for the core sees
 _CUT = 3.0  # half widths of the usual action range beyond which an action is cut: it limits the leverage of a few
-_DRIVEN = 0.1  # share of a coordinate's surprise that actions explain in the median episode, for it to be driven
+_DRIVEN = 0.2  # share of a coordinate's surprise that actions explain in the median episode, for it to be driven
 _HELD_S = 0.5  # seconds after which it is asked what a held command has done
 _FOLLOWED = 0.5  # share that actions explain by then, for a coordinate to be driven by a held one
 _PRIMARY = 0.5  # of what they explain of the coordinate that answers the same action best: less is a passive one
@@ -42,6 +43,7 @@ _LOST = 0.5  # of the usual agreement: what an episode may miss and still belong
 _JUMPS = 3.0  # usual jumps that it may make
 _WIDE = 6.0  # quartile deviations of a coordinate's concordance that count as all of it
 _REACH = 0.05  # of a coordinate's range: what a jump has to exceed beyond the usual ones
+_RESOLUTION = 0.05  # quantile of the gaps between the values that a coordinate takes, for its resolution
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ class Dynamics:
 
     ``models``: the one of all episodes, then those that have not seen fold k. ``centre``, ``width`` [da]: of the
     action. ``command`` int64: the action dimension that moves a coordinate most. ``place`` [2, ds]: middle and half
-    width of the states. ``driven`` bool: coordinates that actions move. ``agreement`` [2, ds]: the
-    usual concordance, and what a loss of it is measured in. ``energy``: usual mean square of surprise and
-    call together. ``left``: usual root mean square of what is unexplained. ``jump``: the largest unexplained motion of
-    95 % of episodes, and a margin. ``explained``: the share of the surprise that actions explain. ``coordinates``:
-    which of the view's these are, all by default. ``ahead``: 1, or the steps after which a held command is asked about.
+    width of the states. ``driven`` bool: coordinates that actions move. ``agreement`` [2, ds]: the usual concordance,
+    and what a loss of it is measured in. ``energy``: usual mean square of surprise and call together. ``left``: usual
+    root mean square of what is unexplained. ``jump``: the largest leap (see :func:`leaps`) of 95 % of episodes, of all
+    but one where they are few, and ``reach`` what a jump has to exceed beyond it: a twentieth of the range that the
+    coordinate has, or its resolution where that is more. ``explained``: the share of the surprise that actions explain.
+    ``member`` uint64 and ``fold`` int64 [E]: who has been seen, and by all models but which. ``coordinates``: which of
+    the view's these are, all by default. ``ahead``: 1, or the steps after which a held command is asked about.
     """
 
     view: View
@@ -79,7 +83,10 @@ class Dynamics:
     energy: np.ndarray
     left: np.ndarray
     jump: np.ndarray
+    reach: np.ndarray
     explained: np.ndarray
+    member: np.ndarray
+    fold: np.ndarray
     coordinates: np.ndarray | None = None
     ahead: int = 1
 
@@ -102,12 +109,21 @@ class Dynamics:
 
     def model(self, motion_hash: str) -> Model:
         """The model that has not seen this recording."""
-        return self.models[1 + fold_of(motion_hash)]
+        at = int(np.searchsorted(self.member, _key(motion_hash)))
+        seen = at < len(self.member) and self.member[at] == _key(motion_hash)
+        return self.models[1 + (int(self.fold[at]) if seen else fold_of(motion_hash))]
 
     def weight(self, response: Response) -> np.ndarray:
         """Weight of each coordinate [ds] where driven and not at rest in ``response``; 0 elsewhere."""
         seen = self.driven & (_size(response) > _IDLE * self.energy)
         return np.where(seen, 1 / np.where(self.left > 0, self.left, 1.0) ** 2, 0.0)
+
+    def jumps(self, course: Course, found: Rows, response: Response) -> np.ndarray:
+        """The leaps of an episode over what is usual of a coordinate [m, ds], 0 where it never moves. What an episode
+        ranges over counts as much as what others do: an arm that they leave alone is one that this one may use."""
+        reach = np.maximum(self.reach, _REACH * np.subtract(*_spread(course.state)))
+        usual = self.jump + np.where(self.jump + self.reach > 0, reach, np.inf)
+        return leaps(course, found, response) / usual
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All but the view, as arrays."""
@@ -125,13 +141,37 @@ class Dynamics:
         return Dynamics(View(**view), models, ahead=int(arrays["ahead"]), **kept)
 
 
-_BY_COORDINATE = ("command", "place", "driven", "agreement", "energy", "left", "jump", "explained")
-_NAMES = ("centre", "width", "ahead", *_BY_COORDINATE)
+_BY_COORDINATE = ("command", "place", "driven", "agreement", "energy", "left", "jump", "reach", "explained")
+_NAMES = ("centre", "width", "ahead", "member", "fold", *_BY_COORDINATE)
 
 
 def fold_of(motion_hash: str) -> int:
-    """The fold of a recording, whether or not it is in the reference."""
-    return key_of(0, motion_hash, "fold") % FOLDS
+    """The fold of a recording, whether or not it is in the reference; but see :func:`_dealt`."""
+    return int(_key(motion_hash)) % FOLDS
+
+
+def _key(motion_hash: str) -> np.uint64:
+    return np.uint64(key_of(0, motion_hash, "fold"))
+
+
+def _dealt(found: Sequence[RawEpisode]) -> tuple[np.ndarray, np.ndarray]:
+    """Key and fold of each recording [E], by key. Where they are few, folds are dealt out in turn: by hash alone, half
+    of six may be in one, or all of four."""
+    member = np.unique(np.array([_key(raw.motion_hash) for raw in found], np.uint64))
+    turn = np.arange(len(member)) if len(member) < _UNEVEN else member
+    return member, (turn % FOLDS).astype(np.int64)
+
+
+def leaps(course: Course, found: Rows, response: Response) -> np.ndarray:
+    """How far each coordinate leaps in each step that can be predicted, [m, ds] in its own unit: the least of what it
+    moves, of what sets that apart from the motions before and after, and of what its past and the actions leave
+    unexplained. So nothing leaps that rests, however wrongly it is foretold, nor what sets off or stops, as things do
+    that a robot touches."""
+    motion = np.full_like(course.state, np.nan)
+    motion[:-1] = np.diff(course.state, axis=0) * course.pace[:, None]
+    here, before, after = motion[found.step], motion[found.step - 1], motion[found.step + 1]
+    apart = np.fmin(np.abs(here - before), np.abs(here - after))
+    return np.minimum.reduce([np.abs(here), apart, np.abs(response.surprise), np.abs(response.left)])
 
 
 def learn(found: Sequence[RawEpisode], view: View, seed: int, device: str = "cpu") -> Dynamics | None:
@@ -169,10 +209,11 @@ def _learn(found: Sequence[RawEpisode], view: View, seed: int, device: str, held
     usable = [i for i, part in enumerate(parts) if len(part) >= MIN_ROWS]
     if len(usable) < MIN_EPISODES:
         return None
-    found, parts, unusual = [found[i] for i in usable], [parts[i] for i in usable], unusual[usable]
+    found, courses = [found[i] for i in usable], [courses[i] for i in usable]
+    parts, unusual = [parts[i] for i in usable], unusual[usable]
     few = {raw.motion_hash for raw in _drawn(found, seed, _SEARCH_STEPS)}
     searched = [i for i, raw in enumerate(found) if raw.motion_hash in few]
-    states = np.concatenate([courses[i].state[np.isfinite(courses[i].state).all(axis=1)] for i in usable])
+    states = np.concatenate([course.state[np.isfinite(course.state).all(axis=1)] for course in courses])
     low, middle, high = np.percentile(states, [5, 50, 95], axis=0)
     place = middle, np.where(high > low, (high - low) / 2, 1.0)
     tasks = np.array([found[i].task for i in searched])
@@ -186,13 +227,14 @@ def _learn(found: Sequence[RawEpisode], view: View, seed: int, device: str, held
         (model,) = fit(Rows.joined([parts[searched[i]] for i in core]), device=device)
         command = _commands(model, len(width))
     unlike = partial(_disagreement, command=command, held=held)
-    core, model = _search([parts[i] for i in searched], core, tasks, unlike, device)
-    reach, kept = _REACH * (high - low), [searched[i] for i in core]
+    core, _ = _search([parts[i] for i in searched], core, tasks, unlike, device)
+    reach, kept = np.maximum(_REACH * (high - low), _resolution(states)), [searched[i] for i in core]
     for _ in range(_WIDENED):
-        kept = _accepted([respond(part, model, device) for part in parts], kept, unlike, reach)
-        (model,) = fit(Rows.joined([parts[i] for i in kept]), device=device)
-    found, parts = [found[i] for i in kept], [parts[i] for i in kept]
-    folds = [fold_of(raw.motion_hash) for raw in found]
+        _, responses = _apart(parts, kept, device)
+        kept = _accepted(responses, _largest(courses, parts, responses, held), kept, unlike, reach)
+    found, courses, parts = [found[i] for i in kept], [courses[i] for i in kept], [parts[i] for i in kept]
+    member, dealt = _dealt(found)
+    folds = dealt[np.searchsorted(member, np.array([_key(raw.motion_hash) for raw in found], np.uint64))]
     models = fit(Rows.joined(parts), np.repeat(folds, [len(part) for part in parts]), FOLDS, device)
     responses = [respond(part, models[1 + fold], device) for part, fold in zip(parts, folds, strict=True)]
     energy = _usual_energy(responses, held)
@@ -207,8 +249,11 @@ def _learn(found: Sequence[RawEpisode], view: View, seed: int, device: str, held
         agreement=_usual_agreement(_agreements(responses, energy)),
         energy=energy,
         left=np.median([np.sqrt((r.left**2).mean(axis=0)) for r in responses], axis=0),
-        jump=_usual_jump(responses, reach),
+        jump=_usual(_largest(courses, parts, responses, held)),
+        reach=reach,
         explained=_usually_explained(responses, energy),
+        member=member,
+        fold=dealt,
         ahead=ahead,
     )
 
@@ -263,13 +308,23 @@ def _search(
 ) -> tuple[np.ndarray, Model]:
     """The episodes of each task that are least unlike what the model of them expects, from ``core`` on; that model."""
     for _ in range(_ROUNDS):
-        (model,) = fit(Rows.joined([parts[i] for i in core]), device=device)
-        responses = [respond(part, model, device) for part in parts]
+        model, responses = _apart(parts, core, device)
         better = _least(unlike(responses, [responses[i] for i in core]), tasks)
         if np.array_equal(better, core):
             break
         core = better
     return core, model
+
+
+def _apart(parts: Sequence[Rows], core: Sequence[int] | np.ndarray, device: str) -> tuple[Model, list[Response]]:
+    """The model of the ``core``, and what it says of all episodes; what is said of the core, by models that have not
+    seen it. Otherwise a few episodes of a wide action, whom a model fits whatever they do, agree with nobody else."""
+    folds = np.arange(len(core)) % FOLDS
+    among = [parts[i] for i in core]
+    of_rows = np.repeat(folds, [len(part) for part in among])
+    model, *others = fit(Rows.joined(among), of_rows, min(len(core), FOLDS), device)
+    unseen = {i: others[fold] for i, fold in zip(core, folds, strict=True)}
+    return model, [respond(part, unseen.get(i, model), device) for i, part in enumerate(parts)]
 
 
 def _least(values: np.ndarray, tasks: np.ndarray) -> np.ndarray:
@@ -292,17 +347,16 @@ def _commands(model: Model, width: int) -> np.ndarray:
 
 def _accepted(
     responses: Sequence[Response],
+    largest: np.ndarray,
     core: Sequence[int],
     unlike: Callable[[Sequence[Response], Sequence[Response]], np.ndarray],
     reach: np.ndarray,
 ) -> list[int]:
-    """The episodes that agree with the core or nearly so, and do not jump; at least the core."""
-    trusted = [responses[i] for i in core]
-    agrees = unlike(responses, trusted) < _LOST
-    limit = _usual_jump(trusted, reach)
-    largest = np.array([np.abs(r.left).max(axis=0) for r in responses])
-    jumps = (largest > _JUMPS * np.where(limit > 0, limit, np.inf)).any(axis=1)
-    inside = agrees & ~jumps
+    """The episodes that agree with the core or nearly so, and whose ``largest`` leaps [E, ds] are no jumps; at least
+    the core."""
+    agrees = unlike(responses, [responses[i] for i in core]) < _LOST
+    limit = _usual(largest[list(core)]) + reach
+    inside = agrees & ~(largest > _JUMPS * np.where(limit > 0, limit, np.inf)).any(axis=1)
     inside[list(core)] = True
     return [int(i) for i in np.flatnonzero(inside)]
 
@@ -349,10 +403,12 @@ def _usually_explained(responses: Sequence[Response], energy: np.ndarray) -> np.
 
 
 def _explained(response: Response) -> np.ndarray:
-    """The share of the surprise [ds] that the actions explain; 0 where there is none."""
-    all_of_it, left = (response.surprise**2).sum(axis=0), (response.left**2).sum(axis=0)
-    moved = all_of_it > 1e-18
-    return np.where(moved, 1 - left / np.where(moved, all_of_it, 1.0), 0.0)
+    """The share [ds] that the actions explain of the surprise, or of the motion where that is less: what is held where
+    others are not surprises at every step, though it only trembles. 0 where there is none."""
+    surprise, motion, left = ((x**2).sum(axis=0) for x in (response.surprise, response.motion, response.left))
+    there = np.minimum(surprise, motion)
+    moved = there > 1e-18
+    return np.where(moved, 1 - left / np.where(moved, there, 1.0), 0.0)
 
 
 def _size(response: Response) -> np.ndarray:
@@ -383,5 +439,32 @@ def _usual_agreement(values: np.ndarray) -> np.ndarray:
     return np.stack([centre, np.maximum(centre, _WIDE * (centre - np.nanquantile(values, 0.25, axis=0)))])
 
 
-def _usual_jump(responses: Sequence[Response], reach: np.ndarray) -> np.ndarray:
-    return np.quantile([np.abs(r.left).max(axis=0) for r in responses], 0.95, axis=0) + reach
+def _largest(
+    courses: Sequence[Course], parts: Sequence[Rows], responses: Sequence[Response], held: np.ndarray | None
+) -> np.ndarray:
+    """The largest leap of each episode [E, ds]; of what ``held`` commands drive, all that is unexplained later on."""
+    if held is not None:
+        return np.array([np.abs(r.left).max(axis=0) for r in responses])
+    return np.array([leaps(*one).max(axis=0) for one in zip(courses, parts, responses, strict=True)])
+
+
+def _usual(largest: np.ndarray) -> np.ndarray:
+    """What 95 % of episodes keep below [ds], of [E, ds]: never the largest of two or more, which may be a defect."""
+    return np.quantile(largest, 0.95, axis=0, method="lower")
+
+
+def _resolution(states: np.ndarray) -> np.ndarray:
+    """How far apart neighbouring values of ``states`` [n, ds] are [ds]: an encoder's step, next to nothing for what is
+    continuous, 0 for a constant."""
+    found = np.zeros(states.shape[1])
+    for k, column in enumerate(states.T):
+        gaps = np.diff(np.unique(column))
+        gaps = gaps[gaps > 1e-6 * np.ptp(column)]  # less is rounding
+        found[k] = np.quantile(gaps, _RESOLUTION) if len(gaps) else 0.0
+    return found
+
+
+def _spread(state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where all but the outermost tenth of ``state`` [n, ds] lies: its upper and its lower end [ds]."""
+    high, low = np.percentile(state[np.isfinite(state).all(axis=1)], [95, 5], axis=0)
+    return high, low

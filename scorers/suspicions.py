@@ -19,6 +19,7 @@ from scorers.kernels.response import respond
 __all__ = ["LAGS", "Suspicion", "together", "what_explains"]
 
 LAGS = 12  # steps that actions may be early or late by
+_HELPS = 0.02  # more agreement, below which a change explains nothing
 _PAIRS = 66  # exchanges of two dimensions that are tried at most
 _FACTORS = {
     "degrees for radians": 180 / np.pi,
@@ -79,7 +80,7 @@ def what_explains(raw: RawEpisode, dynamics: Dynamics, weight: np.ndarray, devic
         course = dynamics.course(raw, raw.action / factor)
         tried.append(Suspicion("rescaled", f"actions are {words}", agreement(course)))
     best = max(tried, key=lambda suspicion: suspicion.agreement)
-    if best.agreement - now >= 0.5 * (usual - now) and best.agreement >= 0.5 * usual:
+    if best.agreement - now >= max(0.5 * (usual - now), _HELPS) and best.agreement >= 0.5 * usual:
         return best
     if now < 0.25 * usual:
         return Suspicion("foreign_action", "actions have nothing to do with the motion", now)
@@ -95,7 +96,7 @@ def _negated(raw: RawEpisode, dynamics: Dynamics, agreement: Callable[[Course], 
         for dim in range(len(sign)):
             turned = np.where(np.arange(len(sign)) == dim, -sign, sign)
             found = agreement(dynamics.course(raw, raw.action * turned))
-            if found > best + 0.02:
+            if found > best + _HELPS:
                 sign, best, improved = turned, found, True
     dims = ", ".join(str(dim) for dim in np.flatnonzero(sign < 0))
     return Suspicion("negated", f"actions {dims} have the other sign", best)

@@ -161,11 +161,13 @@ def fit(found: Rows, folds: np.ndarray | None = None, count: int = 0, device: st
 
 class Response(NamedTuple):
     """What a model says of some rows, float64 [m, ds] each: the motion that the coordinate's own past does not explain,
-    what the actions call for of it, and the action terms of the prediction alone (a part of the call)."""
+    what the actions call for of it, the action terms of the prediction alone (a part of the call), and all the motion.
+    """
 
     surprise: np.ndarray
     call: np.ndarray
     drive: np.ndarray
+    motion: np.ndarray
 
     @property
     def left(self) -> np.ndarray:
@@ -184,7 +186,7 @@ def respond(found: Rows, model: Model, device: str = "cpu") -> Response:
     without = (own[:, :, :k] * alone).sum(2) + alone_intercept
     drive = h @ weight[:, :q].T + (own[:, :, k:] * weight[:, q + k :]).sum(2)
     call = drive + (own[:, :, :k] * weight[:, q : q + k]).sum(2) + intercept - without
-    return Response(*(x.cpu().numpy() for x in (y - without, call, drive)))
+    return Response(*(x.cpu().numpy() for x in (y - without, call, drive, y)))
 
 
 def concordance(surprise: np.ndarray, call: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from benchmarks.planting import CONSISTENCY, Course, spoil
 from benchmarks.uplift_sets import perform, plans
 from data_engine.model import ACTION, TIMESTAMP
 from data_engine.scoring import EpisodeBatch
-from scorers import consistency
+from scorers import consistency, dynamics
 from scorers.consistency import Consistency
 from scorers.dynamics import fold_of
 
@@ -91,11 +91,11 @@ def test_touching_what_few_of_a_pool_ever_touch_is_no_teleport(batch_of, monkeyp
     demos = [perform(plan) for plan in plans("mixed", "button-press-topdown-v3", 30, 0)]
     presses = np.array([demo.success for demo in demos])
     batch = batch_of([demo.course.state for demo in demos], [demo.course.action for demo in demos])
-    fit = SCORER.fit([batch])
     assert 0 < presses.mean() < 0.5
-    assert column(SCORER.score(batch, fit))[presses].max() < 0.7
-    monkeypatch.setattr(consistency, "_own", lambda dynamics: np.ones_like(dynamics.driven))
-    assert np.median(column(SCORER.score(batch, fit))[presses]) > 0.7  # the button's jumps, which only they cause
+    assert column(SCORER.score(batch, SCORER.fit([batch])))[presses].max() < 0.6
+    monkeypatch.setattr(dynamics, "leaps", lambda course, found, said: np.minimum(abs(said.surprise), abs(said.left)))
+    # what nothing explains, though it goes on moving: the button, that only they set off
+    assert np.median(column(SCORER.score(batch, SCORER.fit([batch])))[presses]) > 0.7
 
 
 def test_order_ids_names_and_other_columns_change_nothing(clean, batch_of):
