@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_engine import registry
 from data_engine.errors import RequestError
 from data_engine.recipe import ScoreRecipe
 from flows.query import matching, query, score_column, score_metric, score_reference
 from flows.score import score
 
 SCORE = "action_divergence"
+VERSION = registry.load("scorers", SCORE).spec.version
 
 
 def scores(lake) -> dict[str, float | None]:
@@ -87,7 +89,7 @@ def test_order_puts_nulls_last_and_keeps_ties_as_they_were(read_only):
 
 
 def test_columns_are_taken_by_name_also_scores_and_their_percentiles(read_only):
-    columns = ["operator", SCORE, f"{SCORE}.length", f"percentile({SCORE})", f"{SCORE}.ambiguity@1"]
+    columns = ["operator", SCORE, f"{SCORE}.length", f"percentile({SCORE})", f"{SCORE}.ambiguity@{VERSION}"]
     frame, _ = query(read_only, "dataset = 'reach'", columns=columns)
     assert frame.columns == columns
     lengths = query(read_only, "dataset = 'reach'", columns=["n_steps"])[0]["n_steps"]
@@ -158,14 +160,14 @@ def test_a_score_is_named_as_in_expressions():
 
 def test_the_newest_version_counts_and_an_older_one_by_name(filled):
     old = filled.scan("scores").filter(pl.col("metric") == "own_residual").collect()
-    for version, plus in (("1.9", 1000.0), ("1.10", 2000.0)):
+    for version, plus in ((f"{VERSION}.9", 1000.0), (f"{VERSION}.10", 2000.0)):
         fit = f"fit_{version}"
         rows = old.with_columns(pl.col("value") + plus, version=pl.lit(version), fit_id=pl.lit(fit))
         filled.append("scores", rows.to_arrow(), transaction=version)
     episodes = filled.episodes()
     before = dict(old.select("unit_id", "value").iter_rows())
-    named = [(SCORE, {}, 2000.0), (f"{SCORE}@1.9", {}, 1000.0), (f"{SCORE}@1", {}, 0.0)]
-    for name, fits, plus in [*named, (SCORE, {SCORE: "fit_1.9"}, 1000.0)]:  # a fit says the version too
+    named = [(SCORE, {}, 2000.0), (f"{SCORE}@{VERSION}.9", {}, 1000.0), (f"{SCORE}@{VERSION}", {}, 0.0)]
+    for name, fits, plus in [*named, (SCORE, {SCORE: f"fit_{VERSION}.9"}, 1000.0)]:  # a fit says the version too
         found = score_column(filled, episodes, name, fits)
         assert found.drop_nulls().to_list() == [
             before[unit] + plus for unit in episodes["episode_id"] if before.get(unit) is not None
