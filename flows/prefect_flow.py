@@ -13,6 +13,7 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from data_engine.errors import EngineError
 from data_engine.recipe import Recipe, validate
 from flows.curate import curate
 
@@ -45,8 +46,10 @@ def scheduled(lake: str, schedule: str) -> dict[str, Any]:
 def perform(flow_run: str) -> dict[str, Any]:
     """Do a flow run of :func:`scheduled` that Prefect's API has made, in this process; its states are told there.
 
-    Raises whatever the flow raises, ``KeyboardInterrupt`` where the process was told to end.
+    Raises whatever the flow raises, ``KeyboardInterrupt`` where the process was told to end, ``EngineError``
+    (``prefect_down``) where Prefect's server is gone.
     """
+    import httpx
     from prefect.exceptions import TerminationSignal
     from prefect.flow_engine import load_flow_run, run_flow
 
@@ -54,3 +57,7 @@ def perform(flow_run: str) -> dict[str, Any]:
         return dict(run_flow(scheduled, flow_run=load_flow_run(UUID(flow_run))))  # type: ignore[arg-type,call-overload]
     except TerminationSignal:
         raise KeyboardInterrupt from None
+    except httpx.TransportError as error:
+        raise EngineError(
+            "Prefect: its server went away", code="prefect_down", fix="`data-engine schedule run`: it goes on"
+        ) from error

@@ -8,16 +8,15 @@ import os
 import sys
 import urllib.request
 from collections.abc import Iterator
-from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from tests.faulty_s3 import FaultyS3, faulty_s3
+from tests.scheduling import Scheduling
 
 # the same examples in every run; HYPOTHESIS_PROFILE=search looks for new ones
 hypothesis.settings.register_profile("same", derandomize=True)
@@ -34,22 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.dont_write_bytecode = False
 
 
-class _Scheduling(LoadScopeScheduling):
-    """Tests go to whichever worker is free, but those of a module with fixtures of its own together: made once."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        module = nodeid.partition("::")[0]
-        return module if _shares(module) else nodeid
-
-
-@cache
-def _shares(module: str) -> bool:
-    return 'scope="module"' in (Path(__file__).parents[1] / module).read_text()
-
-
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
-    return _Scheduling(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -10,6 +10,7 @@ from contextlib import suppress
 import uvicorn
 
 from api.service.app import make_app
+from api.service.environment import settle
 from api.service.settings import Settings
 from data_engine.errors import EngineError
 
@@ -21,6 +22,7 @@ def run(settings: Settings, host: str, port: int) -> None:
 
     Raises ``RequestError`` where there is no lake, ``EngineError`` where the address cannot be listened at.
     """
+    settle()
     app = make_app(settings)
     app.state.live.on_warm = _settle
     try:

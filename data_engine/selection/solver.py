@@ -4,8 +4,10 @@ many, or Sinkhorn."""
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,7 @@ EXACT_CELLS = 2_000_000
 """Largest cost matrix (rows times columns) that ``auto`` solves exactly: about half a second."""
 
 _GAP = 0.01
+_IMPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -73,17 +76,18 @@ def solve(given: np.ndarray | Costs, solver: SolverName = "auto", regularisation
     return Solution(distance, potential, solver, bool(log["err"][-1] <= 1e-6), gap)
 
 
+@cache
 def _pot() -> Any:
-    """POT, without the deep-learning back ends that it otherwise imports for seconds."""
-    names = [f"POT_BACKEND_DISABLE_{name}" for name in ("PYTORCH", "JAX", "CUPY", "TENSORFLOW")]
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        import ot
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    """POT, without the deep-learning back ends that it otherwise imports for seconds.
+
+    It is shown another ``os.environ`` meanwhile: the process's own is read by other threads, outside Python's lock.
+    """
+    with _IMPORTING:
+        before = os.environ
+        off = {f"POT_BACKEND_DISABLE_{name}": "1" for name in ("PYTORCH", "JAX", "CUPY", "TENSORFLOW")}
+        os.environ = {**before, **off}  # type: ignore[assignment]  # noqa: B003
+        try:
+            import ot
+        finally:
+            os.environ = before  # noqa: B003
     return ot

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +23,7 @@ from filelock import FileLock
 
 from api.cli import main
 from api.service.app import make_app
+from api.service.environment import settle
 from api.service.settings import Settings
 from storage import keys
 from storage.lake import Lake
@@ -72,6 +78,7 @@ class Service:
 @contextmanager
 def serving(lake: Path, **settings: Any) -> Iterator[Service]:
     """The service over ``lake`` on a free port, with a key of each scope."""
+    settle()
     held = Lake.open(str(lake))
     tokens = {scope: keys.make(held, f"{scope}er", scope)[1] for scope in keys.SCOPES}
     folder = str(lake.parent / "runs")
@@ -98,11 +105,28 @@ def serving(lake: Path, **settings: Any) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def served(curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service over a copy of the curated lake that tests only read."""
-    lake = tmp_path_factory.mktemp("read") / "lake"
-    shutil.copytree(curated, lake)
-    with serving(lake) as service:
-        yield service
+    """The service over a copy of the curated lake that tests only read, as a process of its own: it lives while other
+    tests set variables, which no thread beside them survives for long that opens tables (``api.service.environment``).
+    """
+    folder = tmp_path_factory.mktemp("read")
+    lake = Lake.open(str(shutil.copytree(curated, folder / "lake")))
+    tokens = {scope: keys.make(lake, f"{scope}er", scope)[1] for scope in keys.SCOPES}
+    command = ["serve", "--lake", lake.uri, "--port", "0", "--keys", "--rate", "1e6", "--no-schedules"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api.cli", *command], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    said = process.stderr.readline() if process.stderr else ""
+    url = re.search(r"http://127\.0\.0\.1:\d+", said)
+    assert url, said
+    try:
+        while httpx.get(f"{url[0]}/v1/ready").status_code != 200:
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield Service(url[0], lake, tokens, None)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
 
 
 @pytest.fixture
