@@ -17,11 +17,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 READY_TRIES = 600
 SIZE = {"width": 1180, "height": 760}
@@ -63,7 +63,8 @@ def episode(page: Page) -> None:
     page.get_by_role("table", name="Episodes").locator("tbody tr").nth(1).click()
     page.get_by_role("button", name="Play").click()
     page.wait_for_timeout(2500)
-    page.get_by_role("button", name="Pause").click()
+    with suppress(TimeoutError):  # a short one has ended by itself
+        page.get_by_role("button", name="Pause").click(timeout=2000)
 
 
 def brush(page: Page) -> None:
@@ -93,7 +94,7 @@ def lasso(page: Page) -> None:
 
 def queue(page: Page) -> None:
     """The review queue, its first flag playing."""
-    page.get_by_role("button", name="Pause").wait_for()
+    page.get_by_role("button", name=re.compile("Pause|Play")).wait_for()
     page.wait_for_timeout(1500)
 
 

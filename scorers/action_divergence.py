@@ -36,12 +36,13 @@ class ActionDivergence(Scorer):
     distances; a step with fewer than 3 such neighbours is undefined (not zero), and so is an episode where that is most
     steps.
 
-    Metrics: ``own_residual`` (mean over steps), ``own_residual_median``, ``own_residual_horizon`` (weights (H - t) / H,
-    normalised: early errors cost more), ``ambiguity`` (variance among the neighbours), ``neighbour_count`` (of ``k``,
-    within reach), ``length``, the baseline to beat. With ``cloning`` also ``cloning_error``, the squared error of
-    behaviour cloning (``members`` policies, chunks of ``chunk`` actions, five folds over the episodes) on the episodes
-    that it did not see, mean over steps, and ``cloning_error_horizon``, weighted as above. ``iterations`` bounds the
-    training, which ends when the held-out loss does not fall any more.
+    Metrics: ``own_residual`` (mean over steps), ``own_residual_median``, ``own_residual_capped`` (mean over steps, each
+    at most the reference's 95 % quantile: how much of an episode is off, and not how far its oddest step is),
+    ``own_residual_horizon`` (weights (H - t) / H, normalised: early errors cost more), ``ambiguity`` (variance among
+    the neighbours), ``neighbour_count`` (of ``k``, within reach), ``length``, the baseline to beat. With ``cloning``
+    also ``cloning_error``, the squared error of behaviour cloning (``members`` policies, chunks of ``chunk`` actions,
+    five folds over the episodes) on the episodes that it did not see, mean over steps, and ``cloning_error_horizon``,
+    weighted as above. ``iterations`` bounds the training, which ends when the held-out loss does not fall any more.
     """
 
     k: int = Field(default=10, ge=3, le=100)
@@ -53,11 +54,12 @@ class ActionDivergence(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="action_divergence",
-        version="2",
+        version="3",
         level="episode",
         metrics=(
             Metric("own_residual", "squared view units", "lower"),
             Metric("own_residual_median", "squared view units", "lower"),
+            Metric("own_residual_capped", "squared view units", "lower"),
             Metric("own_residual_horizon", "squared view units", "lower"),
             Metric("ambiguity", "squared view units", "neither"),
             Metric("neighbour_count", "steps", "neither"),
@@ -141,7 +143,7 @@ class ActionDivergence(Scorer):
         counts = ScoreRow("neighbour_count", float(np.nanmean(count)), step_values=count.astype(np.float32))
         if 2 * defined.sum() < view.valid.sum():
             reason = f"sparse: {defined.sum()} of {n} steps have 3 neighbours from other episodes within reach"
-            names = ("own_residual", "own_residual_median", "own_residual_horizon", "ambiguity")
+            names = ("own_residual", "own_residual_median", "own_residual_capped", "own_residual_horizon", "ambiguity")
             return [*(ScoreRow(name, None, "undefined", reason) for name in names), counts, length]
         note = pool.note(view)
         values = residual[defined]
@@ -154,6 +156,7 @@ class ActionDivergence(Scorer):
                 spans=worst_spans(residual, np.nan_to_num(residual) > bad, "divergent_action"),
             ),
             ScoreRow("own_residual_median", float(np.median(values)), reason=note),
+            ScoreRow("own_residual_capped", float(np.minimum(values, bad).mean()), reason=note),
             ScoreRow("own_residual_horizon", _early(residual), reason=note),
             ScoreRow(
                 "ambiguity", float(ambiguity[defined].mean()), reason=note, step_values=ambiguity.astype(np.float32)

@@ -30,7 +30,8 @@ class Part:
     """A metric of another scorer. ``sign`` 1 where lower is better, -1 where higher is; ``weight`` of its surprise;
     ``least``: the smallest deviation taken for one, where the usual episode is exactly like the next; ``most``: of a
     surprise. ``brisk``: it is held against the better quarter and not against the median, for what no majority makes
-    good; ``slack``: how far beyond that is still usual."""
+    good; ``slack``: how far beyond that is still usual; ``exact``: where even the best twentieth have more than this,
+    the measure is vague by the rest of it: three times that is usual as well, and the least grows by it."""
 
     metric: str
     sign: float
@@ -39,21 +40,23 @@ class Part:
     most: float = 20.0
     brisk: bool = False
     slack: float = 0.0
+    exact: float = np.inf
 
 
 DEFECTS = "integrity.defect_fraction"
 INCONSISTENCY = "consistency.inconsistency"
 LOG_ODDS = "task_match.log_odds"
 INFORMATION = (
-    Part("action_divergence.own_residual", 1.0, 1.0),
+    Part("action_divergence.own_residual_capped", 1.0, 1.0),
     Part("mutual_information.information", -1.0, 0.5),
+    Part("mutual_information.uninformative_fraction", 1.0, 0.5, 0.02),
 )
 BEHAVIOUR = (
     *INFORMATION,
     Part("extraneous.dropped_fraction", 1.0, 1.0, 0.03, 3.0),
     Part("smoothness.pause_fraction", 1.0, 1.0, 0.02),
     Part("smoothness.settled_s", 1.0, 1.0, 1.0, brisk=True),
-    Part("ending.unfinished", 1.0, 1.0, 0.05, brisk=True, slack=0.1),
+    Part("ending.unfinished", 1.0, 1.0, 0.05, brisk=True, slack=0.1, exact=0.02),
 )
 
 
@@ -63,15 +66,17 @@ class Composite(Scorer):
     Integrity is passed without a defect: below it ``composite`` is 1 / (1 + defect fraction). Consistency is passed
     where ``inconsistency`` stays below ``gate`` and no other task is likelier than its own (log-odds of at least 0):
     below it, 1 + 1 / (1 + doubt), doubt = hypot(inconsistency / gate, how far the log-odds are negative). An episode
-    that passes both has 2 + 1 / (1 + divergence): how surprisingly bad its action divergence, mutual information,
-    extraneous share, pauses, rest at the end and what its end leaves unfinished are, root of the sum of squares, mutual
-    information at half weight. A surprise is log(1 + e^z), z being how many robust deviations (1.4826 MAD; at least 3 %
-    of the steps, 2 % of the time, a second and 5 % of a course for the last four, which most have none of) it lies
-    beyond the median of its task in the reference set: nearly z on the bad side, and next to nothing, though never a
-    tie, on the good one; 20 at most, 3 for the extraneous share, of which a task may want some. The last two are held
-    against the task's better quarter, as those who fail or give up may be many (where a task is done by holding still,
-    that quarter holds still too), and a tenth of a course more to come is still usual. Tasks of fewer than 5 reference
-    episodes are held against all of their (embodiment, control mode).
+    that passes both has 2 + 1 / (1 + divergence): how surprisingly bad its action divergence (capped by step), mutual
+    information, uninformative share, extraneous share, pauses, rest at the end and what its end leaves unfinished are,
+    root of the sum of squares, the two of information at half weight. A surprise is log(1 + e^z), z being how many
+    robust deviations (1.4826 MAD; at least 2 % of the steps, 3 % of them, 2 % of the time, a second and 5 % of a course
+    for the last five, which most have little of) it lies beyond the median of its task in the reference set: nearly z
+    on the bad side, and next to nothing, though never a tie, on the good one; 20 at most, 3 for the extraneous share,
+    of which a task may want some. The last two are held against the task's better quarter, as those who fail or give up
+    may be many (where a task is done by holding still, that quarter holds still too). A tenth of a course more to come
+    is still usual; where even the best twentieth seem to leave over 2 % of one, what is recorded shows but vaguely when
+    the task is done, and three times the rest of that is usual too. Tasks of fewer than 5 reference episodes are held
+    against all of their (embodiment, control mode).
 
     A part that is null adds nothing and is named in the reason: where a task is the only one there is no log-odds.
     Without integrity, or with neither divergence nor information, there is no composite.
@@ -83,7 +88,7 @@ class Composite(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="composite",
-        version="3",
+        version="4",
         level="episode",
         metrics=(
             Metric("composite", "layers passed", "higher"),
@@ -179,7 +184,10 @@ def _usual(part: Part, values: np.ndarray) -> tuple[float, float]:
     """What is usual, and the robust deviation from it."""
     if part.brisk:
         usual, best = np.quantile(part.sign * values, [0.25, 0.05])
-        return float(part.sign * (usual + part.slack)), float(usual - best) / _QUARTER
+        vague = max(0.0, float(best) - part.exact)
+        return float(part.sign * (usual + part.slack + 3 * vague)), max(
+            float(usual - best) / _QUARTER, part.least + vague
+        )
     median = float(np.median(values))
     return median, 1.4826 * float(np.median(np.abs(values - median)))
 

@@ -48,7 +48,8 @@ class MutualInformation(Scorer):
     themselves rare actions are the most informative of all.
 
     Metrics: ``information`` (steps cut at the reference's 1 and 99 % quantiles and z-scored within (task, embodiment),
-    their mean), ``nats`` (mean raw estimate), ``tied_fraction``, ``length``, the baseline to beat.
+    their mean), ``uninformative_fraction`` (of the steps, below the reference's 10 % quantile: a stretch of those is
+    lost in the mean), ``nats`` (mean raw estimate), ``tied_fraction``, ``length``, the baseline to beat.
     """
 
     codes: Literal["none", "vae"] = "none"
@@ -57,10 +58,11 @@ class MutualInformation(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="mutual_information",
-        version="3",
+        version="4",
         level="episode",
         metrics=(
             Metric("information", "z", "higher"),
+            Metric("uninformative_fraction", "fraction of steps", "lower"),
             Metric("nats", "nats", "higher"),
             Metric("tied_fraction", "fraction of steps", "neither"),
             Metric("length", "steps", "neither"),
@@ -93,9 +95,9 @@ class MutualInformation(Scorer):
             if len(values) < _LEAST:
                 scales.append(None)
                 continue
-            low, high = np.percentile(values, [1, 99])
+            low, tenth, high = np.percentile(values, [1, 10, 99])
             cut = np.clip(values, low, high)
-            scales.append([float(low), float(high), float(cut.mean()), float(max(cut.std(), 1e-9))])
+            scales.append([*map(float, (low, tenth, high, cut.mean(), max(cut.std(), 1e-9)))])
         return self.learned(
             seen,
             seed=seed,
@@ -149,9 +151,9 @@ class MutualInformation(Scorer):
             reason = (
                 "tied: every step repeats others exactly" if tied.all() else "sparse or tied: no step has an estimate"
             )
-            rows = self._undefined(n, reason)
-            return [*rows[:2], share, rows[3]]
-        low, high, mean, deviation = scale
+            *rows, _, length = self._undefined(n, reason)
+            return [*rows, share, length]
+        low, tenth, high, mean, deviation = scale
         steps = np.full(n, np.nan)
         steps[view.valid] = (np.clip(values, low, high) - mean) / deviation
         note = pool.note(view)
@@ -159,14 +161,15 @@ class MutualInformation(Scorer):
         headline = float(np.nanmean(steps))
         return [
             ScoreRow("information", headline, reason=note, step_values=steps.astype(np.float32), spans=spans),
+            ScoreRow("uninformative_fraction", float((values[defined] < tenth).mean()), reason=note),
             ScoreRow("nats", float(values[defined].mean()), reason=note),
             share,
             ScoreRow("length", float(n)),
         ]
 
     def _undefined(self, n: int, reason: str) -> list[ScoreRow]:
-        rows = [ScoreRow(name, None, "undefined", reason) for name in ("information", "nats", "tied_fraction")]
-        return [*rows, ScoreRow("length", float(n))]
+        names = ("information", "uninformative_fraction", "nats", "tied_fraction")
+        return [*(ScoreRow(name, None, "undefined", reason) for name in names), ScoreRow("length", float(n))]
 
     def _train(self, pools: Pools, seed: int, device: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The weights of the VAEs, and by group and what they code (``state``, ``action``) how their training ended."""

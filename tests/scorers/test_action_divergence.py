@@ -71,6 +71,19 @@ def test_a_bad_episode_leaves_the_others_untouched(pusht, batch_of):
     assert rows[0][0].status == rows[-1][0].status == "undefined"
 
 
+def test_capped_an_odd_step_counts_as_one_step_that_is_off(pusht, batch_of):
+    states, actions = some(pusht)
+    fit = SCORER.fit([batch_of(states[1:], actions[1:])])
+    odd = actions[0].copy()
+    odd[10] = -odd[10]
+    plain = batch_of([states[0]] * 2, [actions[0], odd])
+    before, after = ({row.metric: row.value for row in rows} for rows in SCORER.score(plain, fit))
+    limit = fit.meta["limits"][0]["bad"]
+    assert after["own_residual"] - before["own_residual"] > 2 * limit / len(states[0])
+    assert 0 < after["own_residual_capped"] - before["own_residual_capped"] <= 2 * limit / len(states[0])
+    assert before["own_residual_capped"] <= before["own_residual"]
+
+
 def test_a_few_missing_steps_stay_missing(pusht, batch_of):
     states, actions = some(pusht)
     fit = SCORER.fit([batch_of(states, actions)])

@@ -10,7 +10,7 @@ from scorers.composite import BEHAVIOUR, DEFECTS, INCONSISTENCY, LOG_ODDS, Compo
 from tests.scorers.conftest import make_batch
 
 SCORER = Composite()
-RESIDUAL, INFORMED, EXTRANEOUS, PAUSES, SETTLED, UNFINISHED = (part.metric for part in BEHAVIOUR)
+RESIDUAL, INFORMED, UNINFORMED, EXTRANEOUS, PAUSES, SETTLED, UNFINISHED = (part.metric for part in BEHAVIOUR)
 
 
 def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray) -> EpisodeBatch:
@@ -24,13 +24,15 @@ def batch_with(n: int = 40, tasks: list[str] | None = None, **scores: np.ndarray
         LOG_ODDS: np.full(n, 5.0),
         RESIDUAL: draw.normal(1, 0.1, n),
         INFORMED: draw.normal(0, 1, n),
+        UNINFORMED: draw.random(n) * 0.2,
         EXTRANEOUS: np.zeros(n),
         PAUSES: np.zeros(n),
         SETTLED: np.full(n, 0.2),
         UNFINISHED: np.full(n, 0.05),
     }
     names = {"defects": DEFECTS, "inconsistency": INCONSISTENCY, "log_odds": LOG_ODDS, "residual": RESIDUAL,
-             "extraneous": EXTRANEOUS, "pauses": PAUSES, "settled": SETTLED, "unfinished": UNFINISHED}  # fmt: skip
+             "uninformed": UNINFORMED, "extraneous": EXTRANEOUS, "pauses": PAUSES, "settled": SETTLED,
+             "unfinished": UNFINISHED}  # fmt: skip
     return replace(batch, scores=told | {names[name]: values for name, values in scores.items()})
 
 
@@ -71,7 +73,8 @@ def test_divergence_is_the_norm_of_robust_surprises() -> None:
         spread = (
             (usual - np.quantile(values, 0.05)) / 0.97 if part.brisk else 1.4826 * np.median(np.abs(values - usual))
         )
-        beyond = part.sign * (values - usual - part.slack) / max(spread, part.least)
+        vague = max(0.0, np.quantile(values, 0.05) - part.exact)
+        beyond = part.sign * (values - usual - part.slack - 3 * vague) / max(spread, part.least + vague)
         beyond = np.minimum(np.log1p(np.exp(np.minimum(beyond, 30))), part.most)
         expected = np.hypot(expected, part.weight * beyond)
     np.testing.assert_allclose([row["divergence"].value for row in rows], expected, rtol=1e-12)
@@ -102,6 +105,14 @@ def test_who_leaves_the_task_unfinished_ranks_low_though_most_do_and_a_little_is
     assert (good < plain[~failed] + 0.5).all()
 
 
+def test_where_nobody_is_seen_to_end_little_is_left_unfinished() -> None:
+    left, last = np.linspace(0.0, 0.3, 40), only(40, 39, 0.8, 0.0)
+    sharp = [row["divergence"].value for row in scored(batch_with(unfinished=left + last))]
+    vague = [row["divergence"].value for row in scored(batch_with(unfinished=left + 0.1 + last))]
+    assert sharp[38] > vague[38] + 1
+    assert vague[39] > max(vague[:39]) + 1
+
+
 def test_a_null_part_adds_nothing_and_is_named() -> None:
     one = scored(batch_with(log_odds=np.full(40, np.nan)))[0]
     assert one["composite"].value > 2
@@ -111,7 +122,7 @@ def test_a_null_part_adds_nothing_and_is_named() -> None:
     assert unknown.status == "undefined"
     assert DEFECTS in unknown.reason
     neither = batch_with(residual=only(40, 3, np.nan, 1.0))
-    neither.scores[INFORMED][3] = np.nan
+    neither.scores[INFORMED][3] = neither.scores[UNINFORMED][3] = np.nan
     row = scored(neither)[3]
     assert row["composite"].value is None
     assert row["divergence"].status == "undefined"

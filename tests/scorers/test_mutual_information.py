@@ -12,13 +12,20 @@ def headline(rows):
     return np.array([np.nan if row[0].value is None else row[0].value for row in rows])
 
 
+def named(rows):
+    return {row.metric: row for row in rows}
+
+
 def test_separates_expert_from_worse_in_each_task(tiers, batch_of, auc):
     states, actions, tasks, tier = tiers
     batch = batch_of(states, actions, tasks)
-    value = headline(SCORER.score(batch, SCORER.fit([batch])))
+    rows = SCORER.score(batch, SCORER.fit([batch]))
+    value = headline(rows)
+    share = np.array([named(row)["uninformative_fraction"].value for row in rows])
     for task in set(tasks):
         own = np.array(tasks) == task
         assert auc(value[own & (tier == "expert")], value[own & (tier == "worse")]) >= 0.95
+        assert auc(-share[own & (tier == "expert")], -share[own & (tier == "worse")]) >= 0.85
 
 
 def test_vae_codes_separate_expert_from_worse(tiers, batch_of, auc):
@@ -64,9 +71,22 @@ def test_frozen_steps_are_tied_and_never_best(pusht, batch_of):
     batch = batch_of(states, actions)
     rows = QUICK.score(batch, QUICK.fit([batch]))
     assert np.isnan(rows[2][0].step_values[31:60]).all()
-    assert rows[2][2].value == pytest.approx(30 / len(states[2]), abs=2 / len(states[2]))
+    assert named(rows[2])["tied_fraction"].value == pytest.approx(30 / len(states[2]), abs=2 / len(states[2]))
     assert rows[5][0].status == "undefined"
     assert rows[5][0].reason.startswith("tied")
+
+
+def test_a_stretch_without_information_is_a_share_of_the_steps(pusht, batch_of):
+    states, actions = pusht[0][:24], pusht[1][:24]
+    plain = batch_of(states, actions)
+    rows = QUICK.score(plain, QUICK.fit([plain]))
+    shares = np.array([named(row)["uninformative_fraction"].value for row in rows])
+    assert 0.05 < shares.mean() < 0.15
+    for row, share in zip(rows, shares, strict=True):
+        steps = row[0].step_values
+        low = np.sort(steps[np.isfinite(steps)])
+        below = round(share * len(low))
+        assert below in (0, len(low)) or low[below - 1] < low[below]
 
 
 def test_one_episode_has_no_reference(pusht, batch_of):
