@@ -35,6 +35,8 @@ it learns from by models that have not seen them, was seen to be needed from six
 chosen on those and tried on the ``fix`` half. That ``composite`` caps what a step adds to the divergence, counts
 uninformative steps and asks how vague ends are was seen to be needed from detours of the judged half of which the hand
 alone is seen, whose figure was known; how was chosen on the ``fix`` half, the tiers and three tasks of ``uplift_sets``.
+That ``integrity`` asks what the short ones of a task are beginnings of was seen to be needed where half are cut short,
+in the judged half; its one constant is a guess that was tried on the ``fix`` half.
 """
 
 from __future__ import annotations

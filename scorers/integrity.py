@@ -24,6 +24,8 @@ from scorers.footage import Footage
 __all__ = ["Integrity"]
 
 _REFERENCE_STEPS = 20_000
+_LONG = 5  # episodes at least that tell how long others should have been
+_AHEAD = 0.7  # of a long course still to come where a beginning of it ends
 Found = tuple[np.ndarray, str]  # bool [n] steps, reason code
 
 
@@ -31,7 +33,8 @@ class Integrity(Scorer):
     """Defects that show without knowing the task.
 
     Reason codes: ``missing_state``, ``missing_action``, ``wrong_shape``, ``wrong_dtype`` (against the declared
-    features), ``too_short`` (under ``min_steps`` or a quarter of the median length of the task's others),
+    features), ``too_short`` (under ``min_steps`` or a quarter of the median length of the task's others; where most are
+    short, of those that the short ones are beginnings of, if there are five),
     ``not_finite``, ``time_not_increasing``, ``time_gap`` (over 1.5 periods late), ``time_jitter`` (over ``jitter`` of a
     period off), ``frozen_state`` (the same state for ``freeze_s`` and five steps while the action changes),
     ``constant_action`` (a dimension still all through that moves in 95 % of episodes), ``saturated_action`` (at a limit
@@ -64,7 +67,7 @@ class Integrity(Scorer):
 
     spec: ClassVar[Spec] = Spec(
         name="integrity",
-        version="3",
+        version="4",
         level="episode",
         metrics=(
             Metric("defect_fraction", "fraction of steps", "lower"),
@@ -242,25 +245,47 @@ def _limits(found: list[RawEpisode], view: View) -> dict[str, Any]:
     low = np.quantile([x.min(axis=0) for x in recorded], 0.1, axis=0)
     high = np.quantile([x.max(axis=0) for x in recorded], 0.9, axis=0)
     at = np.quantile([((x <= low) | (x >= high)).mean(axis=0) for x in recorded], 0.95, axis=0)
-    lengths: dict[str, list[int]] = {}
+    by_task: dict[str, list[RawEpisode]] = {}
     for raw in found:
-        lengths.setdefault(raw.task, []).append(len(raw.state))
+        by_task.setdefault(raw.task, []).append(raw)
     return {
         **ranges,
         "jump": jump.tolist(),
         "bounds": [low.tolist(), high.tolist()],
         "saturation": np.maximum(0.5, 1.5 * at).tolist(),
         "moves": (np.mean([np.ptp(x, axis=0) > 0 for x in recorded], axis=0) >= 0.95).tolist(),
-        "shortest": {task: _shortest(np.array(steps)) for task, steps in lengths.items()},
+        "shortest": {task: _shortest(own, view) for task, own in by_task.items()},
     }
 
 
-def _shortest(lengths: np.ndarray) -> float:
-    """A quarter of the median of ``lengths`` [E] of a task, those below it left out, as they would lower it."""
-    usual = lengths
-    while (usual < np.median(usual) / 4).any():
-        usual = usual[usual >= np.median(usual) / 4]
-    return float(np.median(usual) / 4)
+def _shortest(own: list[RawEpisode], view: View) -> float:
+    """A quarter of the median length of a task's episodes, those below it left out, as they would lower it; of the long
+    ones alone, where most are beginnings of those.
+    """
+    lengths = np.array([len(raw.state) for raw in own])
+    long = lengths > 4 * np.median(lengths)
+    if long.sum() >= _LONG and _begins(own, ~long, long, view):
+        lengths = lengths[long]
+    while (lengths < np.median(lengths) / 4).any():
+        lengths = lengths[lengths >= np.median(lengths) / 4]
+    return float(np.median(lengths) / 4)
+
+
+def _begins(own: list[RawEpisode], short: np.ndarray, long: np.ndarray, view: View) -> bool:
+    """Whether most of the ``short`` [E] episodes end where the ``long`` ones [E] have most of their way before them, by
+    the quarter of those that come nearest. Who is done early ends where the others end too, or where none of them is.
+    """
+    from scorers.kernels.phases import phases  # torch: seconds that most sets never need
+
+    measured = [view.measure(raw) for raw in own]
+    courses = [one.state[:, : one.positions] for one in measured]
+    if not courses[0].shape[1]:
+        return False
+    ends = np.stack([course[-1] for course, of in zip(courses, short, strict=True) if of])
+    others = [course for course, of in zip(courses, long, strict=True) if of]
+    distance, phase = phases(ends, np.concatenate(others), np.r_[0, np.cumsum([len(course) for course in others])])
+    near = np.argsort(distance, axis=1, kind="stable")[:, : max(3, len(others) // 4)]
+    return bool(np.median(1 - np.take_along_axis(phase, near, axis=1).mean(axis=1)) >= _AHEAD)
 
 
 def _range(found: list[np.ndarray]) -> list[list[float]]:

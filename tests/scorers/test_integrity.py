@@ -102,6 +102,22 @@ def test_what_was_cut_short_does_not_set_what_is_usual(clean, batch_of):
     assert ["too_short" in reason for reason in found] == [i % 2 == 1 for i in range(len(states))]
 
 
+def test_where_most_are_cut_short_the_rest_tell_and_who_is_done_early_is_not(tiers, batch_of):
+    states, actions, tasks, tier = tiers
+    own = [i for i, task in enumerate(tasks) if task == "drawer-open-v3" and tier[i] == "expert"]
+    few = [i % 3 > 0 for i in range(len(own))]
+
+    def too_short(less):
+        columns = ([less(column[i]) if short else column[i] for i, short in zip(own, few, strict=True)]
+                   for column in (states, actions))  # fmt: skip
+        batch = batch_of(*columns, fps=10.0)
+        scorer = Integrity(min_steps=1)
+        return ["too_short" in found for found in reasons(scorer.score(batch, scorer.fit([batch])))]
+
+    assert too_short(lambda x: x[: len(x) // 10]) == few
+    assert not any(too_short(lambda x: x[9::10]))
+
+
 def test_too_short_empty_and_missing(clean, fit, batch_of):
     states, actions = clean
     batch = batch_of([states[0][:6], states[1][:0], states[2]], [actions[0][:6], actions[1][:0], actions[2]], fps=10.0)
