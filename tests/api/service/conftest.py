@@ -116,9 +116,11 @@ def served(curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     process = subprocess.Popen(
         [sys.executable, "-m", "api.cli", *command], stderr=subprocess.PIPE, text=True, env=environment
     )
-    said = process.stderr.readline() if process.stderr else ""
+    assert process.stderr
+    said = process.stderr.readline()
     url = re.search(r"http://127\.0\.0\.1:\d+", said)
     assert url, said
+    threading.Thread(target=process.stderr.read, daemon=True).start()
     try:
         while httpx.get(f"{url[0]}/v1/ready").status_code != 200:
             assert process.poll() is None
