@@ -20,11 +20,11 @@ from data_engine.reference import RawEpisode, Reference, episodes, matrix
 from data_engine.scoring import EpisodeBatch, Fit, Metric, Needs, Resources, Scorer, ScoreRow, Span, Spec
 from data_engine.view import View, fit_views
 from scorers.footage import Footage
+from scorers.pool import MIN_EPISODES
 
 __all__ = ["Integrity"]
 
 _REFERENCE_STEPS = 20_000
-_LONG = 5  # episodes at least that tell how long others should have been
 _AHEAD = 0.7  # of a long course still to come where a beginning of it ends
 Found = tuple[np.ndarray, str]  # bool [n] steps, reason code
 
@@ -264,7 +264,7 @@ def _shortest(own: list[RawEpisode], view: View) -> float:
     """
     lengths = np.array([len(raw.state) for raw in own])
     long = lengths > 4 * np.median(lengths)
-    if long.sum() >= _LONG and _begins(own, ~long, long, view):
+    if long.sum() >= MIN_EPISODES and _begins(own, ~long, long, view):
         lengths = lengths[long]
     while (lengths < np.median(lengths) / 4).any():
         lengths = lengths[lengths >= np.median(lengths) / 4]

@@ -15,8 +15,7 @@ def settle() -> None:
     OpenMP's two and the encoder's log, to the values that they would give.
 
     A variable more moves the environment (``setenv`` in glibc before 2.41), and a thread that reads it at that moment
-    reads freed memory; Delta tables are opened by code that reads it (object_store), outside Python's lock. Measured: a
-    thread that opens tables beside one that sets variables dies within seconds.
+    reads freed memory; Delta tables are opened by code that reads it (object_store), outside Python's lock.
     """
     try:
         user = getpass.getuser()
